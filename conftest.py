@@ -1,0 +1,3 @@
+"""The front door: which plugins make the suite."""
+
+pytest_plugins = ["fixtures.build", "fixtures.report"]

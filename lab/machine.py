@@ -1,0 +1,248 @@
+"""One lab node: a set of Linux namespaces that looks like a Proxmox VE node.
+
+The node has its own mounts, network, processes, host name and root (an overlay over the host's
+files). Its first process, `node-init`, holds all of it: kill that one process and every mount, loop
+device, bridge, firewall rule and container is gone, as if a machine had lost its power. What such a
+machine keeps on its disk is in one file, `pool.btrfs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import cache
+from lab.errors import LabError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+POOL_SIZE_GIB = 120  # sparse: 64 GB declared for 920 and as much for a clone of it
+RESERVE_GIB = 4  # left free on the host's disk, whatever the lab does
+NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
+NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A lab node by its name.
+
+    Attributes:
+        name: Name of the node; its host name too.
+    """
+
+    name: str = "pve-lab"
+
+    @property
+    def state(self) -> Path:
+        """Everything that this node keeps: its disk, its log, its process ids."""
+        root = Path(os.environ.get("PHOENIX_LAB_STATE", "/var/lib/phoenix-lab"))
+        return root / self.name
+
+    @property
+    def shim(self) -> Path:
+        """The executable that runs a command on this node: `shim COMMAND [ARG ...]`."""
+        return self.state / "node"
+
+    @property
+    def pool(self) -> Path:
+        """The node's disk."""
+        return self.state / "pool.btrfs"
+
+    def pid(self) -> int | None:
+        """Process id of the node's first process on the host, None while the node is off."""
+        try:
+            pid = int((self.state / "pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if b"sleep\0infinity" in command and self._is_ours(pid) else None
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether that process holds this node's disk: process ids are used again after a crash."""
+        try:
+            return str(self.pool) in Path(f"/proc/{pid}/mounts").read_text()
+        except OSError:
+            return False
+
+    def run(self, *argv: str, seconds: float = 60) -> str:
+        """Run a command on the node.
+
+        Args:
+            argv: The command.
+            seconds: Its deadline.
+
+        Returns:
+            What it printed on standard output.
+
+        Raises:
+            LabError: It failed or took too long.
+        """
+        return execute([str(self.shim), *argv], seconds=seconds)
+
+    def power_on(self) -> None:
+        """Start the node if it is off.
+
+        Raises:
+            LabError: Its first process did not come up.
+        """
+        if self.pid():
+            return
+        self.power_off()
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._make_pool()
+        log = self.state / "node.log"
+        init = [str(CHECKOUT / "lab/node-init"), self.name, str(self.state), str(cache.root()), str(CHECKOUT)]
+        with log.open("w") as output:
+            holder = subprocess.Popen(
+                ["unshare", *NAMESPACES, "--fork", "--kill-child", *init],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        (self.state / "holder").write_text(str(holder.pid))
+        self._await_first_process(holder, log)
+        self._connect()
+
+    def _make_pool(self) -> None:
+        """Make the node's disk: a sparse btrfs file that can't fill the host's disk."""
+        if self.pool.exists():
+            return
+        free = shutil.disk_usage(self.state).free // 2**30 - RESERVE_GIB
+        if free < 12:  # image 2.1 GB packed, 4 GB unpacked, the containers and some room
+            raise LabError(
+                f"{self.state}: {free} GiB free, the lab needs 12; set PHOENIX_LAB_STATE to a larger disk"
+            )
+        new = self.pool.with_suffix(".new")
+        with new.open("wb") as file:
+            file.truncate(POOL_SIZE_GIB * 2**30)
+        execute(["mkfs.btrfs", "-q", "-f", str(new)], seconds=60)
+        new.rename(self.pool)
+
+    def _await_first_process(self, holder: subprocess.Popen[bytes], log: Path) -> None:
+        deadline = time.monotonic() + 30
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
+        while time.monotonic() < deadline:
+            if holder.poll() is not None:
+                raise LabError(f"the lab node did not start: {log.read_text().strip() or 'no message'}")
+            with contextlib.suppress(OSError):
+                pids = children.read_text().split()
+                if pids and Path(f"/proc/{pids[0]}/root/run/lab-node-ready").exists():
+                    (self.state / "pid").write_text(pids[0])
+                    return
+            time.sleep(0.05)
+        self.power_off()
+        raise LabError(f"the lab node was not ready after 30 s: {log.read_text().strip()[-500:]}")
+
+    def _connect(self) -> None:
+        """Write the shim and give the node a way out.
+
+        The way out is slirp4netns, a user-mode network: unlike a NAT rule on the host it needs no
+        forwarding, no firewall rule and no address of the host's networks (198.18.0.0/15 is reserved
+        for tests by RFC 2544). It lives in the node's process namespace and so ends with it.
+        """
+        pid = self.pid()
+        self.shim.write_text(
+            "#!/bin/sh\n"
+            f"exec nsenter -t {pid} -m -n -p -u -i -- "
+            f'env -i PATH={NODE_PATH} HOME=/root LC_ALL=C.UTF-8 "$@" \n'
+        )
+        self.shim.chmod(0o755)
+        if not Path("/dev/net/tun").exists() or not shutil.which("slirp4netns"):
+            return
+        slirp = ["slirp4netns", "--configure", "--mtu", "1400", "--disable-host-loopback"]
+        subprocess.Popen(
+            ["nsenter", "-t", str(pid), "-m", "-p", "--", *slirp, "--cidr", "198.18.0.0/24", "1", "tap0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def power_off(self) -> None:
+        """End the node at once, as pulling its plug would; its disk stays."""
+        for name in ("pid", "holder"):
+            file = self.state / name
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(file.read_text())
+                if self._is_ours(pid) or b"node-init" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    _await_end(pid)
+            file.unlink(missing_ok=True)
+        self.shim.unlink(missing_ok=True)
+        self._remove_cgroups()
+
+    def _remove_cgroups(self) -> None:
+        """Remove the empty cgroups of this node's containers; the kernel keeps them otherwise."""
+        for top in [
+            *Path("/sys/fs/cgroup").glob(f"phoenix-lab/{self.name}"),
+            *Path("/sys/fs/cgroup").glob(f"*/phoenix-lab/{self.name}"),
+        ]:
+            for folder, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+            with contextlib.suppress(OSError):
+                top.parent.rmdir()
+
+    def erase(self) -> None:
+        """Remove the node with its disk."""
+        self.power_off()
+        shutil.rmtree(self.state, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.state.parent.rmdir()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the node for one `up`, `down` or `reset` at a time."""
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        with (self.state.parent / f".{self.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def execute(argv: list[str], *, seconds: float) -> str:
+    """Run a command to its end.
+
+    Args:
+        argv: The command.
+        seconds: Its deadline.
+
+    Returns:
+        Its standard output.
+
+    Raises:
+        LabError: It failed or took longer; with the end of what it printed.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{argv[0]} is not installed: run `make lab-tools`") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"`{' '.join(argv)}` took longer than {seconds:.0f} s") from error
+    if done.returncode:
+        tail = (done.stderr.strip() or done.stdout.strip())[-800:]
+        raise LabError(f"`{' '.join(argv)}` ended with {done.returncode}: {tail}")
+    return done.stdout
+
+
+def _await_end(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)

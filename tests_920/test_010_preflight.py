@@ -1,0 +1,129 @@
+"""Preflight: this node can do it. Nothing is changed; what would fail later is found now."""
+
+import warnings
+
+import pytest
+
+from fixtures.build import Build
+from fixtures.node import Node, net_option
+from fixtures.settings import Settings
+from fixtures.template import MARK, SNAPSHOT_STORAGE, Template, bind_mounts
+
+pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
+
+GIB = 2**30
+IMAGE_ROOM_GIB = 40  # 8.7 GB packed and 30 GB unpacked (vllm-project/vllm PR #22377, PR #55608)
+SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
+
+
+@pytest.mark.on_existing
+def test_node_is_proxmox(node: Node) -> None:
+    """The node answers and is a Proxmox VE node."""
+    assert node.version.startswith("pve-manager/"), f"`pveversion` says {node.version!r}"
+
+
+def test_parent_is_as_declared(node: Node, template: Template) -> None:
+    """The parent container is on the node under its declared name."""
+    parent = template.parent
+    containers = node.containers()
+    assert parent.ctid in containers, f"container {parent.ctid} ({parent.name}) is not there; build it first"
+    assert containers[parent.ctid]["name"] == parent.name
+
+
+def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
+    """The parent's snapshot, which 920 is cloned from, was made to its end."""
+    snapshots = node.snapshots(template.parent.ctid)
+    name = f"{template.parent.ctid}@{template.parent_snapshot}"
+    assert template.parent_snapshot in snapshots, f"{name} is not there, only {sorted(snapshots)}"
+    assert snapshots[template.parent_snapshot].whole, f"{name} is half made: its build was cut short"
+
+
+def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
+    """The parent has only volumes that can be cloned and snapshotted."""
+    mounts = bind_mounts(node.config(template.parent.ctid, template.parent_snapshot))
+    assert not mounts, f"bind mounts can't be cloned or snapshotted: {mounts}"
+
+
+def test_storage_can_snapshot(node: Node, template: Template) -> None:
+    """The declared storage can take snapshots."""
+    storage = node.storage(template.declared.storage_pool)
+    assert storage["type"] in SNAPSHOT_STORAGE, (
+        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers; "
+        f"declare one of type {', '.join(SNAPSHOT_STORAGE)}"
+    )
+
+
+def test_storage_has_room(node: Node, template: Template) -> None:
+    """The storage has room for a full copy of the parent and for the image."""
+    free = node.storage(template.declared.storage_pool)["avail"] / GIB
+    assert free >= IMAGE_ROOM_GIB, (
+        f"storage {template.declared.storage_pool} has {free:.1f} GiB free; "
+        f"the image alone takes {IMAGE_ROOM_GIB} GiB while it is unpacked"
+    )
+
+
+def test_declared_disk_is_large_enough(template: Template) -> None:
+    """The declared disk of 920 is large enough for the image."""
+    size = template.declared.storage_size_gb
+    assert size >= IMAGE_ROOM_GIB, (
+        f"storage_size_gb is {size}, the image takes {IMAGE_ROOM_GIB} while it is unpacked"
+    )
+
+
+def test_declared_memory_is_said(template: Template, settings: Settings) -> None:
+    """The declared memory of 920 is enough for a test server, or a warning says what is usual."""
+    given = max(template.declared.memory_mb, settings.server_memory_mb)
+    if given < SERVER_MEMORY_MB:
+        warnings.warn(
+            f"920 has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB} MB. If the test server "
+            "is killed while it loads, set server_memory_mb: it holds only while that server runs",
+            stacklevel=1,
+        )
+    assert given > 0
+
+
+def test_nothing_holds_a_lock(node: Node, template: Template) -> None:
+    """Neither 920 nor its parent is locked by a task."""
+    locks = {ctid: entry["lock"] for ctid, entry in node.containers().items() if entry.get("lock")}
+    held = {ctid: lock for ctid, lock in locks.items() if ctid in (template.ctid, template.parent.ctid)}
+    assert not held, f"locked: {held}; wait for the task; if there is none, it died: pct unlock {min(held)}"
+
+
+def test_snapshot_name_is_not_half_made(template: Template) -> None:
+    """The name of the snapshot is free, or its snapshot is whole."""
+    snapshot = template.snapshot()
+    assert snapshot is None or snapshot.whole, (
+        f"{template.ctid}@{template.snapshot_name} is half made (snapstate {snapshot.state}): a task died; remove it: "
+        f"pct unlock {template.ctid}; pct delsnapshot {template.ctid} {template.snapshot_name} --force"
+    )
+
+
+def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
+    """A snapshot that a rebuild replaces was made by this suite."""
+    snapshot = template.snapshot() if build.rebuild else None
+    assert snapshot is None or snapshot.description.startswith(MARK), (
+        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not replace it"
+    )
+
+
+def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
+    """The number 920 is free, or belongs to a container of the declared name."""
+    guest = node.guests().get(template.ctid)
+    expected = ("lxc", template.declared.name)
+    assert guest is None or (guest["type"], guest["name"]) == expected, (
+        f"{template.ctid} is taken by {guest['type']} {guest['name']!r}, declared is {expected}"
+    )
+
+
+def test_address_is_free(node: Node, template: Template) -> None:
+    """No other container of the node has the address of 920."""
+    others = [ctid for ctid in node.containers() if ctid != template.ctid]
+    mine = template.declared.network.address
+    clash = [
+        ctid
+        for ctid in others
+        if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine
+    ]
+    assert not clash, (
+        f"{mine} is the address of {clash} too; a clone keeps its parent's: pct set {clash[0]} --net0 ..."
+    )

@@ -1,0 +1,94 @@
+"""Inherited stack: what 903 gave to 920 works: systemd, Docker, the NVIDIA runtime and every GPU."""
+
+import pytest
+
+from fixtures import docker, gpus
+from fixtures.build import Build
+from fixtures.container import Container
+from fixtures.server import foreign
+from fixtures.settings import Settings
+from fixtures.template import Template
+
+pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
+
+
+def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
+    """systemd has started everything, and no unit has failed."""
+    state = container.wait_until_booted(settings.boot_deadline)
+    failed = container.ask("systemctl", "--failed", "--plain", "--no-legend")
+    assert state == "running", f"systemd is {state}; failed: {failed}"
+
+
+def test_commands_reach_the_container(container: Container, template: Template) -> None:
+    """Commands that are meant for 920 run in 920, not on the node."""
+    assert container.ask("hostname") == template.declared.name
+    assert container.ask("systemd-detect-virt", "--container") == "lxc"
+
+
+def test_os_is_as_declared(container: Container, template: Template) -> None:
+    """The operating system is the one that the declared template names."""
+    distribution, release = template.declared.os
+    assert (container.system_info.distribution, container.system_info.release.split(".")[0]) == (
+        distribution,
+        release.split(".")[0],
+    )
+
+
+def test_container_is_privileged(container: Container) -> None:
+    """The container is really privileged: root is root, and the files belong to it."""
+    assert container.ask("cat", "/proc/self/uid_map").split() == ["0", "0", "4294967295"]
+    owners = container.ask("stat", "--format", "%u", "/", "/usr/bin", "/etc/passwd").split()
+    assert owners == ["0", "0", "0"], (
+        f"owners {owners}: cloned from an unprivileged container, only restore mends it"
+    )
+
+
+def test_docker_is_running(container: Container) -> None:
+    """The Docker service is running and starts at boot."""
+    service = container.service("docker")
+    assert service.is_running
+    assert service.is_enabled
+
+
+def test_docker_storage_is_sane(container: Container) -> None:
+    """Docker keeps its layers in overlayfs, which needs neither copies nor a daemon of its own."""
+    driver = docker.info(container)["Driver"]
+    assert driver in ("overlay2", "overlayfs"), (
+        f"the storage driver is {driver}; overlay2 on ZFS needs OpenZFS 2.2"
+    )
+
+
+def test_docker_runs_a_container(container: Container) -> None:
+    """Docker runs a container."""
+    assert docker.run_probe(container) == "the probe ran"
+
+
+def test_no_foreign_container(container: Container) -> None:
+    """Docker holds no container that this suite did not make: a template carries none."""
+    assert foreign(container) == []
+
+
+def test_nvidia_runtime_is_registered(container: Container) -> None:
+    """Docker knows the NVIDIA runtime."""
+    runtimes = sorted(docker.info(container)["Runtimes"])
+    assert "nvidia" in runtimes, (
+        f"Docker knows only {runtimes}; mend 903: nvidia-ctk runtime configure --runtime=docker; "
+        "systemctl restart docker"
+    )
+
+
+def test_gpus_are_listed(container: Container, template: Template, build: Build) -> None:
+    """nvidia-smi lists as many GPUs as 920 is assigned."""
+    build.gpus = gpus.listed(container, build.settings.command_deadline)
+    seen = [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
+    assert len(seen) == len(template.declared.gpus), (
+        f"assigned are {template.declared.gpus}, listed are {seen}"
+    )
+
+
+def test_cuda_works_on_gpu(container: Container, settings: Settings, template: Template, gpu: int) -> None:
+    """CUDA initialises on this GPU, and data survives the way to its memory and back."""
+    index = template.declared.gpus.index(gpu)
+    result = gpus.probe_cuda(container, index, settings.command_deadline)
+    assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
+    assert result.copied > 0

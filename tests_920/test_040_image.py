@@ -1,0 +1,21 @@
+"""Image: the vLLM image is in 920, named by its digest, and it is known how to start it."""
+
+import pytest
+
+from fixtures.build import Build
+from fixtures.container import Container
+from fixtures.image import Image, pull
+from fixtures.settings import Settings
+
+pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
+
+
+def test_image_is_pulled(container: Container, settings: Settings, build: Build) -> None:
+    """The vLLM image is pulled, and its digest is used from then on."""
+    build.image = pull(container, settings.vllm_image, settings.pull_deadline)
+    assert "@sha256:" in build.image.digest
+
+
+def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
+    """The image's entrypoint is one that is known to serve a model."""
+    assert settings.test_model in image.serve_command(settings.test_model, [])

@@ -1,0 +1,49 @@
+"""Serving: a test server, started as clones will start theirs, serves the model on each GPU."""
+
+import pytest
+
+from fixtures import server as servers
+from fixtures.container import Container
+from fixtures.image import Image
+from fixtures.server import Server
+from fixtures.settings import Settings
+from fixtures.template import Template
+
+pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50)]
+
+
+class TestServer:
+    """One server after the other: the first with all GPUs, then one for each further GPU."""
+
+    def test_server_gets_ready(self, server: Server, image: Image, template: Template) -> None:
+        """The server starts and gets ready: healthy, the model listed, one chat finished."""
+        server.start(image, template.declared.tensor_parallel)
+        assert server.wait_until_ready().answered > 0
+
+    def test_server_lists_the_model(self, ready_server: Server, settings: Settings) -> None:
+        """The server lists the model that was asked for, and no other."""
+        assert ready_server.models() == [settings.test_model]
+
+    def test_server_answers(self, ready_server: Server, settings: Settings) -> None:
+        """The server answers a chat with the expected word."""
+        answer = ready_server.chat(settings.test_prompt)
+        assert answer.status == 200
+        assert answer.model == settings.test_model
+        assert answer.tokens > 0
+        assert len(set(answer.text.strip())) > 1, f"blank, or one character again and again: {answer.text!r}"
+        assert settings.expected_word.casefold() in answer.text.casefold()
+
+    def test_server_sees_its_gpus(self, ready_server: Server, template: Template) -> None:
+        """Inside the server's container exactly the GPUs are listed that it was given."""
+        given = len(template.declared.gpus) if ready_server.gpus == "all" else 1
+        assert len(ready_server.devices()) == given
+
+
+def test_no_server_is_left(container: Container) -> None:
+    """The test servers were stopped and removed."""
+    assert servers.own(container) == []
+
+
+def test_port_is_free_again(container: Container, settings: Settings) -> None:
+    """Nothing listens on the test server's port any more."""
+    assert not container.socket(f"tcp://{settings.server_port}").is_listening

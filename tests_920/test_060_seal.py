@@ -1,0 +1,20 @@
+"""Seal: only if everything was checked and passed, 920 is shut down, snapshotted and started again.
+
+That happens in the teardown of the fixture `seal`, after the check below; its three steps are rows
+of the report.
+"""
+
+import pytest
+
+from fixtures.build import Build
+
+pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
+
+
+@pytest.mark.usefixtures("seal")
+def test_everything_passed(build: Build) -> None:
+    """Everything was checked and passed; 920 may be sealed."""
+    unproved = build.ledger.unproved(before="seal")
+    assert not unproved, (
+        f"not sealed: {len(unproved)} checks did not run or did not pass: {', '.join(unproved)}"
+    )

@@ -1,0 +1,54 @@
+"""Sealed: the snapshot is whole, and the container is up again as it was proved."""
+
+import pytest
+
+from fixtures import gpus, server
+from fixtures.container import Container
+from fixtures.image import inspect
+from fixtures.node import Node
+from fixtures.settings import Settings
+from fixtures.template import Template
+
+pytestmark = [pytest.mark.stage("sealed"), pytest.mark.order(70)]
+
+
+@pytest.mark.on_existing
+def test_snapshot_is_whole(template: Template) -> None:
+    """The snapshot is there under its whole name and was made to its end."""
+    snapshot = template.snapshot()
+    assert snapshot is not None, f"{template.ctid}@{template.snapshot_name} is not there"
+    assert snapshot.whole, f"{template.ctid}@{template.snapshot_name} is half made: {snapshot.state}"
+
+
+@pytest.mark.on_existing
+def test_snapshot_is_as_declared(template: Template) -> None:
+    """The configuration in the snapshot is the declared one."""
+    assert template.differences(template.snapshot_name) == []
+
+
+def test_container_is_up_again(
+    node: Node, container: Container, template: Template, settings: Settings
+) -> None:
+    """The container runs again, and systemd in it is healthy."""
+    assert node.running(template.ctid), f"container {template.ctid} is off"
+    assert container.wait_until_booted(settings.boot_deadline) == "running"
+
+
+def test_docker_is_up_again(container: Container) -> None:
+    """Docker runs again."""
+    assert container.service("docker").is_running
+
+
+def test_image_is_still_there(container: Container, settings: Settings) -> None:
+    """The vLLM image is still there, with its digest."""
+    assert "@sha256:" in inspect(container, settings.vllm_image, settings.command_deadline).digest
+
+
+def test_nothing_is_left_of_the_build(container: Container) -> None:
+    """Docker holds no container at all, neither a test server nor another."""
+    assert server.own(container) + server.foreign(container) == []
+
+
+def test_gpus_are_listed_again(container: Container, template: Template, settings: Settings) -> None:
+    """After the restart nvidia-smi lists as many GPUs as before."""
+    assert len(gpus.listed(container, settings.command_deadline)) == len(template.declared.gpus)
