@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -19,13 +20,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import cache
+from lab import cache, vllm
+from lab.command import execute
 from lab.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 POOL_SIZE_GIB = 120  # sparse: 64 GB declared for 920 and as much for a clone of it
 RESERVE_GIB = 4  # left free on the host's disk, whatever the lab does
 NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
+REGISTRY = "10.0.0.1:5000"  # on the node's bridge, where containers reach it
+SERVE_REGISTRY = """
+up() { curl --silent --fail http://10.0.0.1:5000/v2/ >/dev/null; }
+up && exit 0
+setsid docker-registry serve /run/registry.json >/run/registry.log 2>&1 </dev/null &
+for _ in $(seq 100); do up && exit 0; sleep 0.1; done
+cat /run/registry.log >&2; exit 1
+"""
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,15 +69,14 @@ class Machine:
         """Process id of the node's first process on the host, None while the node is off."""
         try:
             pid = int((self.state / "pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return None
-        return pid if b"sleep\0infinity" in command and self._is_ours(pid) else None
+        return pid if self._is_ours(pid) else None
 
     def _is_ours(self, pid: int) -> bool:
         """Whether that process holds this node's disk: process ids are used again after a crash."""
         try:
-            return str(self.pool) in Path(f"/proc/{pid}/mounts").read_text()
+            return f"upperdir={self.state}/" in Path(f"/proc/{pid}/mounts").read_text()
         except OSError:
             return False
 
@@ -117,9 +126,7 @@ class Machine:
             return
         free = shutil.disk_usage(self.state).free // 2**30 - RESERVE_GIB
         if free < 12:  # image 2.1 GB packed, 4 GB unpacked, the containers and some room
-            raise LabError(
-                f"{self.state}: {free} GiB free, the lab needs 12; set PHOENIX_LAB_STATE to a larger disk"
-            )
+            raise LabError(f"{self.state}: {free} GiB free, the lab needs 12; set PHOENIX_LAB_STATE to a larger disk")
         new = self.pool.with_suffix(".new")
         with new.open("wb") as file:
             file.truncate(POOL_SIZE_GIB * 2**30)
@@ -166,6 +173,19 @@ class Machine:
             start_new_session=True,
         )
 
+    def serve_registry(self, storage: Path) -> None:
+        """Serve images on the node, unless that is done already.
+
+        Args:
+            storage: The storage of a registry.
+
+        Raises:
+            LabError: The registry did not start.
+        """
+        config = json.dumps(vllm.registry_config(storage, REGISTRY))
+        self.run("sh", "-c", 'printf %s "$1" > /run/registry.json', "sh", config)
+        self.run("sh", "-c", SERVE_REGISTRY, seconds=30)
+
     def power_off(self) -> None:
         """End the node at once, as pulling its plug would; its disk stays."""
         for name in ("pid", "holder"):
@@ -205,39 +225,6 @@ class Machine:
         with (self.state.parent / f".{self.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def execute(argv: list[str], *, seconds: float) -> str:
-    """Run a command to its end.
-
-    Args:
-        argv: The command.
-        seconds: Its deadline.
-
-    Returns:
-        Its standard output.
-
-    Raises:
-        LabError: It failed or took longer; with the end of what it printed.
-    """
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise LabError(f"{argv[0]} is not installed: run `make lab-tools`") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"`{' '.join(argv)}` took longer than {seconds:.0f} s") from error
-    if done.returncode:
-        tail = (done.stderr.strip() or done.stdout.strip())[-800:]
-        raise LabError(f"`{' '.join(argv)}` ended with {done.returncode}: {tail}")
-    return done.stdout
 
 
 def _await_end(pid: int) -> None:

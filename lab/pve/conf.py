@@ -1,0 +1,145 @@
+"""Configuration files of containers: /etc/pve/lxc/<vmid>.conf, in the real format.
+
+A head, then one `[name]` section for each snapshot; in each of them `#` lines with the description,
+`key: value` lines sorted by key, and raw `lxc.*: value` lines in their order
+(pve-container, PVE/LXC/Config.pm, parser and writer).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.pve.errors import Refusal
+
+FOLDER = "/etc/pve/lxc"
+LOCKS = "/run/lock/lxc"
+SECTION = re.compile(r"^\[([a-z][a-z0-9_\-]+)\]\s*$", re.IGNORECASE)
+# What a snapshot's section does not take over from the head (pve-guest-common, AbstractConfig.pm).
+NOT_IN_SNAPSHOT = ("lock", "digest", "description", "parent", "snaptime", "snapstate")
+
+
+class Section:
+    """The head of a file, or one of its snapshots."""
+
+    def __init__(self) -> None:
+        self.description = ""
+        self.values: dict[str, str] = {}
+        self.raw: list[tuple[str, str]] = []
+
+    def copy(self) -> Section:
+        """The same again, without what belongs to one section only."""
+        other = Section()
+        other.values = {key: value for key, value in self.values.items() if key not in NOT_IN_SNAPSHOT}
+        other.raw = list(self.raw)
+        return other
+
+    def text(self) -> str:
+        """The section as it stands in the file."""
+        lines = [f"#{escape(line)}" for line in self.description.splitlines()]
+        lines += [f"{key}: {value}" for key, value in sorted(self.values.items())]
+        lines += [f"{key}: {value}" for key, value in self.raw]
+        return "".join(f"{line}\n" for line in lines)
+
+
+class Conf:
+    """The configuration of one container."""
+
+    def __init__(self, vmid: int) -> None:
+        self.vmid = vmid
+        self.head = Section()
+        self.snapshots: dict[str, Section] = {}
+
+    @property
+    def lock(self) -> str:
+        """The lock that a task holds or has left; empty if there is none."""
+        return self.head.values.get("lock", "")
+
+    def check_lock(self) -> None:
+        """Refuse if a task holds or has left a lock."""
+        if self.lock:
+            raise Refusal(f"CT is locked ({self.lock})")
+
+    def section(self, name: str) -> Section:
+        """A snapshot's section."""
+        if name not in self.snapshots:
+            raise Refusal(f"snapshot '{name}' does not exist", 2)
+        return self.snapshots[name]
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        parts = [self.head.text()]
+        parts += [f"\n[{name}]\n{section.text()}" for name, section in sorted(self.snapshots.items())]
+        path = file_of(self.vmid)
+        with open(f"{path}.tmp.{os.getpid()}", "w") as file:
+            file.write("".join(parts))
+        os.replace(f"{path}.tmp.{os.getpid()}", path)
+
+
+def file_of(vmid: int) -> str:
+    """Path of a container's file."""
+    return f"{FOLDER}/{vmid}.conf"
+
+
+def all_ids() -> list[int]:
+    """Numbers of all containers."""
+    names = os.listdir(FOLDER) if os.path.isdir(FOLDER) else []
+    return sorted(int(name[:-5]) for name in names if name.endswith(".conf") and name[:-5].isdigit())
+
+
+def load(vmid: int) -> Conf:
+    """Read a container's configuration; unknown lines are passed over, as the real parser does."""
+    try:
+        with open(file_of(vmid)) as file:
+            return parse(vmid, file.read())
+    except FileNotFoundError:
+        raise Refusal(f"Configuration file 'nodes/{os.uname().nodename}/lxc/{vmid}.conf' does not exist", 2) from None
+
+
+def parse(vmid: int, text: str) -> Conf:
+    """A configuration from the text of its file."""
+    conf = Conf(vmid)
+    section = conf.head
+    for line in text.splitlines():
+        if match := SECTION.match(line):
+            section = conf.snapshots.setdefault(match.group(1), Section())
+        elif line.startswith("#"):
+            section.description += unescape(line[1:]) + "\n"
+        elif match := re.match(r"^(lxc\.[a-zA-Z0-9_.]+)\s*[:=]\s*(.*)$", line):
+            section.raw.append((match.group(1), match.group(2).strip()))
+        elif match := re.match(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", line):
+            section.values[match.group(1)] = match.group(2)
+    return conf
+
+
+def escape(text: str) -> str:
+    """Escape a line of a description: control characters, % and what is not ASCII, as in a URL."""
+    return "".join(c if " " <= c <= "~" and c != "%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+
+
+def unescape(text: str) -> str:
+    """The line of a description that was escaped."""
+    raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), text.encode())
+    return raw.decode(errors="replace")
+
+
+@contextmanager
+def locked(vmid: int) -> Iterator[None]:
+    """Hold the file lock of a container's configuration; after 10 s, as in the real one, give up."""
+    os.makedirs(LOCKS, exist_ok=True)
+    path = f"{LOCKS}/pve-config-{vmid}.lock"
+    with open(path, "w") as file:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Refusal(f"can't lock file '{path}' - got timeout") from None
+                time.sleep(0.05)
+        yield

@@ -1,0 +1,23 @@
+"""How the node's commands refuse."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A command is refused or fails; the message is the real one's.
+
+    Attributes:
+        status: 2 for what the real `pct` refuses before its worker starts, 255 for what fails in it
+            (PVE/CLI/pct.pm, RESTEnvironment.pm). Callers must not rely on which of the two it is.
+    """
+
+    def __init__(self, message: str, status: int = 255) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ParameterError(Refusal):
+    """Words of the command line can't be used; ends with how the command is called."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=2)

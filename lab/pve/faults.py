@@ -1,0 +1,41 @@
+"""Faults that a test puts into the node's commands; none without the file /etc/pve/lab-faults.
+
+Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, or
+`status random` (a refusal answers with 1, 2 or 255).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+FILE = "/etc/pve/lab-faults"
+
+
+def _faults(verb: str) -> list[list[str]]:
+    try:
+        with open(FILE) as file:
+            lines = [line.partition("=")[::2] for line in file if "=" in line]
+    except FileNotFoundError:
+        return []
+    return [what.split() for name, what in lines if name.strip() in (verb, "*")]
+
+
+def strike(verb: str) -> None:
+    """Do to this call what the file says."""
+    for fault in _faults(verb):
+        match fault:
+            case ["delay", seconds]:
+                time.sleep(float(seconds))
+            case ["hang"]:
+                time.sleep(10**6)
+            case ["die"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def status(verb: str, real: int) -> int:
+    """The exit status of a refusal."""
+    if ["status", "random"] in _faults(verb):
+        return (1, 2, 255)[os.urandom(1)[0] % 3]
+    return real

@@ -1,0 +1,18 @@
+"""`pveversion`; says that the node is a lab, so that nobody takes it for a real one."""
+
+from __future__ import annotations
+
+import os
+
+VERSION = "9.0.3"
+
+
+def text() -> str:
+    """The one line of `pveversion`."""
+    return f"pve-manager/{VERSION}/lab (running kernel: {os.uname().release})"
+
+
+def main(argv: list[str]) -> int:
+    """Print the version, or with -v those of the packages that make the node."""
+    print(text() if not argv else f"proxmox-ve: {VERSION} (lab)\npve-manager: {VERSION} (lab)")
+    return 0

