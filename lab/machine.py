@@ -101,11 +101,13 @@ class Machine:
         Raises:
             LabError: Its first process did not come up.
         """
-        if self.pid():
+        source = self.state / "checkout"  # the node runs this checkout's commands, not an older one's
+        if self.pid() and source.exists() and source.read_text() == str(CHECKOUT):
             return
         self.power_off()
         self.state.mkdir(parents=True, exist_ok=True)
         self._make_pool()
+        source.write_text(str(CHECKOUT))
         log = self.state / "node.log"
         init = [str(CHECKOUT / "lab/node-init"), self.name, str(self.state), str(cache.root()), str(CHECKOUT)]
         with log.open("w") as output:

@@ -39,7 +39,13 @@ def debian(path: Path, packages: Sequence[str], hooks: Sequence[str] = ()) -> No
 
 def parent() -> Path:
     """The root file system of container 903, as a tar archive."""
-    hooks = ['truncate -s 0 "$1/etc/machine-id"', 'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
+    # Proxmox configures the network itself; networkd would wait two minutes for one of its own.
+    unwanted = "systemd-networkd.service systemd-networkd-wait-online.service systemd-networkd.socket"
+    hooks = [
+        f'chroot "$1" systemctl mask --quiet {unwanted}',
+        'truncate -s 0 "$1/etc/machine-id"',
+        'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin',
+    ]
     recipe = f"{SUITE} {PARENT_PACKAGES} {LEFT_OUT} {hooks}"
     return (
         cache.built("parent", recipe, lambda folder: debian(folder / "rootfs.tar", PARENT_PACKAGES, hooks))

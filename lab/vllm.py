@@ -41,6 +41,15 @@ NEEDLESS = (
     *("triton", "numba", "llvmlite", "pip", "sentry_sdk", "fastapi_cloud_cli"),
     *("torch/include", "torch/share", "torch/test", "bin"),
 )
+# vLLM starts its engine as a process that imports this file again, so the call stands under a guard.
+COMMAND = """#!/usr/bin/python3
+import sys
+
+from vllm.entrypoints.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 WITHOUT = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b")
 
 
@@ -51,7 +60,7 @@ def made() -> Path:
     taken instead of making one.
     """
     published = os.environ.get("LAB_VLLM_IMAGE", "")
-    ingredients = (RECIPE, VLLM, TORCH, MODEL_PACKAGE, CONVERTERS, NAME, TAGS, PACKAGES, ENVIRONMENT, NEEDLESS)
+    ingredients = (RECIPE, VLLM, TORCH, MODEL_PACKAGE, CONVERTERS, NAME, TAGS, PACKAGES, ENVIRONMENT, NEEDLESS, COMMAND)
     return cache.built("vllm", f"{ingredients} {published}", lambda folder: _make(folder, published))
 
 
@@ -101,7 +110,7 @@ def _install(tree: Path, work: Path) -> None:
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
     command = tree / "usr/local/bin/vllm"
-    command.write_text("#!/usr/bin/python3\nimport sys\nfrom vllm.entrypoints.cli.main import main\nsys.exit(main())\n")
+    command.write_text(COMMAND)
     command.chmod(0o755)
 
 
