@@ -31,8 +31,12 @@ NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
 REGISTRY = "10.0.0.1:5000"  # on the node's bridge, where containers reach it
 SERVE_REGISTRY = """
 up() { curl --silent --fail http://10.0.0.1:5000/v2/ >/dev/null; }
-up && exit 0
+printf %s "$1" > /run/registry.new
+cmp -s /run/registry.new /run/registry.json && up && exit 0
+[ -e /run/registry.pid ] && kill "$(cat /run/registry.pid)" && sleep 0.5
+mv /run/registry.new /run/registry.json
 setsid docker-registry serve /run/registry.json >/run/registry.log 2>&1 </dev/null &
+echo $! > /run/registry.pid
 for _ in $(seq 100); do up && exit 0; sleep 0.1; done
 cat /run/registry.log >&2; exit 1
 """
@@ -185,8 +189,7 @@ class Machine:
             LabError: The registry did not start.
         """
         config = json.dumps(vllm.registry_config(storage, REGISTRY))
-        self.run("sh", "-c", 'printf %s "$1" > /run/registry.json', "sh", config)
-        self.run("sh", "-c", SERVE_REGISTRY, seconds=30)
+        self.run("sh", "-c", SERVE_REGISTRY, "sh", config, seconds=30)
 
     def power_off(self) -> None:
         """End the node at once, as pulling its plug would; its disk stays."""

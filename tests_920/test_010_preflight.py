@@ -65,9 +65,7 @@ def test_storage_has_room(node: Node, template: Template) -> None:
 def test_declared_disk_is_large_enough(template: Template) -> None:
     """The declared disk of 920 is large enough for the image."""
     size = template.declared.storage_size_gb
-    assert size >= IMAGE_ROOM_GIB, (
-        f"storage_size_gb is {size}, the image takes {IMAGE_ROOM_GIB} while it is unpacked"
-    )
+    assert size >= IMAGE_ROOM_GIB, f"storage_size_gb is {size}, the image takes {IMAGE_ROOM_GIB} while it is unpacked"
 
 
 def test_declared_memory_is_said(template: Template, settings: Settings) -> None:
@@ -119,11 +117,5 @@ def test_address_is_free(node: Node, template: Template) -> None:
     """No other container of the node has the address of 920."""
     others = [ctid for ctid in node.containers() if ctid != template.ctid]
     mine = template.declared.network.address
-    clash = [
-        ctid
-        for ctid in others
-        if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine
-    ]
-    assert not clash, (
-        f"{mine} is the address of {clash} too; a clone keeps its parent's: pct set {clash[0]} --net0 ..."
-    )
+    clash = [ctid for ctid in others if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine]
+    assert not clash, f"{mine} is the address of {clash} too; a clone keeps its parent's: pct set {clash[0]} --net0 ..."

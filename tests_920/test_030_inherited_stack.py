@@ -38,9 +38,7 @@ def test_container_is_privileged(container: Container) -> None:
     """The container is really privileged: root is root, and the files belong to it."""
     assert container.ask("cat", "/proc/self/uid_map").split() == ["0", "0", "4294967295"]
     owners = container.ask("stat", "--format", "%u", "/", "/usr/bin", "/etc/passwd").split()
-    assert owners == ["0", "0", "0"], (
-        f"owners {owners}: cloned from an unprivileged container, only restore mends it"
-    )
+    assert owners == ["0", "0", "0"], f"owners {owners}: cloned from an unprivileged container, only restore mends it"
 
 
 def test_docker_is_running(container: Container) -> None:
@@ -53,9 +51,7 @@ def test_docker_is_running(container: Container) -> None:
 def test_docker_storage_is_sane(container: Container) -> None:
     """Docker keeps its layers in overlayfs, which needs neither copies nor a daemon of its own."""
     driver = docker.info(container)["Driver"]
-    assert driver in ("overlay2", "overlayfs"), (
-        f"the storage driver is {driver}; overlay2 on ZFS needs OpenZFS 2.2"
-    )
+    assert driver in ("overlay2", "overlayfs"), f"the storage driver is {driver}; overlay2 on ZFS needs OpenZFS 2.2"
 
 
 def test_docker_runs_a_container(container: Container) -> None:
@@ -81,9 +77,7 @@ def test_gpus_are_listed(container: Container, template: Template, build: Build)
     """nvidia-smi lists as many GPUs as 920 is assigned."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
     seen = [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
-    assert len(seen) == len(template.declared.gpus), (
-        f"assigned are {template.declared.gpus}, listed are {seen}"
-    )
+    assert len(seen) == len(template.declared.gpus), f"assigned are {template.declared.gpus}, listed are {seen}"
 
 
 def test_cuda_works_on_gpu(container: Container, settings: Settings, template: Template, gpu: int) -> None:

@@ -26,9 +26,7 @@ def test_snapshot_is_as_declared(template: Template) -> None:
     assert template.differences(template.snapshot_name) == []
 
 
-def test_container_is_up_again(
-    node: Node, container: Container, template: Template, settings: Settings
-) -> None:
+def test_container_is_up_again(node: Node, container: Container, template: Template, settings: Settings) -> None:
     """The container runs again, and systemd in it is healthy."""
     assert node.running(template.ctid), f"container {template.ctid} is off"
     assert container.wait_until_booted(settings.boot_deadline) == "running"

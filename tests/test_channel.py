@@ -1,0 +1,103 @@
+"""The channel: exact ends, deadlines that kill, nothing left to a shell."""
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
+
+LOCAL = Channel("local")
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 255])
+def test_exit_status_is_exact(status: int) -> None:
+    assert LOCAL.run(["sh", "-c", f"exit {status}"], deadline=10).exit_status == status
+
+
+def test_signal_is_told_as_a_shell_does() -> None:
+    assert LOCAL.run(["sh", "-c", "kill -9 $$"], deadline=10).exit_status == 137
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+def test_words_arrive_as_they_are(word: str) -> None:
+    assert LOCAL.run(["printf", "%s", word], deadline=10).stdout == word.encode()
+
+
+def test_output_is_bytes() -> None:
+    command = LOCAL.run(["printf", r"\377\000ok"], deadline=10)
+    assert command.stdout == b"\xff\x00ok"
+    assert command.out.endswith("ok")
+
+
+def test_standard_input_is_closed_or_given() -> None:
+    assert LOCAL.run(["cat"], deadline=10).stdout == b""
+    assert LOCAL.run(["cat"], deadline=10, stdin=b"hello").stdout == b"hello"
+
+
+def test_deadline_kills_what_was_started(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(DeadlineExceeded, match=r"longer than its 0\.5 s"):
+        LOCAL.run(["sh", "-c", script], deadline=0.5)
+    assert time.monotonic() - begun < 5
+    pid = (tmp_path / "pid").read_text().strip()
+    stat = Path(f"/proc/{pid}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def test_each_command_is_heard() -> None:
+    heard: list[Command] = []
+    channel = Channel("here", listeners=[heard.append])
+    channel.run(["true"], deadline=10, where="ct920")
+    assert [(c.where, c.argv, c.exit_status) for c in heard] == [("here/ct920", ("true",), 0)]
+
+
+def test_missing_program_is_named() -> None:
+    with pytest.raises(ChannelError, match="can't run no-such-program"):
+        LOCAL.run(["no-such-program"], deadline=10)
+
+
+@pytest.mark.parametrize("node", ["somewhere", "ssh://", "ssh://-oProxyCommand=x", "ssh://a b"])
+def test_bad_node_is_refused(node: str) -> None:
+    with pytest.raises(ChannelError, match="--node"):
+        open_channel(node)
+
+
+def test_lab_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PHOENIX_LAB_STATE", str(tmp_path))
+    with pytest.raises(ChannelError, match="make lab-up"):
+        open_channel("lab")
+
+
+def test_forward_carries_bytes_both_ways() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def echo() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(connection.recv(100).upper())
+
+    threading.Thread(target=echo, daemon=True).start()
+    far = Channel("far", prefix=("env",)).forward("127.0.0.1", server.getsockname()[1])
+    with far as address, socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
+    server.close()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(address, timeout=2)
+
+
+def test_ssh_line_survives_the_far_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ssh hands its last word to a shell, as sshd does."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor word; do line=$word; done\nexec sh -c "$line"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    channel = open_channel("ssh://root@node")
+    nasty = "a b'c\"$(id)`id`;\n*"
+    assert channel.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()

@@ -1,0 +1,63 @@
+"""The test server: its command line, and what counts as an answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import requests
+
+from fixtures.image import Image, ImageError
+from fixtures.server import ServerError, _answer
+
+DATA = Path(__file__).parent / "data/vllm"
+
+
+def image(*entrypoint: str) -> Image:
+    return Image("vllm/vllm-openai:latest", "vllm/vllm-openai@sha256:0", entrypoint, 1)
+
+
+def recorded(name: str) -> requests.Response:
+    """A real server's reply."""
+    head, _, rest = (DATA / name).read_text().partition("\n\n")
+    reply = requests.Response()
+    reply.status_code = int(head.splitlines()[1].split()[1])
+    reply._content = rest.rpartition("\n[time_total")[0].encode()
+    return reply
+
+
+def made(status: int, body: object) -> requests.Response:
+    reply = requests.Response()
+    reply.status_code = status
+    reply._content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return reply
+
+
+def test_command_follows_the_entrypoint() -> None:
+    assert image("vllm", "serve").serve_command("/m", ["--x"]) == ["/m", "--x"]
+    old = image("python3", "-m", "vllm.entrypoints.openai.api_server")
+    assert old.serve_command("/m", ["--x"]) == ["--model", "/m", "--x"]
+
+
+@pytest.mark.parametrize("entrypoint", [(), ("sh",), ("vllm", "bench")])
+def test_unknown_entrypoint_is_refused(entrypoint: tuple[str, ...]) -> None:
+    with pytest.raises(ImageError, match="entrypoint"):
+        image(*entrypoint).serve_command("/m", [])
+
+
+def test_recorded_answer_is_read() -> None:
+    answer = _answer("?", recorded("chat-second.txt"), 0.5)
+    assert (answer.status, answer.text, answer.tokens) == (200, "The capital of France is Paris.", 8)
+    assert answer.model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_recorded_refusal_is_told() -> None:
+    with pytest.raises(ServerError, match=r"404: .*no-such-model. does not exist"):
+        _answer("?", recorded("bad-wrong-model.txt"), 0.5)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", b"<html>", {}, {"choices": []}, {"choices": [{"message": {}}]}, [], {"choices": None}]
+)
+def test_anything_else_is_an_error_not_a_crash(body: object) -> None:
+    with pytest.raises(ServerError, match="answered with 200"):
+        _answer("?", made(200, body), 0.5)

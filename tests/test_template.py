@@ -1,0 +1,88 @@
+"""The template: differences that are named, and snapshots that count."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.declaration import load
+from fixtures.node import Snapshot, net_option, plain_description
+from fixtures.template import MARK, Situation, Template, bind_mounts, config_differences, disk_gib
+
+DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
+CONFIG: dict[str, Any] = {
+    "hostname": "BaseTemplateVLLM",
+    "memory": 4096,
+    "cores": 4,
+    "features": "nesting=1",
+    "net0": "name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=52:54:00:AA:BB:D1,ip=10.0.0.220/24,type=veth",
+    "rootfs": "lxc-disks:subvol-920-disk-0,size=64G",
+}
+
+
+def test_declared_configuration_has_no_difference() -> None:
+    assert config_differences(DECLARATION[920], CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hostname", "Other", "hostname is Other, declared is BaseTemplateVLLM"),
+        ("memory", 2048, "memory is 2048, declared is 4096"),
+        ("cores", "2", "cores is 2, declared is 4"),
+        ("features", "", "features is [], declared is ['nesting=1']"),
+        ("unprivileged", 1, "unprivileged is True, declared is False"),
+        ("net0", CONFIG["net0"].replace(".220", ".221"), "net0 ip is 10.0.0.221/24"),
+        ("net0", CONFIG["net0"].replace("D1", "D2"), "net0 hwaddr is 52:54:00:AA:BB:D2"),
+        ("rootfs", "lxc-disks:subvol-920-disk-0,size=32G", "rootfs size is 32 GB, declared is 64"),
+        ("rootfs", "local:subvol-920-disk-0,size=64G", "rootfs storage is local"),
+    ],
+)
+def test_difference_is_named(key: str, value: object, said: str) -> None:
+    (difference,) = config_differences(DECLARATION[920], {**CONFIG, key: value})
+    assert difference.startswith(said)
+
+
+def test_larger_disk_and_order_of_options_do_no_harm() -> None:
+    config = {**CONFIG, "rootfs": "lxc-disks:subvol-920-disk-0,size=1T", "features": "keyctl=0,nesting=1"}
+    assert config_differences(DECLARATION[920], config) == []
+
+
+@pytest.mark.parametrize(("size", "gib"), [("64G", 64), ("1T", 1024), ("512M", 0.5), ("", 0)])
+def test_disk_size_is_read(size: str, gib: float) -> None:
+    assert disk_gib({"rootfs": f"pool:volume,size={size}" if size else "pool:volume"}) == gib
+
+
+def test_bind_mounts_are_found() -> None:
+    config = {"mp0": "/srv,mp=/srv", "mp1": "lxc-disks:subvol-920-disk-1,mp=/data", "mpx": "/no"}
+    assert bind_mounts(config) == ["mp0: /srv,mp=/srv"]
+
+
+def test_net_option_and_description() -> None:
+    assert net_option("name=eth0,ip=10.0.0.5/24", "ip") == "10.0.0.5/24"
+    assert net_option("", "ip") == ""
+    assert plain_description({"description": "base for vllm%0A"}) == "base for vllm"
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "situation"),
+    [
+        ({}, Situation.TO_BUILD),
+        ({"vllm-base-snapshot-old": f"{MARK} accepted "}, Situation.TO_BUILD),
+        ({"vllm-base-snapshot": "by hand"}, Situation.FOREIGN),
+        ({"vllm-base-snapshot": f"{MARK} sealed x"}, Situation.SEALED),
+        ({"vllm-base-snapshot": f"{MARK} sealed x accepted y"}, Situation.ACCEPTED),
+        ({"vllm-base-snapshot": ("prepare", f"{MARK} sealed x accepted y")}, Situation.TO_BUILD),
+    ],
+)
+def test_situation(monkeypatch: pytest.MonkeyPatch, snapshots: dict[str, Any], situation: Situation) -> None:
+    class Node:
+        def containers(self) -> dict[int, object]:
+            return {920: {}}
+
+        def snapshots(self, ctid: int) -> dict[str, Snapshot]:
+            pairs = {name: text if isinstance(text, tuple) else ("", text) for name, text in snapshots.items()}
+            return {name: Snapshot(name, text, 0, state) for name, (state, text) in pairs.items()}
+
+    template = Template(Node(), DECLARATION, 920, None)  # type: ignore[arg-type]
+    assert template.situation() is situation

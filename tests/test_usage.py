@@ -1,0 +1,46 @@
+"""Careless input: one clear line, exit status 4, nothing touched."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "tests_920", *words]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--node", "nowhere"], "--node nowhere: not a node"),
+        (["--node", "lab:none"], "the lab is not up"),
+        (["-o", "lxc_configs=none.json"], "none.json: can't be read"),
+        (["-o", "ready_deadline=soon"], "ready_deadline: 'soon' is not a number"),
+        (["-o", "server_port=0"], "server_port: 0 is not between"),
+        (["-o", "server_args='"], "server_args:"),
+        (["-o", "test_model=-x"], "test_model:"),
+    ],
+)
+def test_mistake_is_one_line(words: list[str], said: str) -> None:
+    before = sorted((TOP / "reports").iterdir())
+    done = run("--node", "local", *words) if words[0] == "-o" else run(*words)
+    assert done.returncode == 4
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert sorted((TOP / "reports").iterdir()) == before
+
+
+def test_help_groups_our_options() -> None:
+    out = run("--help").stdout
+    assert "template container 920:" in out
+    assert "--rebuild-clone" in out
+
+
+def test_collecting_touches_no_node() -> None:
+    done = run("--collect-only", "--quiet", "--node", "ssh://root@192.0.2.1")
+    assert done.returncode == 0, done.stderr
