@@ -1,1 +1,1 @@
-"""A simulated NVIDIA GPU, for containers of the lab."""
+"""A SIMULATED NVIDIA GPU stack: nvidia-smi, libcuda, libnvidia-ml and the container runtime; nothing is behind it."""

@@ -1,41 +1,60 @@
-/* The simulated GPUs: what nvidia-smi lists and what libcuda opens.
+/* The SIMULATED NVIDIA GPUs: what nvidia-smi, libcuda.so.1 and libnvidia-ml.so.1 all know of them.
  *
- * As with real ones, device nodes decide: GPU N is there if /dev/nvidiaN and /dev/nvidiactl are, and
- * CUDA works only if /dev/nvidia-uvm is there as well. So faults are made as they happen, by taking
- * device nodes away, and need no switch here. The nodes have nothing behind them; they are looked at
- * and never opened. */
-#include <stdio.h>
-#include <sys/stat.h>
+ * There is no driver and no device. As with a real driver, a GPU is there where its device node is:
+ * GPU N exists if the character device /dev/nvidiaN (195, N) and /dev/nvidiactl (195, 255) do and may be
+ * used. So a missing node, a missing device rule or a narrower container makes the same fault here as on
+ * a real machine. Nodes are looked at and never opened: behind them may be nothing, or somebody's real GPU.
+ *
+ * Unlike a real driver's tools, run as root without a device rule against it, these never make a node. */
+#ifndef SIMULATED_GPUS_H
+#define SIMULATED_GPUS_H
 
-#ifndef DEV /* tests point this to a folder of plain files */
-#define DEV "/dev"
-#endif
+#include <stddef.h>
+
+#define DRIVER_VERSION "580.76.05"
+#define CUDA_VERSION 13000
+#define CUDA_VERSION_TEXT "13.0"
 #define MAX_GPUS 16
-#define NAME "SIMULATED NVIDIA GPU"
-#define UUID_FORMAT "GPU-SIMULATED-0000-0000-0000-%012d"
-#define DRIVER "580.76.05" /* as phoenix_lxc_configs.json declares */
-#define CUDA_VERSION "13.0"
-#define MEMORY_MIB 16311 /* of an RTX 5060 Ti, the card of the real node */
-#define CAPABILITY_MAJOR 12
-#define CAPABILITY_MINOR 0
+#define TEXT 256 /* room for one value, with its end */
 
-static int present(const char *node)
-{
-    char path[256];
-    struct stat found;
-    snprintf(path, sizeof path, DEV "/%s", node);
-    return stat(path, &found) == 0;
-}
+/* Tests build everything with -DROOT='"/a/folder"': nodes, settings and libraries are then looked for
+ * under that folder, and a plain file counts as a node, so that no test needs root. */
+#ifndef ROOT
+#define ROOT ""
+#define PLAIN_NODES 0
+#else
+#define PLAIN_NODES 1
+#endif
 
-/* Fills minors with the numbers N of the /dev/nvidiaN that are there; returns how many. */
-static int find_gpus(int minors[MAX_GPUS])
-{
-    int count = 0;
-    for (int minor = 0; minor < MAX_GPUS && present("nvidiactl"); minor++) {
-        char node[32];
-        snprintf(node, sizeof node, "nvidia%d", minor);
-        if (present(node))
-            minors[count++] = minor;
-    }
-    return count;
-}
+struct gpu {
+    int index; /* as counted here */
+    int minor; /* N of /dev/nvidiaN: stays the same in a container that has only some of the GPUs */
+};
+
+struct process {
+    int pid;
+    int memory; /* MiB */
+    char name[TEXT];
+};
+
+/* A property, under the name that `nvidia-smi --query-gpu` knows it by. */
+struct field {
+    const char *name;
+    const char *alias; /* another name for the same, or NULL */
+    const char *unit;  /* or NULL */
+    const char *value; /* of a healthy idle GPU; NULL: computed */
+};
+
+enum driver { DRIVER_LOADED, DRIVER_NOT_LOADED, DRIVER_FORBIDDEN };
+
+enum driver driver_state(void);
+int uvm_usable(void);
+int find_gpus(struct gpu gpus[MAX_GPUS]);
+
+const struct field *find_field(const char *name);
+void field_value(const struct gpu *gpu, const char *name, char value[TEXT]);
+long field_number(const struct gpu *gpu, const char *name);
+int next_process(const struct gpu *gpu, int number, struct process *process);
+void uuid_bytes(const struct gpu *gpu, unsigned char bytes[16]);
+
+#endif
