@@ -5,7 +5,7 @@ PYTHON ?= python3
 KEY := $(shell { $(PYTHON) --version; cat requirements.txt; } | sha256sum | cut -c1-12)
 VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
-LAB := $(PYTHON) -m lab
+LAB := $(VENV)/bin/python -m lab
 
 .PHONY: accept test test-fast test-lab lint lab-tools lab-up lab-down lab-status lab-reset lock help
 
@@ -31,16 +31,16 @@ lint: $(VENV)/ready ## ruff and mypy
 lab-tools: ## install what the lab needs of Debian or Ubuntu
 	@lab/tools
 
-lab-up: lab-tools ## start the lab
+lab-up: lab-tools $(VENV)/ready ## start the lab
 	$(LAB) up
 
-lab-down: ## remove the lab, all of it
+lab-down: $(VENV)/ready ## remove the lab, all of it
 	$(LAB) down
 
-lab-status: ## say whether the lab is up
+lab-status: $(VENV)/ready ## say whether the lab is up
 	$(LAB) status
 
-lab-reset: ## a fresh lab
+lab-reset: lab-tools $(VENV)/ready ## a fresh lab
 	$(LAB) reset
 
 lock: ## write requirements.txt anew with the newest versions that pyproject.toml allows

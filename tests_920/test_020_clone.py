@@ -23,6 +23,8 @@ def test_container_is_as_declared(template: Template) -> None:
 
 
 def test_container_starts(node: Node, template: Template) -> None:
-    """920 starts."""
+    """920 starts; something else under that number is left alone."""
+    if not template.exists or template.differences():
+        pytest.skip("the container is not there as declared")
     template.start()
     assert node.running(template.ctid)

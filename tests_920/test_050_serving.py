@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures import server as servers
+from fixtures import docker
 from fixtures.container import Container
 from fixtures.image import Image
 from fixtures.server import Server
@@ -26,12 +26,12 @@ class TestServer:
 
     def test_server_answers(self, ready_server: Server, settings: Settings) -> None:
         """The server answers a chat with the expected word."""
-        answer = ready_server.chat(settings.test_prompt)
+        answer, word = ready_server.chat(settings.test_prompt), settings.expected_word
         assert answer.status == 200
         assert answer.model == settings.test_model
         assert answer.tokens > 0
         assert len(set(answer.text.strip())) > 1, f"blank, or one character again and again: {answer.text!r}"
-        assert settings.expected_word.casefold() in answer.text.casefold()
+        assert answer.has(word), f"asked {answer.question!r}, the answer has no {word!r}: {answer.text!r}"
 
     def test_server_sees_its_gpus(self, ready_server: Server, template: Template) -> None:
         """Inside the server's container exactly the GPUs are listed that it was given."""
@@ -41,7 +41,7 @@ class TestServer:
 
 def test_no_server_is_left(container: Container) -> None:
     """The test servers were stopped and removed."""
-    assert servers.own(container) == []
+    assert docker.own(container) == []
 
 
 def test_port_is_free_again(container: Container, settings: Settings) -> None:

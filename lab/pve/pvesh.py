@@ -79,7 +79,10 @@ def _of_node(path: str, rest: str, given: dict[str, str]) -> Any:
         _allow(given, "vmid", "source", "limit", "typefilter")
         return []
     if rest == "/status":
-        return {"pveversion": pveversion.text().split(" ")[0], "kversion": os.uname().release}
+        total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+        memory = {"total": total, "free": free, "used": total - free}
+        version = pveversion.text().split(" ")[0]
+        return {"pveversion": version, "kversion": os.uname().release, "memory": memory}
     match = re.fullmatch(r"/lxc/(\d+)/(.+)", rest)
     if not match:
         raise _no_handler("get", path)

@@ -1,0 +1,26 @@
+"""A lab of the tests' own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab.__main__ import up
+from lab.machine import Machine
+from tests.lab.harness import Lab
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab node, erased at the end."""
+    if os.geteuid() != 0:
+        pytest.fail("the lab needs root; without it: make test-fast")
+    machine = Machine("pve-test")
+    machine.erase()
+    try:
+        up(machine)
+        yield Lab(machine, tmp_path_factory.mktemp("reports"))
+    finally:
+        machine.erase()

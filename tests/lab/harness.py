@@ -1,0 +1,153 @@
+"""The lab as the tests handle it, and the suite as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from lab.machine import Machine
+
+TOP = Path(__file__).parent.parent.parent
+SNAPSHOT = "vllm-base-snapshot"
+PARENT = "/lxc-disks/.snapshots/subvol-903-disk-0@docker-gpu-snapshot"
+FAULTS = "/etc/pve/lab-faults"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the suite that has ended.
+
+    Attributes:
+        status: pytest's exit status.
+        output: What stood in the terminal.
+        folder: The folder with its report.
+    """
+
+    status: int
+    output: str
+    seconds: float
+    folder: Path
+
+    @property
+    def outcome(self) -> str:
+        """The run's own word for what came of it."""
+        return self.output.partition("outcome: ")[2].partition(" ")[0]
+
+    @property
+    def report(self) -> str:
+        """The HTML report."""
+        return (self.folder / "report.html").read_text()
+
+    def checks(self) -> dict[str, str]:
+        """Each check or step of sealing with "passed", "failed", "error" or why it was skipped."""
+        cases = ElementTree.parse(self.folder / "junit.xml").iter("testcase")
+        return {case.attrib["name"]: _verdict(case) for case in cases}
+
+    def failed(self) -> set[str]:
+        """Names of the checks that failed."""
+        return {name for name, verdict in self.checks().items() if verdict in ("failed", "error")}
+
+
+def _verdict(case: ElementTree.Element) -> str:
+    for tag, word in (("failure", "failed"), ("error", "error")):
+        if case.find(tag) is not None:
+            return word
+    skipped = case.find("skipped")
+    return "passed" if skipped is None else skipped.attrib["message"]
+
+
+class Lab:
+    """The lab node, with what the tests ask it and do to it."""
+
+    def __init__(self, machine: Machine, reports: Path) -> None:
+        self.machine = machine
+        self.reports = reports
+
+    def node(self, *argv: str, seconds: float = 120) -> str:
+        """What a command prints on the node."""
+        return self.machine.run(*argv, seconds=seconds)
+
+    def inside(self, *argv: str, ctid: int = 920) -> str:
+        """What a command prints in a container."""
+        return self.node("pct", "exec", str(ctid), "--", *argv)
+
+    def snapshots(self) -> dict[str, dict[str, Any]]:
+        """The snapshots of 920 by name; none if there is no 920."""
+        if "920.conf" not in self.node("ls", "/etc/pve/lxc/"):
+            return {}
+        path = f"/nodes/{self.machine.name}/lxc/920/snapshot"
+        rows = json.loads(self.node("pvesh", "get", path, "--output-format", "json"))
+        return {row["name"]: row for row in rows if row["name"] != "current"}
+
+    def servers(self) -> str:
+        """The Docker containers in 920; empty if there are none, or 920 or its Docker is off."""
+        script = "pct status 920 2>/dev/null | grep -q running && pct exec 920 -- docker ps --all --quiet || true"
+        return self.node("sh", "-c", script).strip()
+
+    def destroy(self) -> None:
+        """Remove 920, whatever became of it."""
+        script = "[ ! -e /etc/pve/lxc/920.conf ] || { pct unlock 920; pct stop 920; pct destroy 920; } >/dev/null 2>&1"
+        self.node("sh", "-c", script)
+
+    @contextmanager
+    def fault(self, *lines: str) -> Iterator[None]:
+        """Put faults into the node's commands (lab/pve/faults.py) while the block runs."""
+        self.node("sh", "-c", f'printf "%s\\n" "$@" > {FAULTS}', "sh", *lines)
+        try:
+            yield
+        finally:
+            self.node("rm", "-f", FAULTS)
+
+    @contextmanager
+    def changed_parent(self, script: str) -> Iterator[None]:
+        """Change the snapshot that 920 is cloned from, by a shell line run in its root, while the block runs."""
+        conf, kept = "/etc/pve/lxc/903.conf", "/lxc-disks/.snapshots/kept"
+        keep = f"cp {conf} /root/903.conf && btrfs -q subvolume snapshot -r {PARENT} {kept}"
+        self.node("sh", "-c", f"{keep} && btrfs property set {PARENT} ro false && cd {PARENT} && {script}")
+        try:
+            yield
+        finally:
+            undo = f"btrfs -q subvolume delete {PARENT} && btrfs -q subvolume snapshot -r {kept} {PARENT}"
+            self.node("sh", "-c", f"{undo} && btrfs -q subvolume delete {kept} && cp /root/903.conf {conf}")
+
+    def start(self, *words: str, checks: str = "tests_920") -> subprocess.Popen[str]:
+        """Start the suite as a user would, with a folder for its report."""
+        command = [sys.executable, "-m", "pytest", checks, "@lab/options", f"--node=lab:{self.machine.name}"]
+        command += ["--color=no", f"--override-ini=report_folder={self.reports}", "-p", "no:cacheprovider"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*command, *words], cwd=TOP, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+    def finish(self, process: subprocess.Popen[str], seconds: float) -> Run:
+        """Wait for a run that was started."""
+        begun = time.monotonic()
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
+            pytest.fail(f"the suite was not done after {seconds:g} s:\n{output}")
+        print(output)
+        folder = max(self.reports.iterdir(), key=lambda path: path.stat().st_mtime, default=self.reports)
+        return Run(process.returncode, output, time.monotonic() - begun, folder)
+
+    def build(self, *words: str, checks: str = "tests_920", seconds: float = 420) -> Run:
+        """Run the suite to its end."""
+        return self.finish(self.start(*words, checks=checks), seconds)
+
+
+def says(run: Run, *words: str) -> None:
+    """Assert that the terminal says something, whatever the width of its lines."""
+    text = " ".join(run.output.split())
+    missing: Sequence[str] = [each for each in words if each not in text]
+    assert not missing, f"not said: {missing}"

@@ -1,0 +1,356 @@
+"""The build for real, in the lab: what stops it, what it leaves, and that nothing seals by mistake.
+
+The tests run in order, as a template lives: refused for its parent's faults, built, found existing,
+proved anew, and then spoiled in every way that a run can be. Each leaves the lab so that a normal
+run succeeds; `make test-long` shows that for each fault by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import pytest
+
+from tests.lab.harness import SNAPSHOT, Lab, Run, says
+
+pytestmark = pytest.mark.lab
+
+LISTENER = """cat > etc/systemd/system/squatter.service <<EOF
+[Service]
+ExecStart=/usr/bin/python3 -m http.server 8000
+EOF
+ln -s ../squatter.service etc/systemd/system/multi-user.target.wants/"""
+NO_RUNTIME = """python3 - <<EOF
+import json
+path = "etc/docker/daemon.json"
+settings = json.load(open(path))
+del settings["runtimes"]
+json.dump(settings, open(path, "w"))
+EOF"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong, and where the suite must find it.
+
+    Attributes:
+        put: Makes it so, and undoes it.
+        stage: The stage that must fail, and block all later ones.
+        failed: The checks that must fail, and no others.
+        said: What the terminal must say.
+        words: Further words of the command line.
+    """
+
+    put: Callable[[Lab], AbstractContextManager[None]]
+    stage: str
+    failed: set[str]
+    said: tuple[str, ...]
+    words: tuple[str, ...] = ()
+
+
+def parent(script: str) -> Callable[[Lab], AbstractContextManager[None]]:
+    """A fault of the parent's snapshot; 920 has to be cloned from it."""
+
+    @contextmanager
+    def put(lab: Lab) -> Iterator[None]:
+        lab.destroy()
+        with lab.changed_parent(script):
+            yield
+        lab.destroy()
+
+    return put
+
+
+def command(*lines: str) -> Callable[[Lab], AbstractContextManager[None]]:
+    """A fault of the node's commands."""
+    return lambda lab: lab.fault(*lines)
+
+
+def setting(_: Lab) -> AbstractContextManager[None]:
+    """A fault that is a setting: nothing has to be done to the lab."""
+    return nullcontext()
+
+
+@contextmanager
+def half_made(lab: Lab) -> Iterator[None]:
+    """A snapshot whose task died; mended as the report says."""
+    if "920.conf" not in lab.node("ls", "/etc/pve/lxc/"):
+        lab.build(*FAULTS["unknown-tag"].words)  # leaves a clone
+    with lab.fault("snapshot-half = die"):
+        lab.node("sh", "-c", f"pct snapshot 920 {SNAPSHOT} || true")
+    yield
+    lab.node("pct", "unlock", "920")
+    lab.node("pct", "delsnapshot", "920", SNAPSHOT, "--force")
+
+
+def each_gpu(*names: str) -> set[str]:
+    return {f"{name}[gpu{index}]" for name in names for index in (0, 1)}
+
+
+FAULTS = {
+    "docker-stopped": Fault(
+        parent("rm etc/systemd/system/multi-user.target.wants/docker.service"),
+        "inherited stack",
+        {"test_docker_is_running"},
+        ("is_running",),
+    ),
+    "runtime-missing": Fault(
+        parent(NO_RUNTIME),
+        "inherited stack",
+        {"test_nvidia_runtime_is_registered"},
+        ("nvidia-ctk runtime configure --runtime=docker",),
+    ),
+    "gpu-missing": Fault(
+        parent("sed -i '/dev1: /d' /etc/pve/lxc/903.conf"),
+        "inherited stack",
+        {"test_gpus_are_listed", "test_cuda_works_on_gpu[gpu1]"},
+        ("assigned are (0, 1), listed are", "GPU 1: cuDeviceGet: 101 CUDA_ERROR_INVALID_DEVICE (CUDA counts 1 GPUs)"),
+    ),
+    "port-taken": Fault(
+        parent(LISTENER), "inherited stack", {"test_port_is_free"}, ("port 8000 is held", '"python3"', "server_port")
+    ),
+    "unknown-tag": Fault(
+        setting,
+        "image",
+        {"test_image_is_pulled"},
+        ("docker pull", "vllm/vllm-openai:no-such-tag"),
+        ("-o", "vllm_image=vllm/vllm-openai:no-such-tag"),
+    ),
+    "snapshot-half-made": Fault(
+        half_made,
+        "preflight",
+        {"test_nothing_holds_a_lock", "test_snapshot_name_is_not_half_made"},
+        (f"920@{SNAPSHOT} is half made (snapstate prepare)", f"pct delsnapshot 920 {SNAPSHOT} --force"),
+    ),
+    "model-missing": Fault(
+        setting,
+        "serving",
+        each_gpu("test_server_gets_ready"),
+        ("docker run ended with 125", "bind source path does not exist: /models/none"),
+        ("-o", "test_model=/models/none"),
+    ),
+    "wrong-word": Fault(
+        setting,
+        "serving",
+        each_gpu("test_server_answers"),
+        ("the answer has no 'Berlin': 'The capital of France is Paris.'", "end of the test server's log"),
+        ("-o", "expected_word=Berlin"),
+    ),
+    "shutdown-hangs": Fault(
+        command("shutdown = hang"),
+        "seal",
+        {"test_everything_passed", "sealing[1]"},
+        ("pct shutdown 920 --timeout 5", "took longer than its 20 s"),
+        ("-o", "shutdown_deadline=5"),
+    ),
+}
+STAGES = ("preflight", "clone", "inherited stack", "image", "serving", "seal", "sealed", "accepted")
+
+
+def assert_caught(lab: Lab, fault: Fault, run: Run) -> None:
+    """The right checks have failed, all later stages were blocked, nothing was sealed or left."""
+    assert (run.status, run.outcome) == (1, "failed")
+    assert run.failed() == fault.failed
+    blocked = {why for why in run.checks().values() if why.startswith("blocked by")}
+    assert blocked == {f"blocked by {fault.stage}"}
+    says(run, *fault.said)
+    snapshot = lab.snapshots().get(SNAPSHOT)
+    assert snapshot is None or "snapstate" in snapshot
+    assert lab.servers() == ""
+
+
+def catch(lab: Lab, name: str) -> None:
+    fault = FAULTS[name]
+    with fault.put(lab):
+        assert_caught(lab, fault, lab.build(*fault.words))
+
+
+@pytest.mark.parametrize(
+    "name", ["docker-stopped", "runtime-missing", "gpu-missing", "port-taken", "unknown-tag", "snapshot-half-made"]
+)
+def test_fault_is_found_before_the_long_part(lab: Lab, name: str) -> None:
+    catch(lab, name)
+
+
+def test_build_where_every_command_takes_a_second(lab: Lab) -> None:
+    """From nothing to accepted, on a node whose commands are slow and refuse with any exit status."""
+    lab.destroy()
+    with lab.fault("* = delay 1", "* = status random"):
+        run = lab.build(seconds=900)
+    assert_built(lab, run)
+
+
+def assert_built(lab: Lab, run: Run) -> None:
+    assert (run.status, run.outcome) == (0, "built")
+    verdicts = run.checks()
+    assert set(verdicts.values()) == {"passed"}
+    assert len(verdicts) == 54
+    (name,) = lab.snapshots()
+    assert name == SNAPSHOT
+    description = lab.snapshots()[name]["description"]
+    assert re.match(r"phoenix-920: sealed \S+Z image vllm/vllm-openai@sha256:[0-9a-f]{64} accepted \S+Z", description)
+    assert "status: running" in lab.node("pct", "status", "920")
+    assert lab.servers() == ""
+
+
+def test_report_holds_what_was_built(lab: Lab) -> None:
+    """The answer of the real model, and the digest that the registry gives for the tag."""
+    (record,) = [text for text in reports(lab) if "outcome" in text and ">built<" in text][-1:]
+    manifest = lab.node(
+        *("curl", "--silent", "--head", "--header", "Accept: application/vnd.docker.distribution.manifest.v2+json"),
+        "http://10.0.0.1:5000/v2/vllm/vllm-openai/manifests/latest",
+    )
+    (digest,) = re.findall(r"(?i)docker-content-digest: (\S+)", manifest)
+    assert f"vllm/vllm-openai@{digest}" in record
+    assert "The capital of France is Paris." in record
+    assert "SIMULATED GPU" in record
+    assert lab.inside("docker", "image", "inspect", "--format", "{{json .RepoDigests}}", "vllm/vllm-openai:latest")
+    assert "http://" not in re.sub(r"http://(10\.0\.0|127\.0\.0|www\.w3\.org)", "", record)
+
+
+def reports(lab: Lab) -> list[str]:
+    return [(folder / "report.html").read_text() for folder in sorted(lab.reports.iterdir())]
+
+
+def test_second_run_finds_it_existing(lab: Lab) -> None:
+    before = lab.snapshots()
+    run = lab.build()
+    assert (run.status, run.outcome) == (0, "existing")
+    assert run.seconds < 10
+    assert lab.snapshots() == before
+    says(run, f"920@{SNAPSHOT} was built and accepted before; nothing was changed")
+
+
+def test_snapshot_holds_the_state(lab: Lab) -> None:
+    """What is rolled back and started is the template: the image, no test container, Docker at work."""
+    lab.inside("sh", "-c", "docker image rm --force vllm/vllm-openai:latest >/dev/null && touch /root/later")
+    lab.node("pct", "rollback", "920", SNAPSHOT)
+    assert "stopped" in lab.node("pct", "status", "920")
+    lab.node("pct", "start", "920")
+    for _ in range(200):
+        if lab.node("sh", "-c", "pct exec 920 -- systemctl is-system-running || true").strip() == "running":
+            break
+        time.sleep(0.2)
+    assert lab.inside("systemctl", "is-active", "docker").strip() == "active"
+    assert "sha256:" in lab.inside("docker", "image", "inspect", "--format", "{{.RepoDigests}}", "vllm/vllm-openai")
+    assert lab.servers() == ""
+    assert "later" not in lab.inside("ls", "/root")
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        ("tests_920/test_060_seal.py", []),
+        ("tests_920", ["-k", "not gpu"]),
+        ("tests_920", ["--deselect", "tests_920/test_050_serving.py"]),
+    ],
+)
+def test_part_of_the_suite_never_seals(lab: Lab, checks: str, words: list[str]) -> None:
+    before = lab.snapshots()
+    run = lab.build("--rebuild", *words, checks=checks)
+    assert run.status == 1
+    says(run, "not sealed:", "did not run or did not pass")
+    assert lab.snapshots() == before
+
+
+def test_failed_rebuild_keeps_the_old_snapshot(lab: Lab) -> None:
+    before = lab.snapshots()
+    fault = FAULTS["wrong-word"]
+    run = lab.build("--rebuild", *fault.words)
+    assert (run.status, run.failed()) == (1, fault.failed)
+    assert lab.snapshots() == before
+
+
+def test_rebuild_replaces_the_snapshot(lab: Lab) -> None:
+    before = lab.snapshots()
+    assert_built(lab, lab.build("--rebuild"))
+    assert lab.snapshots()[SNAPSHOT]["snaptime"] > before[SNAPSHOT]["snaptime"]
+
+
+def test_foreign_snapshot_is_left_alone(lab: Lab) -> None:
+    """A snapshot that somebody else made: exit 0 and a plain word; a rebuild does not replace it."""
+    lab.node("pct", "delsnapshot", "920", SNAPSHOT)
+    lab.node("pct", "snapshot", "920", SNAPSHOT, "--description", "made by hand")
+    before = lab.snapshots()
+    run = lab.build()
+    assert (run.status, run.outcome) == (0, "existing")
+    says(run, "not proved by this suite")
+    run = lab.build("--rebuild")
+    assert run.failed() == {"test_snapshot_may_be_replaced"}
+    assert lab.snapshots() == before
+    lab.node("pct", "delsnapshot", "920", SNAPSHOT)
+
+
+def test_container_of_another_is_left_alone(lab: Lab) -> None:
+    """A 920 that is not what is declared is neither changed, started nor destroyed."""
+    description = json.loads(
+        lab.node("pvesh", "get", f"/nodes/{lab.machine.name}/lxc/920/config", "--output-format", "json")
+    )["description"].strip()
+    lab.node("pct", "shutdown", "920")
+    lab.node("pct", "set", "920", "--description", "somebody's", "--memory", "3000")
+    conf = lab.node("cat", "/etc/pve/lxc/920.conf")
+    run = lab.build()
+    assert run.failed() == {"test_container_is_cloned", "test_container_is_as_declared"}
+    says(run, "memory is 3000, declared is 4096")
+    run = lab.build("--rebuild-clone")
+    assert "test_container_is_cloned" in run.failed()
+    says(run, "was not made by this suite, so --rebuild-clone does not destroy it")
+    assert lab.node("cat", "/etc/pve/lxc/920.conf") == conf
+    assert "stopped" in lab.node("pct", "status", "920")
+    lab.node("pct", "set", "920", "--description", description, "--memory", "4096")
+
+
+@pytest.mark.parametrize("name", ["model-missing", "shutdown-hangs"])
+def test_fault_is_found_while_serving_or_sealing(lab: Lab, name: str) -> None:
+    catch(lab, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> None:
+    process = lab.start()
+    for _ in range(600):
+        if process.poll() is not None or lab.servers():
+            break
+        time.sleep(0.2)
+    time.sleep(3)
+    process.send_signal(number)
+    run = lab.finish(process, 60)
+    assert (run.status, run.outcome) == (2, "aborted")
+    says(run, f"920@{SNAPSHOT} was not sealed")
+    assert "test_everything_passed" not in run.checks()
+    assert lab.snapshots() == {}
+    assert lab.servers() == ""
+
+
+def test_sealed_but_not_accepted_is_finished_by_the_next_run(lab: Lab) -> None:
+    """A run that dies after the snapshot leaves 920 off; the next one starts it and repeats what is missing."""
+    with lab.fault("start = die"):
+        run = lab.build()
+    assert (run.status, run.outcome) == (1, "failed")
+    says(run, "was sealed but not accepted")
+    assert "stopped" in lab.node("pct", "status", "920")
+    assert_unaccepted(lab)
+    again = lab.build()
+    assert (again.status, again.outcome) == (0, "built")
+    assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]
+    assert lab.build().outcome == "existing"
+
+
+def assert_unaccepted(lab: Lab) -> None:
+    description = lab.snapshots()[SNAPSHOT]["description"]
+    assert description.startswith("phoenix-920: sealed")
+    assert "accepted" not in description
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FAULTS)
+def test_next_run_after_a_fault_is_green(lab: Lab, name: str) -> None:
+    lab.destroy()
+    catch(lab, name)
+    assert_built(lab, lab.build())
