@@ -83,8 +83,8 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
 def test_gpus_are_listed(container: Container, template: Template, build: Build) -> None:
     """nvidia-smi lists as many GPUs as 920 is assigned."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
-    seen = [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
-    assert len(seen) == len(template.declared.gpus), f"assigned are {template.declared.gpus}, listed are {seen}"
+    assigned, seen = template.declared.gpus, [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
+    assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
 
 
 def test_cuda_works_on_gpu(container: Container, settings: Settings, template: Template, gpu: int) -> None:

@@ -159,8 +159,10 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
     print(f"creating a clone of container {source} with ID {target}")
     print(f"create full clone of mountpoint rootfs ({storage.NAME}:{storage.volume(source)})", flush=True)
     storage.copy(storage.path(source, given.get("snapname", "")), storage.path(target))
-    with open(f"{storage.path(target)}/etc/machine-id", "w") as file:
-        file.write("uninitialized\n")  # as the post-clone hook leaves it; systemd makes a new one
+    # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units anew
+    # (pve-container, PVE/LXC/Setup/Base.pm, clear_machine_id)
+    with open(f"{storage.path(target)}/etc/machine-id", "w"):
+        pass
     with conf.locked(target):
         copy.head.values.pop("lock")
         copy.save()
