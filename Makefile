@@ -7,7 +7,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab lint lab-tools lab-up lab-down lab-status lab-reset lock help
+.PHONY: accept test test-fast test-lab test-long lint lab-tools lab-up lab-down lab-status lab-reset lock help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,7 +21,10 @@ test-fast: $(VENV)/ready ## the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab"
 
 test-lab: lab-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
-	$(PYTEST) tests -m lab
+	$(PYTEST) tests -m "lab and not long"
+
+test-long: lab-tools $(VENV)/ready ## each fault by itself, and that the next normal run is green (30 minutes)
+	$(PYTEST) tests -m long
 
 lint: $(VENV)/ready ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -25,6 +25,7 @@ from lab.command import execute
 from lab.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+LOCKS = Path("/run/lock")
 POOL_SIZE_GIB = 120  # sparse: 64 GB declared for 920 and as much for a clone of it
 RESERVE_GIB = 4  # left free on the host's disk, whatever the lab does
 NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
@@ -226,8 +227,7 @@ class Machine:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the node for one `up`, `down` or `reset` at a time."""
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        with (self.state.parent / f".{self.name}.lock").open("w") as file:
+        with (LOCKS / f"phoenix-lab-{self.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
