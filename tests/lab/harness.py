@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,32 @@ class Lab:
         finally:
             undo = f"btrfs -q subvolume delete {PARENT} && btrfs -q subvolume snapshot -r {kept} {PARENT}"
             self.node("sh", "-c", f"{undo} && btrfs -q subvolume delete {kept} && cp /root/903.conf {conf}")
+
+    @contextmanager
+    def ssh(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        """An ssh server on the node, and a client that finds it under the name that is yielded.
+
+        The node's network can't be reached from here, so the client goes through a ProxyCommand; its
+        configuration is put before the user's own by an `ssh` that stands first in PATH.
+        """
+        key = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=30)
+        script = """mkdir -p -m 700 /root/.ssh && printf '%s\n' "$1" > /root/.ssh/authorized_keys
+        [ -e /root/host_key ] || dropbearkey -t ed25519 -f /root/host_key >/dev/null 2>&1
+        dropbear -s -r /root/host_key -p 127.0.0.1:22 -P /run/dropbear.pid"""
+        self.node("sh", "-c", script, "sh", key.with_suffix(".pub").read_text().strip())
+        (folder / "config").write_text(
+            f"Host {self.machine.name}\n IdentityFile {key}\n UserKnownHostsFile {folder}/known\n"
+            f" StrictHostKeyChecking accept-new\n ProxyCommand {self.machine.shim} socat STDIO TCP:127.0.0.1:22\n"
+        )
+        client = folder / "ssh"
+        client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+        client.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        try:
+            yield f"ssh://root@{self.machine.name}"
+        finally:
+            self.node("sh", "-c", "kill $(cat /run/dropbear.pid)")
 
     def start(self, *words: str, checks: str = "tests_920") -> subprocess.Popen[str]:
         """Start the suite as a user would, with a folder for its report."""

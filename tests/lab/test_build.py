@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -263,14 +264,16 @@ def test_part_of_the_suite_never_seals(lab: Lab, checks: str, words: list[str]) 
 def test_failed_rebuild_keeps_the_old_snapshot(lab: Lab) -> None:
     before = lab.snapshots()
     fault = FAULTS["wrong-word"]
-    run = lab.build("--rebuild", *fault.words)
+    run = lab.build("--rebuild", "-o", "server_memory_mb=5000", *fault.words)
     assert (run.status, run.failed()) == (1, fault.failed)
     assert lab.snapshots() == before
+    assert "memory: 4096" in lab.node("pct", "config", "920")  # raised while the server ran, and put back
 
 
-def test_rebuild_replaces_the_snapshot(lab: Lab) -> None:
+def test_rebuild_over_ssh_replaces_the_snapshot(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = lab.snapshots()
-    assert_built(lab, lab.build("--rebuild"))
+    with lab.ssh(tmp_path, monkeypatch) as node:
+        assert_built(lab, lab.build("--rebuild", "--node", node))
     assert lab.snapshots()[SNAPSHOT]["snaptime"] > before[SNAPSHOT]["snaptime"]
 
 

@@ -1,0 +1,67 @@
+"""testinfra's vocabulary inside a container, and commands with a deadline, for real."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.channel import DeadlineExceeded, open_channel
+from fixtures.container import Container, ContainerError
+from fixtures.node import Node
+from tests.lab.harness import Lab
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def container(lab: Lab) -> Iterator[Container]:
+    """Container 903, running."""
+    lab.node("sh", "-c", "pct status 903 | grep -q running || pct start 903")
+    container = Container(Node(open_channel(f"lab:{lab.machine.name}")), 903)
+    container.wait_until_booted(60)
+    yield container
+    lab.node("pct", "shutdown", "903")
+
+
+def test_nouns_of_testinfra(container: Container) -> None:
+    assert container.service("docker").is_running
+    assert not container.service("no-such-unit").is_running
+    assert container.package("docker.io").is_installed
+    assert not container.package("no-such-package").is_installed
+    assert container.file("/etc/docker/daemon.json").contains("nvidia")
+    assert container.file("/etc/passwd").user == "root"
+    assert not container.socket("tcp://8000").is_listening
+    assert container.interface("eth0").addresses[0] == "10.0.0.203"
+    assert container.run("exit 7").rc == 7
+    assert container.check_output("hostname") == "BaseTemplateDockerGPU"
+
+
+@pytest.mark.parametrize("word", ["it's", '"quoted"', "$(id)", "`id`", "a\nb", "*", "\\", "ü", ";true", ""])
+def test_words_reach_the_container_as_they_are(container: Container, word: str) -> None:
+    assert container.execute("printf", "%s", word).stdout == word.encode()
+
+
+def test_environment_of_the_node_stays_outside(container: Container) -> None:
+    names = {line.partition("=")[0] for line in container.ask("env").splitlines()}
+    assert names == {"PATH", "HOME", "LC_ALL"}
+
+
+def test_bytes_and_standard_input(container: Container) -> None:
+    every = bytes(range(256))
+    assert container.execute("cat", stdin=every).stdout == every
+    assert container.execute("cat").stdout == b""
+
+
+def test_deadline_ends_what_runs_inside(container: Container) -> None:
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="in container 903 took longer than 1 s"):
+        container.execute("sleep", "61", deadline=1)
+    assert time.monotonic() - begun < 10
+    assert container.execute("pgrep", "--full", "sleep 61").exit_status == 1
+
+
+def test_failure_has_the_words_of_the_command(container: Container) -> None:
+    with pytest.raises(ContainerError, match=r"`ls /none` in container 903 ended with 2: .*No such file"):
+        container.ask("ls", "/none")
