@@ -327,6 +327,8 @@ def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> No
     run = lab.finish(process, 60)
     assert (run.status, run.outcome) == (2, "aborted")
     says(run, f"920@{SNAPSHOT} was not sealed")
+    assert run.failed() == {"test_server_gets_ready[gpu0]"}
+    says(run, "interrupted while it ran")
     assert "test_everything_passed" not in run.checks()
     assert lab.snapshots() == {}
     assert lab.servers() == ""
