@@ -1,15 +1,17 @@
 """Configuration files of containers: /etc/pve/lxc/<vmid>.conf, in the real format.
 
-A head, then one `[name]` section for each snapshot; in each of them `#` lines with the description,
-`key: value` lines sorted by key, and raw `lxc.*: value` lines in their order
-(pve-container, PVE/LXC/Config.pm, parser and writer).
+A head, then the changes that wait for the next start, then one `[name]` section for each snapshot; in
+each of them `#` lines with the description, `key: value` lines sorted by key, and raw `lxc.*: value`
+lines in their order (pve-container, PVE/LXC/Config.pm, parser and writer).
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +20,28 @@ from lab.pve.errors import Refusal
 
 FOLDER = "/etc/pve/lxc"
 LOCKS = "/run/lock/lxc"
-SECTION = re.compile(r"^\[([a-z][a-z0-9_\-]+)\]\s*$", re.IGNORECASE)
+PENDING = "pve:pending"
+SECTION = re.compile(r"^\[(pve:pending|[a-z][a-z0-9_-]+)\]\s*$", re.IGNORECASE)
+RAW = re.compile(r"^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$")
+KEY = re.compile(r"^([a-z][a-z_]*[0-9]*):\s*(.+?)\s*$")
+# The raw keys that are let through to LXC; a line with another is dropped with a warning.
+LXC_KEYS = re.compile(
+    r"""lxc\.( (cgroup2?|prlimit|limit|net)\..* | apparmor\.(profile|allow_incomplete|allow_nesting|raw)
+    | selinux\.context | include | arch | uts\.name | signal\.(halt|reboot|stop) | init\.(cmd|cwd) | pty\.max
+    | console\.(logfile|path) | tty\.max | devtty\.dir | autodev | kmsg | mount\.(fstab|entry|auto) | rootfs\.mount
+    | hook\.(autodev|pre-start|pre-mount|mount|start|stop|post-stop|clone|destroy|version) | cap\.(drop|keep)
+    | seccomp\.(profile|notify\.(proxy|cookie)) | idmap | log\.(level|file) | start\.(auto|delay|order) | group
+    | environment(\.(runtime|hooks))?
+    | sysctl\.(fs\.mqueue|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)) )""",
+    re.VERBOSE,
+)
 # What a snapshot's section does not take over from the head (pve-guest-common, AbstractConfig.pm).
-NOT_IN_SNAPSHOT = ("lock", "digest", "description", "parent", "snaptime", "snapstate")
+NOT_IN_SNAPSHOT = ("lock", "snaptime", "snapstate")
+_warned: set[str] = set()
 
 
 class Section:
-    """The head of a file, or one of its snapshots."""
+    """The head of a file, the changes that wait, or one of the snapshots."""
 
     def __init__(self) -> None:
         self.description = ""
@@ -34,7 +51,11 @@ class Section:
     def copy(self) -> Section:
         """The same again, without what belongs to one section only."""
         other = Section()
-        other.values = {key: value for key, value in self.values.items() if key not in NOT_IN_SNAPSHOT}
+        other.values = {
+            key: value
+            for key, value in self.values.items()
+            if key not in NOT_IN_SNAPSHOT and not re.fullmatch(r"unused\d+", key)
+        }
         other.raw = list(self.raw)
         return other
 
@@ -45,6 +66,10 @@ class Section:
         lines += [f"{key}: {value}" for key, value in self.raw]
         return "".join(f"{line}\n" for line in lines)
 
+    def drives(self) -> dict[str, str]:
+        """The root disk and the mount points."""
+        return {key: value for key, value in self.values.items() if re.fullmatch(r"rootfs|mp\d+", key)}
+
 
 class Conf:
     """The configuration of one container."""
@@ -52,6 +77,7 @@ class Conf:
     def __init__(self, vmid: int) -> None:
         self.vmid = vmid
         self.head = Section()
+        self.pending = Section()
         self.snapshots: dict[str, Section] = {}
 
     @property
@@ -64,15 +90,30 @@ class Conf:
         if self.lock:
             raise Refusal(f"CT is locked ({self.lock})")
 
+    @property
+    def is_template(self) -> bool:
+        """Whether the container is marked as a template, which can't run."""
+        return self.head.values.get("template") == "1"
+
     def section(self, name: str) -> Section:
         """A snapshot's section."""
         if name not in self.snapshots:
             raise Refusal(f"snapshot '{name}' does not exist", 2)
         return self.snapshots[name]
 
+    def with_pending(self) -> Section:
+        """The head as it will be after the next start."""
+        section = self.head.copy()
+        section.description = self.head.description
+        section.values = {**self.head.values, **self.pending.values}
+        for key in section.values.pop("delete", "").split(","):
+            section.values.pop(key, None)
+        return section
+
     def save(self) -> None:
         """Write the file, whole or not at all."""
         parts = [self.head.text()]
+        parts += [f"\n[{PENDING}]\n{self.pending.text()}"] if self.pending.values else []
         parts += [f"\n[{name}]\n{section.text()}" for name, section in sorted(self.snapshots.items())]
         path = file_of(self.vmid)
         with open(f"{path}.tmp.{os.getpid()}", "w") as file:
@@ -92,7 +133,7 @@ def all_ids() -> list[int]:
 
 
 def load(vmid: int) -> Conf:
-    """Read a container's configuration; unknown lines are passed over, as the real parser does."""
+    """Read a container's configuration."""
     try:
         with open(file_of(vmid)) as file:
             return parse(vmid, file.read())
@@ -100,20 +141,36 @@ def load(vmid: int) -> Conf:
         raise Refusal(f"Configuration file 'nodes/{os.uname().nodename}/lxc/{vmid}.conf' does not exist", 2) from None
 
 
+def digest(vmid: int) -> str:
+    """The digest of a container's file, by which a caller can say what it has read."""
+    with open(file_of(vmid), "rb") as file:
+        return hashlib.sha1(file.read()).hexdigest()
+
+
 def parse(vmid: int, text: str) -> Conf:
-    """A configuration from the text of its file."""
+    """A configuration from the text of its file; lines that make no sense are passed over with a warning."""
     conf = Conf(vmid)
     section = conf.head
     for line in text.splitlines():
         if match := SECTION.match(line):
-            section = conf.snapshots.setdefault(match.group(1), Section())
+            name = match.group(1)
+            section = conf.pending if name.lower() == PENDING else conf.snapshots.setdefault(name, Section())
         elif line.startswith("#"):
             section.description += unescape(line[1:]) + "\n"
-        elif match := re.match(r"^(lxc\.[a-zA-Z0-9_.]+)\s*[:=]\s*(.*)$", line):
-            section.raw.append((match.group(1), match.group(2).strip()))
-        elif match := re.match(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", line):
+        elif (match := RAW.match(line)) and LXC_KEYS.fullmatch(match.group(1)):
+            section.raw.append((match.group(1), match.group(2)))
+        elif match := KEY.match(line):
             section.values[match.group(1)] = match.group(2)
+        elif line.strip():
+            _warn(f"vm {vmid} - unable to parse config: {line}")
+    conf.head.values.pop("snapstate", None)
     return conf
+
+
+def _warn(words: str) -> None:
+    if words not in _warned:
+        print(words, file=sys.stderr)
+    _warned.add(words)
 
 
 def escape(text: str) -> str:
@@ -143,3 +200,20 @@ def locked(vmid: int) -> Iterator[None]:
                     raise Refusal(f"can't lock file '{path}' - got timeout") from None
                 time.sleep(0.05)
         yield
+
+
+@contextmanager
+def held(vmid: int, lock: str) -> Iterator[None]:
+    """Mark a container as locked while a task works on it; a crash leaves the mark, as in the real one."""
+    with locked(vmid):
+        conf = load(vmid)
+        conf.check_lock()
+        conf.head.values["lock"] = lock
+        conf.save()
+    try:
+        yield
+    finally:
+        with locked(vmid):
+            conf = load(vmid)
+            conf.head.values.pop("lock", None)
+            conf.save()

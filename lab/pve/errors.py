@@ -15,9 +15,19 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
 
+    @property
+    def words(self) -> str:
+        """What is printed; the real worker hands its message over as one line."""
+        return str(self).replace("\n", " ") if self.status == 255 else str(self)
+
 
 class ParameterError(Refusal):
     """Words of the command line can't be used; ends with how the command is called."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=2)
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message, status)
+
+    @property
+    def words(self) -> str:
+        """What is printed: all lines, without the last line end."""
+        return str(self).rstrip("\n")

@@ -1,7 +1,8 @@
 """Faults that a test puts into the node's commands; none without the file /etc/pve/lab-faults.
 
 Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, or
-`status random` (a refusal answers with 1, 2 or 255).
+`status random` (a refusal answers with 1, 2 or 255). `snapshot-half` and `clone-half` stand for the
+middle of these two: the configuration is written, the volume not yet copied.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ FILE = "/etc/pve/lab-faults"
 def _faults(verb: str) -> list[list[str]]:
     try:
         with open(FILE) as file:
-            lines = [line.partition("=")[::2] for line in file if "=" in line]
+            lines = [line.partition("=") for line in file if line.strip()]
     except FileNotFoundError:
         return []
-    return [what.split() for name, what in lines if name.strip() in (verb, "*")]
+    return [what.split() for name, _, what in lines if name.strip() in (verb, "*")]
 
 
 def strike(verb: str) -> None:
@@ -32,6 +33,10 @@ def strike(verb: str) -> None:
                 time.sleep(10**6)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case ["status", "random"]:
+                pass
+            case _:  # a fault that is misspelt would make a test pass that tests nothing
+                raise RuntimeError(f"{FILE}: no such fault: {verb} = {' '.join(fault)}")
 
 
 def status(verb: str, real: int) -> int:

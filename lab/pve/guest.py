@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 import time
 
 from lab.pve import conf, storage
 from lab.pve.errors import Refusal
+from lab.pve.schema import DEVICE, MOUNT, NET, split_list
 
 LXC = "/var/lib/lxc"
+PASSTHROUGH = "/run/lab-passthrough"  # nodes of devices whose mode or owner is another than the node's own
 V2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
 
@@ -78,7 +81,8 @@ def lxc_config(settings: conf.Conf, root: str) -> list[str]:
         _limit("devices.allow", "c 10:200 rwm"),
         _limit("memory.max" if V2 else "memory.limit_in_bytes", str(memory_bytes(settings))),
         *_cores(settings),
-        *_devices(values),
+        *_devices(values, vmid),
+        *_mounts(values),
         *_net(values, vmid),
     ]
     for key, value in settings.head.raw:
@@ -95,32 +99,85 @@ def memory_bytes(settings: conf.Conf) -> int:
     return int(settings.head.values.get("memory", "512")) << 20
 
 
-def _cores(settings: conf.Conf) -> list[str]:
+def _cpus(settings: conf.Conf) -> str:
+    """The processors of a container; empty if it may have all."""
     here = os.cpu_count() or 1
     cores = int(settings.head.values.get("cores", here))
-    return [_limit("cpuset.cpus", f"0-{cores - 1}")] if cores < here else []
+    return f"0-{cores - 1}" if cores < here else ""
 
 
-def _devices(values: dict[str, str]) -> list[str]:
+def _cores(settings: conf.Conf) -> list[str]:
+    cpus = _cpus(settings)
+    return [_limit("cpuset.cpus", cpus)] if cpus else []
+
+
+def device(path: str) -> os.stat_result:
+    """What is known of a device of the node (pve-container, PVE/LXC/Tools.pm)."""
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError:
+        raise Refusal(f"Device {path} does not exist", 2) from None
+    except OSError:
+        raise Refusal(f"Error accessing device {path}", 2) from None
+    if not stat.S_ISCHR(facts.st_mode) and not stat.S_ISBLK(facts.st_mode):
+        raise Refusal(f"{path} is not a device", 2)
+    return facts
+
+
+def devices(values: dict[str, str]) -> list[dict[str, str]]:
+    """The options of the devices that are passed through."""
+    return [DEVICE.parse(values[key]) for key in sorted(values) if key.startswith("dev") and key[3:].isdigit()]
+
+
+def check_devices(settings: conf.Conf) -> None:
+    """Refuse if a device that is passed through is not there; nothing else of the configuration can be missing."""
+    if not settings.is_template:
+        for options in devices(settings.head.values):
+            device(options["path"])
+
+
+def _devices(values: dict[str, str], vmid: int) -> list[str]:
     """Devices that are passed through; each is looked up anew at every start."""
     lines = []
-    for key in sorted(key for key in values if key.startswith("dev") and key[3:].isdigit()):
-        path = values[key].split(",")[0].removeprefix("path=")
-        try:
-            number = os.stat(path).st_rdev
-        except FileNotFoundError:
-            raise Refusal(f"Device {path} does not exist") from None
-        allow = f"c {os.major(number)}:{os.minor(number)} rwm"
+    for options in devices(values):
+        path = options["path"]
+        facts = device(path)
+        kind = "b" if stat.S_ISBLK(facts.st_mode) else "c"
+        access = "r" if options.get("deny-write") == "1" else "rw"
+        number = f"{os.major(facts.st_rdev)}:{os.minor(facts.st_rdev)}"
+        source = _node(options, facts, vmid) if {"mode", "uid", "gid"} & set(options) else path
         lines += [
-            _limit("devices.allow", allow),
-            f"lxc.mount.entry = {path} {path.lstrip('/')} none bind,create=file 0 0",
+            _limit("devices.allow", f"{kind} {number} {access}"),
+            f"lxc.mount.entry = {source} {path.lstrip('/')} none bind,create=file 0 0",
         ]
+    return lines
+
+
+def _node(options: dict[str, str], facts: os.stat_result, vmid: int) -> str:
+    """Make a device's node with the mode and owner that it is to have in the container."""
+    node = f"{PASSTHROUGH}/{vmid}{options['path']}"
+    os.makedirs(os.path.dirname(node), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(node)
+    os.mknod(node, stat.S_IFMT(facts.st_mode) | 0o600, facts.st_rdev)
+    os.chmod(node, int(options["mode"], 8) if "mode" in options else stat.S_IMODE(facts.st_mode))
+    os.chown(node, int(options.get("uid", "0")), int(options.get("gid", "0")))
+    return node
+
+
+def _mounts(values: dict[str, str]) -> list[str]:
+    """Folders of the node that are mounted into the container."""
+    lines = []
+    for key in sorted(key for key in values if key.startswith("mp") and key[2:].isdigit()):
+        mount = MOUNT.parse(values[key])
+        how = ",ro" if mount.get("ro") == "1" else ""
+        lines.append(f"lxc.mount.entry = {mount['volume']} {mount['mp'].lstrip('/')} none bind{how},create=dir 0 0")
     return lines
 
 
 def net_options(net: str) -> dict[str, str]:
     """The options of a network line."""
-    return dict(part.partition("=")[::2] for part in net.split(",") if part)
+    return NET.parse(net) if net else {}
 
 
 def _net(values: dict[str, str], vmid: int) -> list[str]:
@@ -131,8 +188,9 @@ def _net(values: dict[str, str], vmid: int) -> list[str]:
             "type": "veth",
             "veth.pair": f"veth{vmid}i{number}",
             "link": net.get("bridge", ""),
-            "flags": "up",
-            "name": net.get("name", ""),
+            "flags": "" if net.get("link_down") == "1" else "up",
+            "mtu": net.get("mtu", ""),
+            "name": net["name"],
             "hwaddr": net.get("hwaddr", ""),
             "ipv4.address": net.get("ip", "") if "/" in net.get("ip", "") else "",
             "ipv4.gateway": net.get("gw", ""),
@@ -147,8 +205,17 @@ def prepare_root(root: str, settings: conf.Conf) -> None:
     address = net_options(settings.head.values.get("net0", "")).get("ip", "127.0.1.1").split("/")[0]
     _write(f"{root}/etc/hostname", f"{name}\n")
     _write(f"{root}/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n{address} {name}\n")
+    _write(f"{root}/etc/resolv.conf", _resolv_conf(settings))
+
+
+def _resolv_conf(settings: conf.Conf) -> str:
+    """Name servers and search domains of the container, or else the node's."""
+    servers, domains = (split_list(settings.head.values.get(key, "")) for key in ("nameserver", "searchdomain"))
+    if servers or domains:
+        search = f"search {' '.join(domains)}\n" if domains else ""
+        return search + "".join(f"nameserver {server}\n" for server in servers)
     with open("/etc/resolv.conf") as file:
-        _write(f"{root}/etc/resolv.conf", file.read())
+        return file.read()
 
 
 def _write(path: str, text: str) -> None:
@@ -174,5 +241,13 @@ def stop(vmid: int, seconds: int, kill: bool) -> None:
 
 def set_memory(settings: conf.Conf) -> None:
     """Give a running container its memory limit."""
-    key = "memory.max" if V2 else "memory.limit_in_bytes"
-    run(["lxc-cgroup", "-P", LXC, "-n", str(settings.vmid), key, str(memory_bytes(settings))], 20)
+    _set_limit(settings.vmid, "memory.max" if V2 else "memory.limit_in_bytes", str(memory_bytes(settings)))
+
+
+def set_cores(settings: conf.Conf) -> None:
+    """Give a running container its processors."""
+    _set_limit(settings.vmid, "cpuset.cpus", _cpus(settings) or f"0-{(os.cpu_count() or 1) - 1}")
+
+
+def _set_limit(vmid: int, key: str, value: str) -> None:
+    run(["lxc-cgroup", "-P", LXC, "-n", str(vmid), key, value], 20)

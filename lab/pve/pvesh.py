@@ -2,130 +2,106 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lab.pve import conf, faults, guest, pveversion, storage
 from lab.pve.errors import ParameterError, Refusal
+from lab.pve.options import Command, Given, true
+from lab.pve.schema import ANY, BOOL, NAME, NODE, VMID, Rule
 
-USAGE = "pvesh <COMMAND> <api_path> [OPTIONS] [FORMAT_OPTIONS]"
+VERBS = ("create", "delete", "get", "ls", "set", "usage")
+OUTPUT: dict[str, Rule] = {
+    "output-format": Rule(choices=("text", "json", "json-pretty", "yaml")),
+    **dict.fromkeys(("human-readable", "noborder", "noheader", "noproxy", "quiet"), BOOL),
+}
+IN_PATH: dict[str, Rule] = {"node": NODE, "vmid": VMID, "snapname": NAME}
 
 
 def main(argv: list[str]) -> int:
     """Do one call of the API."""
     try:
         faults.strike("pvesh")
-        if len(argv) < 2:
-            raise ParameterError(f"ERROR: not enough arguments\nUSAGE: {USAGE}")
-        verb, path, given = argv[0], argv[1], _options(argv[2:])
-        form = given.pop("output-format", "text")
-        if verb == "get":
-            answer = get(path, given)
-            print(json.dumps(answer, indent=3 if form == "json-pretty" else None) if form != "text" else _text(answer))
-        elif verb == "set":
-            put(path, given)
-        else:
-            raise ParameterError(f"ERROR: unknown command 'pvesh {verb}'\nUSAGE: {USAGE}")
+        _call(argv)
     except Refusal as refusal:
-        print(refusal, file=sys.stderr)
+        print(refusal.words, file=sys.stderr)
         return faults.status("pvesh", refusal.status)
     return 0
 
 
-def _options(rest: list[str]) -> dict[str, str]:
-    given = {}
-    for name, value in zip(rest[::2], rest[1::2], strict=False):
-        given[name.lstrip("-")] = value
-    if len(rest) % 2 or any(not name.startswith("-") for name in rest[::2]):
-        raise ParameterError("400 unable to parse option")
-    return given
+def _call(argv: list[str]) -> None:
+    word = argv[0] if argv else ""
+    verbs = [word] if word in VERBS else [verb for verb in VERBS if word and verb.startswith(word)]
+    if len(verbs) != 1:
+        problem = f"unknown command 'pvesh {word}'" if word else "no command specified"
+        raise ParameterError(f"ERROR: {problem}\nUSAGE: pvesh <COMMAND> [ARGS] [OPTIONS]", 255)
+    verb = verbs[0]
+    # as in the real one, the path is looked up before the words are read: it says which options there are
+    path = argv[1] if len(argv) > 1 else ""
+    action, rules, found = _handler(verb, path) if path else (None, {}, {})
+    command = Command(f"pvesh {verb}", ["api_path"], {**rules, **OUTPUT, "api_path": ANY}, tail="[FORMAT_OPTIONS]")
+    given, _ = command.parse(argv[1:])
+    if action is None or given["api_path"] != path:
+        raise _no_handler(verb, given["api_path"])
+    if wrong := {name: said for name, value in found.items() if (said := IN_PATH[name].complaint(value, name))}:
+        raise command.wrong(wrong)
+    if (node := found.get("node", "localhost")) not in (os.uname().nodename, "localhost"):
+        raise Refusal(f"hostname lookup '{node}' failed - failed to get address info for: {node}", 2)
+    if given.get("output-format") == "yaml":
+        raise Refusal("the lab's pvesh has no yaml; the real one has", 2)
+    answer = action({**{name: given[name] for name in rules if name in given}, **found})
+    if answer is not None and not true(given, "quiet"):
+        print(_printed(answer, given.get("output-format", "text")))
 
 
-def _text(answer: Any) -> str:
-    """A plain listing; the real one draws a table, which is not made for programs either."""
+def _printed(answer: Any, form: str) -> str:
+    if form != "text":
+        return json.dumps(answer, sort_keys=True, indent=3 if form == "json-pretty" else None)
+    # a plain listing; the real one draws a table, which is not made for programs either
     rows = answer if isinstance(answer, list) else [answer]
     return "\n".join(f"{key}: {value}" for row in rows for key, value in sorted(row.items()))
 
 
-def get(path: str, given: dict[str, str]) -> Any:
-    """The answer to a GET."""
-    if path == "/version":
-        return {"version": pveversion.VERSION, "release": pveversion.VERSION[:3], "repoid": "lab"}
-    if path == "/nodes":
-        return [{"node": os.uname().nodename, "status": "online", "type": "node"}]
-    if path == "/cluster/resources":
-        _allow(given, "type")
-        return [
-            {**_row(vmid), "type": "lxc", "id": f"lxc/{vmid}", "node": os.uname().nodename} for vmid in conf.all_ids()
-        ]
-    match = re.fullmatch(r"/nodes/([^/]+)(/.*)", path)
-    if not match:
-        raise _no_handler("get", path)
-    if match.group(1) not in (os.uname().nodename, "localhost"):
-        raise Refusal(f"hostname lookup '{match.group(1)}' failed - failed to get address info", 2)
-    return _of_node(path, match.group(2), given)
+Action = Callable[[Given], Any]
 
 
-def _of_node(path: str, rest: str, given: dict[str, str]) -> Any:
-    if rest == "/lxc":
-        return [_row(vmid) for vmid in conf.all_ids()]
-    if rest == "/storage":
-        return [_storage()]
-    if rest == "/tasks":
-        _allow(given, "vmid", "source", "limit", "typefilter")
-        return []
-    if rest == "/status":
-        total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-        memory = {"total": total, "free": free, "used": total - free}
-        version = pveversion.text().split(" ")[0]
-        return {"pveversion": version, "kversion": os.uname().release, "memory": memory}
-    match = re.fullmatch(r"/lxc/(\d+)/(.+)", rest)
-    if not match:
-        raise _no_handler("get", path)
-    settings = conf.load(int(match.group(1)))
-    what = match.group(2)
-    if what == "config":
-        _allow(given, "current", "snapshot")
-        section = settings.section(given["snapshot"]) if "snapshot" in given else settings.head
-        return {**_values(section), "digest": _digest(settings.vmid)}
-    if what == "status/current":
-        return _row(settings.vmid)
-    if what == "snapshot":
-        return _snapshots(settings)
-    if one := re.fullmatch(r"snapshot/([^/]+)/config", what):
-        return {key: value for key, value in _values(settings.section(one.group(1))).items() if key != "lxc"}
-    raise _no_handler("get", path)
-
-
-def put(path: str, given: dict[str, str]) -> None:
-    """Change the description of a snapshot; nothing else can be set here."""
-    match = re.fullmatch(r"/nodes/[^/]+/lxc/(\d+)/snapshot/([^/]+)/config", path)
-    if not match:
-        raise _no_handler("set", path)
-    _allow(given, "description")
-    with conf.locked(int(match.group(1))):
-        settings = conf.load(int(match.group(1)))
-        section = settings.section(match.group(2))
-        settings.check_lock()
-        section.description = f"{given['description']}\n" if given.get("description") else ""
-        settings.save()
+def _handler(verb: str, path: str) -> tuple[Action, Mapping[str, Rule], Given]:
+    """What answers a call, the options that it takes, and what its path names."""
+    parts = [part for part in path.split("/") if part]
+    for known, template, rules, action in HANDLERS:
+        names = template.split("/")[1:]
+        if known != verb or len(names) != len(parts):
+            continue
+        pairs = list(zip(names, parts, strict=True))
+        if all(name == part or name.startswith("{") for name, part in pairs):
+            return action, rules, {name.strip("{}"): part for name, part in pairs if name.startswith("{")}
+    raise _no_handler(verb, path)
 
 
 def _no_handler(verb: str, path: str) -> Refusal:
-    return Refusal(f"No '{verb}' handler defined for '{path}'", 2)
+    return Refusal(f"No '{verb}' handler defined for '{path}'", 1)
 
 
-def _allow(given: dict[str, str], *names: str) -> None:
-    for name in given:
-        if name not in names:
-            raise ParameterError(
-                "400 Parameter verification failed.\n"
-                f"{name}: property is not defined in schema and the schema does not allow additional properties\n"
-            )
+def _version(_: Given) -> Any:
+    return {"version": pveversion.VERSION, "release": pveversion.VERSION[:3], "repoid": "lab"}
+
+
+def _nodes(_: Given) -> Any:
+    return [{"node": os.uname().nodename, "status": "online", "type": "node"}]
+
+
+def _resources(given: Given) -> Any:
+    node = os.uname().nodename
+    rows = [{**_row(vmid), "type": "lxc", "id": f"lxc/{vmid}", "node": node} for vmid in conf.all_ids()]
+    wanted = given.get("type")
+    return rows if wanted == "vm" else [row for row in [*rows, *_nodes(given)] if wanted in (None, row["type"])]
+
+
+def _containers(_: Given) -> Any:
+    return [_row(vmid) for vmid in conf.all_ids()]
 
 
 def _row(vmid: int) -> dict[str, Any]:
@@ -134,6 +110,36 @@ def _row(vmid: int) -> dict[str, Any]:
     name = settings.head.values.get("hostname", f"CT{vmid}")
     row: dict[str, Any] = {"vmid": vmid, "name": name, "status": state, "type": "lxc"}
     return {**row, "lock": settings.lock} if settings.lock else row
+
+
+def _storages(_: Given) -> Any:
+    total, free = storage.sizes()
+    flags = {"active": 1, "enabled": 1, "shared": 0}
+    amounts = {"total": total, "avail": free, "used": total - free}
+    return [{"storage": storage.NAME, "type": "btrfs", "content": "rootdir", **flags, **amounts}]
+
+
+def _tasks(_: Given) -> Any:
+    return []  # the lab's node keeps no log of tasks
+
+
+def _status(_: Given) -> Any:
+    total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    memory = {"total": total, "free": free, "used": total - free}
+    version = pveversion.text().split(" ")[0]
+    return {"pveversion": version, "kversion": os.uname().release, "memory": memory}
+
+
+def _config(given: Given) -> Any:
+    settings = conf.load(int(given["vmid"]))
+    if "snapshot" in given and true(given, "current"):
+        said = "cannot use 'snapshot' parameter with 'current'"
+        raise ParameterError(f"400 Parameter verification failed.\ncurrent: {said}\nsnapshot: {said}")
+    if "snapshot" in given:
+        section = settings.section(given["snapshot"])
+    else:
+        section = settings.head if true(given, "current") else settings.with_pending()
+    return {**_values(section), "digest": conf.digest(settings.vmid)}
 
 
 def _values(section: conf.Section) -> dict[str, Any]:
@@ -146,26 +152,61 @@ def _values(section: conf.Section) -> dict[str, Any]:
     return values
 
 
-def _digest(vmid: int) -> str:
-    with open(conf.file_of(vmid), "rb") as file:
-        return hashlib.sha1(file.read()).hexdigest()
+def _current(given: Given) -> Any:
+    return _row(int(given["vmid"]))
 
 
-def _snapshots(settings: conf.Conf) -> list[dict[str, Any]]:
+def _snapshots(given: Given) -> Any:
+    settings = conf.load(int(given["vmid"]))
     rows: list[dict[str, Any]] = []
     for name, section in sorted(settings.snapshots.items()):
-        row = {"name": name, "description": section.description, "snaptime": int(section.values["snaptime"])}
+        row = {"name": name, "description": section.description, "snaptime": int(section.values.get("snaptime", 0))}
         row |= {key: section.values[key] for key in ("parent", "snapstate") if key in section.values}
         rows.append(row)
-    current: dict[str, Any] = {"name": "current", "description": "You are here!", "digest": _digest(settings.vmid)}
-    current["running"] = int(guest.running(settings.vmid))
+    current = {"name": "current", "description": "You are here!", "digest": conf.digest(settings.vmid)}
+    more: dict[str, Any] = {"running": int(guest.running(settings.vmid))}
     if parent := settings.head.values.get("parent"):
-        current["parent"] = parent
-    return [*rows, current]
+        more["parent"] = parent
+    return [*rows, {**current, **more}]
 
 
-def _storage() -> dict[str, Any]:
-    total, free = storage.sizes()
-    flags = {"active": 1, "enabled": 1, "shared": 0}
-    amounts = {"total": total, "avail": free, "used": total - free}
-    return {"storage": storage.NAME, "type": "btrfs", "content": "rootdir", **flags, **amounts}
+def _snapshot_config(given: Given) -> Any:
+    section = conf.load(int(given["vmid"])).section(given["snapname"])
+    return {key: value for key, value in _values(section).items() if key != "lxc"}  # as the real one drops them
+
+
+def _describe(given: Given) -> None:
+    """Change the description of a snapshot; nothing else can be set here."""
+    vmid = int(given["vmid"])
+    if "description" not in given:
+        return
+    with conf.locked(vmid):
+        settings = conf.load(vmid)
+        settings.check_lock()
+        section = settings.section(given["snapname"])
+        section.description = f"{given['description']}\n" if given["description"] else ""
+        settings.save()
+
+
+_KINDS = Rule(choices=("vm", "storage", "node", "sdn"))
+_TASKS: dict[str, Rule] = {
+    **{name: Rule("integer", least=0) for name in ("limit", "since", "start", "until")},
+    **dict.fromkeys(("source", "statusfilter", "typefilter", "userfilter"), ANY),
+    "errors": BOOL,
+    "vmid": VMID,
+}
+_CT = "/nodes/{node}/lxc/{vmid}"
+HANDLERS: list[tuple[str, str, Mapping[str, Rule], Action]] = [
+    ("get", "/version", {}, _version),
+    ("get", "/nodes", {}, _nodes),
+    ("get", "/cluster/resources", {"type": _KINDS}, _resources),
+    ("get", "/nodes/{node}/lxc", {}, _containers),
+    ("get", "/nodes/{node}/storage", {}, _storages),
+    ("get", "/nodes/{node}/tasks", _TASKS, _tasks),
+    ("get", "/nodes/{node}/status", {}, _status),
+    ("get", f"{_CT}/config", {"current": BOOL, "snapshot": NAME}, _config),
+    ("get", f"{_CT}/status/current", {}, _current),
+    ("get", f"{_CT}/snapshot", {}, _snapshots),
+    ("get", f"{_CT}/snapshot/{{snapname}}/config", {}, _snapshot_config),
+    ("set", f"{_CT}/snapshot/{{snapname}}/config", {"description": ANY}, _describe),
+]

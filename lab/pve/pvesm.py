@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
-from lab.pve import conf, storage
+from lab.pve import conf, faults, storage
 from lab.pve.errors import ParameterError, Refusal
+from lab.pve.options import Command, Given
+from lab.pve.schema import ANY, STORAGE, VMID
+
+COMMANDS = {
+    "list": Command("pvesm list", ["storage"], {"storage": STORAGE, "vmid": VMID}),
+    "path": Command("pvesm path", ["volume"], {"volume": ANY}),
+    "status": Command("pvesm status", [], {"storage": STORAGE}),
+}
 
 
 def main(argv: list[str]) -> int:
     """Do one command."""
     try:
-        match argv:
-            case ["status"] | ["status", "--storage", storage.NAME]:
-                _status()
-            case ["list", storage.NAME]:
-                _list()
-            case ["path", volid]:
-                _path(volid)
-            case ["status" | "list", *_, name]:
-                raise Refusal(f"storage '{name}' does not exist", 2)
-            case _:
-                words = " ".join(argv[:1])
-                raise ParameterError(f"ERROR: unknown command 'pvesm {words}'\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]")
+        faults.strike("pvesm")
+        word = argv[0] if argv else ""
+        if word not in COMMANDS:
+            problem = f"unknown command 'pvesm {word}'" if word else "no command specified"
+            raise ParameterError(f"ERROR: {problem}\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]", 255)
+        given, _ = COMMANDS[word].parse(argv[1:])
+        storage.check(given.get("storage", storage.NAME))
+        {"list": _list, "path": _path, "status": _status}[word](given)
     except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return refusal.status
+        print(refusal.words, file=sys.stderr)
+        return faults.status("pvesm", refusal.status)
     return 0
 
 
-def _status() -> None:
+def _status(_: Given) -> None:
     total, free = (amount // 1024 for amount in storage.sizes())
     used = total - free
     print(f"{'Name':<17} {'Type':>10} {'Status':>10} {'Total':>15} {'Used':>15} {'Available':>15} {'%':>8}")
@@ -37,15 +42,19 @@ def _status() -> None:
     print(f"{storage.NAME:<17} {'btrfs':>10} {'active':>10} {numbers}")
 
 
-def _list() -> None:
+def _list(given: Given) -> None:
     print(f"{'Volid':<30} {'Format':<8} {'Type':<10} {'Size':>14} VMID")
     for vmid in conf.all_ids():
-        size = int(storage.gib(conf.load(vmid).head.values["rootfs"].partition(",size=")[2]) * 2**30)
-        print(f"{storage.NAME + ':' + storage.volume(vmid):<30} {'subvol':<8} {'rootdir':<10} {size:>14} {vmid}")
+        if given.get("vmid", str(vmid)) == str(vmid):
+            size = storage.size_of(conf.load(vmid).head.values["rootfs"].partition(",size=")[2])
+            print(f"{storage.volid(vmid):<30} {'subvol':<8} {'rootdir':<10} {size:>14} {vmid}")
 
 
-def _path(volid: str) -> None:
-    pool, _, volume = volid.partition(":")
-    if pool != storage.NAME or not volume:
-        raise Refusal(f"unable to parse volume ID '{volid}'", 2)
+def _path(given: Given) -> None:
+    name, colon, volume = given["volume"].partition(":")
+    if not colon or not volume:
+        raise Refusal(f"unable to parse volume ID '{given['volume']}'", 2)
+    storage.check(name)
+    if not re.fullmatch(r"subvol-\d+-disk-\d+", volume):
+        raise Refusal(f"unable to parse directory volume name '{volume}'", 2)
     print(f"{storage.FOLDER}/{volume}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 VERSION = "9.0.3"
 
@@ -14,5 +15,8 @@ def text() -> str:
 
 def main(argv: list[str]) -> int:
     """Print the version, or with -v those of the packages that make the node."""
+    if argv not in ([], ["-v"], ["--verbose"]):
+        print("USAGE: pveversion [--verbose]", file=sys.stderr)
+        return 255
     print(text() if not argv else f"proxmox-ve: {VERSION} (lab)\npve-manager: {VERSION} (lab)")
     return 0

@@ -10,29 +10,19 @@ import time
 
 from lab.pve import conf, faults, guest, storage
 from lab.pve.errors import Refusal
+from lab.pve.schema import MOUNT
 
 
 def take(vmid: int, name: str, description: str) -> None:
     """Take a snapshot."""
-    if name in ("current", "vzdump"):
-        raise Refusal(f"unable to use snapshot name '{name}' (reserved name)", 2)
-    with conf.locked(vmid):
-        settings = conf.load(vmid)
-        settings.check_lock()
-        if name in settings.snapshots:
-            raise Refusal(f"snapshot name '{name}' already used")
-        if any(key.startswith("mp") and value.startswith("/") for key, value in settings.head.values.items()):
-            raise Refusal("snapshot feature is not available")
-        section = settings.head.copy()
-        section.description = f"{description}\n" if description else ""
-        section.values |= {"snaptime": str(int(time.time())), "snapstate": "prepare"}
-        if parent := settings.head.values.get("parent"):
-            section.values["parent"] = parent
-        settings.snapshots[name] = section
-        settings.head.values["lock"] = "snapshot"
-        settings.save()
+    _prepare(vmid, name, description)
     faults.strike("snapshot-half")
-    storage.copy(storage.path(vmid), storage.path(vmid, name), read_only=True)
+    try:
+        storage.copy(storage.path(vmid), storage.path(vmid, name), read_only=True)
+    except Refusal:
+        print("snapshot create failed: starting cleanup")
+        _forget(vmid, name)
+        raise
     with conf.locked(vmid):
         settings = conf.load(vmid)
         settings.head.values.pop("lock", None)
@@ -41,18 +31,57 @@ def take(vmid: int, name: str, description: str) -> None:
         settings.save()
 
 
-def delete(vmid: int, name: str, force: bool) -> None:
-    """Delete a snapshot, and let its children follow its parent."""
+def _prepare(vmid: int, name: str, description: str) -> None:
     with conf.locked(vmid):
         settings = conf.load(vmid)
-        if name not in settings.snapshots:
-            raise Refusal(f"snapshot '{name}' does not exist")
-        if settings.lock and not force:
-            settings.check_lock()
+        if settings.is_template:
+            raise Refusal("you can't take a snapshot if it's a template")
+        settings.check_lock()
+        if name in settings.snapshots:
+            raise Refusal(f"snapshot name '{name}' already used")
+        if any(key != "rootfs" and is_bind(value) for key, value in settings.head.drives().items()):
+            raise Refusal("snapshot feature is not available")
+        section = settings.head.copy()
+        section.description = f"{description}\n" if description else ""
+        section.values |= {"snaptime": str(int(time.time())), "snapstate": "prepare"}
+        settings.snapshots[name] = section
+        settings.head.values["lock"] = "snapshot"
+        settings.save()
+
+
+def is_bind(mount: str) -> bool:
+    """Whether a mount point is a folder or a device of the node, which no storage can snapshot."""
+    return MOUNT.parse(mount)["volume"].startswith("/")
+
+
+def delete(vmid: int, name: str, force: bool) -> None:
+    """Delete a snapshot, and let its children follow its parent.
+
+    With force its section goes even if the storage can't delete its snapshot. Without, a failure leaves
+    the lock and `snapstate: delete`.
+    """
+    conf.load(vmid).section(name)
+    with conf.locked(vmid):
+        settings = conf.load(vmid)
+        settings.check_lock()
+        if settings.is_template:
+            raise Refusal("you can't delete a snapshot if vm is a template")
         settings.head.values["lock"] = "snapshot-delete"
         settings.snapshots[name].values["snapstate"] = "delete"
         settings.save()
-        storage.delete(storage.path(vmid, name))
+    try:
+        storage.delete_snapshot(vmid, name)
+    except Refusal as refusal:
+        if not force:
+            raise
+        print(refusal)
+    _forget(vmid, name)
+
+
+def _forget(vmid: int, name: str) -> None:
+    """Remove a snapshot's section and the lock."""
+    with conf.locked(vmid):
+        settings = conf.load(vmid)
         parent = settings.snapshots.pop(name).values.get("parent")
         for section in (settings.head, *settings.snapshots.values()):
             if section.values.get("parent") == name:
@@ -63,27 +92,30 @@ def delete(vmid: int, name: str, force: bool) -> None:
         settings.save()
 
 
-def roll_back(vmid: int, name: str, start: bool) -> None:
+def roll_back(vmid: int, name: str) -> None:
     """Bring a container back to a snapshot; a running one is stopped hard first."""
     with conf.locked(vmid):
         settings = conf.load(vmid)
+        if settings.is_template:
+            raise Refusal("you can't rollback if vm is a template")
         section = settings.section(name)
+        storage.check_way_back(vmid, name)
+        if state := section.values.get("snapstate"):
+            raise Refusal(f"unable to rollback to incomplete snapshot (snapstate = {state})")
         settings.check_lock()
-        if section.values.get("snapstate"):
-            raise Refusal(f"unable to rollback to incomplete snapshot (snapstate = {section.values['snapstate']})", 2)
-        if newer := [other for other, each in settings.snapshots.items() if _time(each) > _time(section)]:
-            volid = f"{storage.NAME}:{storage.volume(vmid)}"
-            raise Refusal(f"can't rollback, '{name}' is not most recent snapshot on '{volid}'\n{', '.join(newer)}")
         if guest.running(vmid):
             guest.stop(vmid, 10, kill=True)
-        storage.delete(storage.path(vmid))
-        storage.copy(storage.path(vmid, name), storage.path(vmid))
-        description, settings.head = settings.head.description, section.copy()
+        settings.head.values["lock"] = "rollback"
+        settings.save()
+    storage.delete(storage.path(vmid))
+    storage.copy(storage.path(vmid, name), storage.path(vmid))
+    with conf.locked(vmid):
+        settings = conf.load(vmid)
+        description, settings.head = settings.head.description, settings.snapshots[name].copy()
         settings.head.description = description
         settings.head.values["parent"] = name
+        settings.pending = conf.Section()
         settings.save()
-    if start:
-        guest.start(conf.load(vmid))
 
 
 def _time(section: conf.Section) -> int:
@@ -92,10 +124,11 @@ def _time(section: conf.Section) -> int:
 
 def tree(settings: conf.Conf) -> list[str]:
     """The lines of `pct listsnapshot` (pve-guest-common, PVE/GuestHelpers.pm)."""
+    parents = {name: section.values.get("parent", "") for name, section in by_time(settings)}
+    parents["current"] = settings.head.values.get("parent", "")
     children: dict[str, list[str]] = {}
-    for name, section in sorted(settings.snapshots.items(), key=lambda pair: _time(pair[1])):
-        children.setdefault(section.values.get("parent", ""), []).append(name)
-    children.setdefault(settings.head.values.get("parent", ""), []).append("current")
+    for name, parent in parents.items():  # one whose parent is gone stands at the root
+        children.setdefault(parent if parent in settings.snapshots else "", []).append(name)
     lines: list[str] = []
 
     def show(name: str, depth: int) -> None:
@@ -113,3 +146,8 @@ def tree(settings: conf.Conf) -> list[str]:
     for name in children.get("", []):
         show(name, 0)
     return lines
+
+
+def by_time(settings: conf.Conf) -> list[tuple[str, conf.Section]]:
+    """The snapshots, oldest first."""
+    return sorted(settings.snapshots.items(), key=lambda pair: _time(pair[1]))

@@ -1,4 +1,8 @@
-"""Volumes of containers: btrfs subvolumes, snapshotted copy-on-write."""
+"""Volumes of containers: btrfs subvolumes, snapshotted copy-on-write.
+
+The rules are those of a ZFS pool, which is the stricter storage: no linked clones, and a way back to the
+most recent snapshot only (pve-storage, PVE/Storage/ZFSPoolPlugin.pm).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import os
 import re
 
 from lab.pve import guest
+from lab.pve.errors import Refusal
 
 NAME = "lxc-disks"
 FOLDER = "/lxc-disks"
 SNAPSHOTS = f"{FOLDER}/.snapshots"
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def volume(vmid: int) -> str:
@@ -17,9 +23,20 @@ def volume(vmid: int) -> str:
     return f"subvol-{vmid}-disk-0"
 
 
+def volid(vmid: int) -> str:
+    """The root volume with the name of the storage."""
+    return f"{NAME}:{volume(vmid)}"
+
+
 def path(vmid: int, snapshot: str = "") -> str:
     """Folder of a container's root volume, or of a snapshot of it."""
     return f"{SNAPSHOTS}/{volume(vmid)}@{snapshot}" if snapshot else f"{FOLDER}/{volume(vmid)}"
+
+
+def check(name: str) -> None:
+    """Refuse a storage that the node does not have."""
+    if name != NAME:
+        raise Refusal(f"storage '{name}' does not exist", 2)
 
 
 def create(vmid: int) -> None:
@@ -29,8 +46,33 @@ def create(vmid: int) -> None:
 
 def copy(source: str, target: str, read_only: bool = False) -> None:
     """Copy a volume, sharing its blocks until one of the two writes."""
+    if os.path.exists(target):  # btrfs would put the copy into it
+        raise Refusal(f"cannot create '{target}': dataset already exists")
     os.makedirs(SNAPSHOTS, exist_ok=True)
     _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
+
+
+def snapshots(vmid: int) -> list[str]:
+    """Names of the snapshots of a container's root volume, the most recent last."""
+    listing = guest.run(["btrfs", "subvolume", "list", FOLDER], 60)
+    found = re.findall(rf"^ID (\d+) .*/{re.escape(volume(vmid))}@(\S+)$", listing, re.MULTILINE)
+    return [name for _, name in sorted((int(number), name) for number, name in found)]
+
+
+def check_way_back(vmid: int, snapshot: str) -> None:
+    """Refuse to go back to any snapshot but the most recent."""
+    there = snapshots(vmid)
+    if snapshot not in there:
+        raise Refusal(f"can't rollback, snapshot '{snapshot}' does not exist on '{volid(vmid)}'")
+    if there[-1] != snapshot:
+        raise Refusal(f"can't rollback, '{snapshot}' is not most recent snapshot on '{volid(vmid)}'")
+
+
+def delete_snapshot(vmid: int, snapshot: str) -> None:
+    """Delete a snapshot of a container's root volume."""
+    if snapshot not in snapshots(vmid):
+        raise Refusal("could not find any snapshots to destroy; check snapshot names.")
+    delete(path(vmid, snapshot))
 
 
 def delete(folder: str) -> None:
@@ -55,7 +97,13 @@ def sizes() -> tuple[int, int]:
     return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
 
 
-def gib(size: str) -> float:
-    """A size such as 64G in GiB."""
-    units = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
-    return float(size[:-1]) * units[size[-1]] if size[-1] in units else float(size) / 2**30
+def size_of(text: str) -> int:
+    """A size such as 64G in bytes."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
+    return int(float(number) * UNITS[unit])
+
+
+def size_text(size: int) -> str:
+    """Bytes in the largest unit that needs no fraction."""
+    unit = max((unit for unit in UNITS if size % UNITS[unit] == 0), key=lambda unit: UNITS[unit])
+    return f"{size // UNITS[unit]}{unit}"

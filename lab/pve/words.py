@@ -1,126 +1,120 @@
-"""The command line of `pct`: which words each verb takes, and how the real one refuses others."""
+"""The command line of `pct`: which words each verb takes (pve-container, PVE/CLI/pct.pm and API2/LXC*)."""
 
 from __future__ import annotations
 
-import re
+from lab.pve import schema
+from lab.pve.errors import ParameterError, Refusal
+from lab.pve.options import REST, Command, Given
+from lab.pve.schema import Rule
 
-from lab.pve.errors import ParameterError
-
-# A rule is a pattern and what the real one says of a value that does not match it.
-Rule = tuple[str, str]
-ANY: Rule = (r"(?s).*", "")
-BOOL: Rule = (r"0|1|yes|no|on|off|true|false", "type check ('boolean') failed - got '{}'")
-INT: Rule = (r"-?\d+", "type check ('integer') failed - got '{}'")
-VMID: Rule = (r"[1-9]\d{2,8}", "type check ('integer') failed - got '{}'")
-NAME: Rule = (r"[A-Za-z][A-Za-z0-9_-]+", "invalid format - invalid configuration ID '{}'")
-DNS: Rule = (
-    r"([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?",
-    "invalid format - value does not look like a valid DNS name",
-)
+LOCKS = "backup create destroyed disk fstrim migrate mounted rollback snapshot snapshot-delete"
+SYSTEMS = "debian devuan ubuntu centos fedora opensuse archlinux alpine gentoo nixos unmanaged"
+DISKS = ("rootfs", *(f"mp{number}" for number in range(256)))
 
 SETTINGS: dict[str, Rule] = {
-    "arch": ANY, "cores": INT, "cpulimit": ANY, "cpuunits": INT, "description": ANY, "features": ANY, "hostname": DNS,
-    "memory": INT, "nameserver": ANY, "onboot": BOOL, "ostype": ANY, "protection": BOOL, "searchdomain": ANY,
-    "startup": ANY, "swap": INT, "tags": ANY, "timezone": ANY, "tty": INT, "dev": ANY, "net": ANY, "mp": ANY,
+    "arch": Rule(choices=("amd64", "i386", "arm64", "armhf", "riscv32", "riscv64")),
+    "cores": Rule("integer", least=1, most=8192),
+    "description": Rule(longest=8192),
+    "features": Rule(form=schema.FEATURES),
+    "hostname": Rule(form=schema.DNS.form, longest=255),
+    "lock": Rule(choices=tuple(LOCKS.split())),
+    "memory": Rule("integer", least=16),
+    "nameserver": schema.IP_LIST,
+    "onboot": schema.BOOL,
+    "ostype": Rule(choices=tuple(SYSTEMS.split())),
+    "protection": schema.BOOL,
+    "rootfs": Rule(form=schema.ROOTFS),
+    "searchdomain": schema.DNS_LIST,
+    "startup": schema.STARTUP,
+    "swap": Rule("integer", least=0),
+    "tags": schema.TAG_LIST,
+    "template": schema.BOOL,
+    "unprivileged": schema.BOOL,
+    **{f"net{number}": Rule(form=schema.NET) for number in range(32)},
+    **{f"dev{number}": Rule(form=schema.DEVICE) for number in range(256)},
+    **{f"mp{number}": Rule(form=schema.MOUNT) for number in range(256)},
+}
+# Settings of the real one that the lab can't bring about. They are refused, for silence would be a lie.
+NOT_HERE: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("cmode", "cpulimit", "cpuunits", "entrypoint", "env", "hookscript", "timezone", "tty"), schema.ANY
+    ),
+    **dict.fromkeys(("console", "debug"), schema.BOOL),
+    **{f"unused{number}": schema.ANY for number in range(256)},
+}
+NOT_HERE_EITHER: dict[str, Rule] = {
+    **dict.fromkeys(("password", "ssh-public-keys"), schema.ANY),
+    **dict.fromkeys(("force", "ha-managed", "ignore-unpack-errors", "restore", "unique"), schema.BOOL),
+}
+# Verbs of the real one that the lab does not have.
+NO_VERBS = (
+    *("console", "cpusets", "df", "enter", "fsck", "fstrim", "help", "migrate", "mount", "move-volume", "pending"),
+    *("pull", "push", "reboot", "remote-migrate", "rescan", "restore", "resume", "suspend", "template", "unmount"),
+)
+
+_CREATE = {
+    "ostemplate": Rule(longest=255),
+    "bwlimit": schema.SPEED,
+    "pool": schema.POOL,
+    "start": schema.BOOL,
+    "storage": schema.STORAGE,
+}
+_CLONE = {
+    "bwlimit": schema.SPEED,
+    "description": schema.ANY,
+    "full": schema.BOOL,
+    "hostname": schema.DNS,
+    "newid": schema.VMID,
+    "pool": schema.POOL,
+}
+_RESIZE = {"digest": schema.DIGEST, "disk": Rule(choices=DISKS), "size": Rule(pattern=r"\+?[0-9]+(\.[0-9]+)?[KMGT]?")}
+_SET = {"delete": schema.ID_LIST, "digest": schema.DIGEST, "revert": schema.ID_LIST}
+VERBS: dict[str, tuple[str, dict[str, Rule]]] = {
+    "clone": ("vmid newid", {**_CLONE, "snapname": schema.NAME, "storage": schema.STORAGE, "target": schema.NODE}),
+    "config": ("vmid", {"current": schema.BOOL, "snapshot": schema.NAME}),
+    "create": ("vmid ostemplate", {**SETTINGS, **NOT_HERE, **NOT_HERE_EITHER, **_CREATE}),
+    "delsnapshot": ("vmid snapname", {"force": schema.BOOL, "snapname": schema.NAME}),
+    "destroy": ("vmid", {"destroy-unreferenced-disks": schema.BOOL, "force": schema.BOOL, "purge": schema.BOOL}),
+    "exec": (f"vmid {REST}", {REST: schema.ANY, "keep-env": schema.BOOL}),
+    "list": ("", {}),
+    "listsnapshot": ("vmid", {}),
+    "resize": ("vmid disk size", _RESIZE),
+    "rollback": ("vmid snapname", {"snapname": schema.NAME, "start": schema.BOOL}),
+    "set": ("vmid", {**SETTINGS, **NOT_HERE, **_SET}),
+    "shutdown": ("vmid", {"forceStop": schema.BOOL, "timeout": Rule("integer", least=0)}),
+    "snapshot": ("vmid snapname", {"description": schema.ANY, "snapname": schema.NAME}),
+    "start": ("vmid", {"debug": schema.BOOL, "skiplock": schema.BOOL}),
+    "status": ("vmid", {"verbose": schema.BOOL}),
+    "stop": ("vmid", {"overrule-shutdown": schema.BOOL, "skiplock": schema.BOOL}),
+    "unlock": ("vmid", {}),
 }  # fmt: skip
 
-VERBS: dict[str, tuple[tuple[str, ...], dict[str, Rule]]] = {
-    "clone": (("vmid", "newid"), {"full": BOOL, "snapname": NAME, "hostname": DNS, "description": ANY, "pool": ANY,
-                                  "storage": ANY, "target": ANY, "bwlimit": INT}),
-    "config": (("vmid",), {"current": BOOL, "snapshot": NAME}),
-    "create": (("vmid", "ostemplate"), {**SETTINGS, "rootfs": ANY, "storage": ANY, "unprivileged": BOOL}),
-    "delsnapshot": (("vmid", "snapname"), {"force": BOOL}),
-    "destroy": (("vmid",), {"force": BOOL, "purge": BOOL, "destroy-unreferenced-disks": BOOL}),
-    "list": ((), {}),
-    "listsnapshot": (("vmid",), {}),
-    "resize": (("vmid", "disk", "size"), {"digest": ANY}),
-    "rollback": (("vmid", "snapname"), {"start": BOOL}),
-    "set": (("vmid",), {**SETTINGS, "delete": ANY, "revert": ANY, "digest": ANY, "rootfs": ANY}),
-    "shutdown": (("vmid",), {"timeout": INT, "forceStop": BOOL}),
-    "snapshot": (("vmid", "snapname"), {"description": ANY}),
-    "start": (("vmid",), {"skiplock": BOOL, "debug": BOOL}),
-    "status": (("vmid",), {"verbose": BOOL}),
-    "stop": (("vmid",), {"skiplock": BOOL, "overrule-shutdown": BOOL}),
-    "unlock": (("vmid",), {}),
-}  # fmt: skip
-POSITIONAL: dict[str, Rule] = {
-    "vmid": VMID, "newid": VMID, "snapname": NAME, "ostemplate": ANY,
-    "disk": (r"rootfs|mp\d+", "value '{}' does not have a value in the enumeration 'rootfs, mp0, ...'"),
-    "size": (r"\+?\d+(\.\d+)?[KMGT]?", "value does not match the regex pattern"),
-}  # fmt: skip
+
+def command(verb: str) -> Command:
+    """What a verb takes."""
+    arguments, rules = VERBS[verb]
+    names = arguments.split()
+    return Command(f"pct {verb}", names, {**rules, **({"vmid": schema.VMID} if "vmid" in names else {})})
 
 
-def usage(verb: str) -> str:
-    """How a verb is called, as the real one ends its complaints."""
-    names, options = VERBS[verb]
-    words = ["pct", verb, *(f"<{name}>" for name in names)]
-    return " ".join(words + (["[OPTIONS]"] if options else []))
-
-
-def parse(verb: str, words: list[str]) -> dict[str, str]:
-    """Split a verb's words into its arguments and options.
+def verb_of(word: str) -> str:
+    """The verb that a word means; it may be shortened as long as that is clear.
 
     Raises:
-        ParameterError: A word is missing, not known or not usable; in the real words.
+        ParameterError: There is none.
     """
-    names, options = VERBS[verb]
-    plain, given, unknown = _split(words, options)
-    if unknown:
-        lines = "".join(f"Unknown option: {name}\n" for name in unknown)
-        raise ParameterError(f"{lines}400 unable to parse option\n{usage(verb)}")
-    if len(plain) < len(names):
-        raise ParameterError(f"400 not enough arguments\n{usage(verb)}")
-    if len(plain) > len(names):
-        raise ParameterError(f"400 too many arguments\n{usage(verb)}")
-    given.update(zip(names, plain, strict=True))
-    _verify(verb, given, options)
-    return given
+    known = (*VERBS, *NO_VERBS)
+    found = [word] if word in known else [verb for verb in known if verb.startswith(word)]
+    if not word or len(found) != 1:
+        problem = f"unknown command 'pct {word}'" if word else "no command specified"
+        usage = "".join(f"       {command(verb).usage}\n" for verb in VERBS)
+        raise ParameterError(f"ERROR: {problem}\nUSAGE: pct <COMMAND> [ARGS] [OPTIONS]\n\n{usage}", 255)
+    if found[0] in NO_VERBS:
+        raise ParameterError(f"the lab's pct has no '{found[0]}'; the real one has", 255)
+    return found[0]
 
 
-def _rule(name: str, options: dict[str, Rule]) -> Rule | None:
-    if name in options:
-        return options[name]
-    match = re.fullmatch(r"(dev|net|mp)\d+", name)
-    return options.get(match.group(1)) if match else None
-
-
-def _split(words: list[str], options: dict[str, Rule]) -> tuple[list[str], dict[str, str], list[str]]:
-    plain: list[str] = []
-    given: dict[str, str] = {}
-    unknown: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not re.match(r"--?[a-zA-Z]", word):
-            plain.append(word)
-            continue
-        name, equals, value = word.lstrip("-").partition("=")
-        rule = _rule(name, options)
-        if rule is None:
-            unknown.append(name)
-        elif equals:
-            given[name] = value
-        elif rule is BOOL and not (rest and re.fullmatch(BOOL[0], rest[0])):
-            given[name] = "1"
-        elif rest:
-            given[name] = rest.pop(0)
-        else:
-            unknown.append(f"{name} requires an argument")
-    return plain, given, unknown
-
-
-def _verify(verb: str, given: dict[str, str], options: dict[str, Rule]) -> None:
-    complaints = []
-    for name, value in given.items():
-        pattern, complaint = POSITIONAL.get(name) or _rule(name, options) or ANY
-        if not re.fullmatch(pattern, value):
-            complaints.append(f"{name}: {complaint.format(value)}\n")
-        elif name == "snapname" and len(value) > 40:
-            complaints.append(f"{name}: value may only be 40 characters long\n")
-    if complaints:
-        raise ParameterError(f"400 Parameter verification failed.\n{''.join(complaints)}\n{usage(verb)}")
-
-
-def true(given: dict[str, str], name: str) -> bool:
-    """Whether an option is given and means yes."""
-    return given.get(name, "0") in ("1", "yes", "on", "true")
+def check_here(given: Given) -> None:
+    """Refuse options of `pct set` and `pct create` that only the real node has."""
+    if names := [name for name in given if name in NOT_HERE or name in NOT_HERE_EITHER]:
+        raise Refusal(f"the lab's pct has no --{', --'.join(names)}; the real one has", 2)
