@@ -145,12 +145,12 @@ FAULTS = {
     "shutdown-hangs": Fault(
         command("shutdown = hang"),
         "seal",
-        {"test_everything_passed", "sealing[1]"},
+        {"test_everything_passed", "sealing[2]"},
         ("pct shutdown 920 --timeout 5", "took longer than its 20 s"),
         ("-o", "shutdown_deadline=5"),
     ),
 }
-STAGES = ("preflight", "clone", "inherited stack", "image", "serving", "seal", "sealed", "accepted")
+STAGES = ("preflight", "clone", "inherited stack", "image", "serving", "seal", "sealed", "recorded", "accepted")
 
 
 def assert_caught(lab: Lab, fault: Fault, run: Run) -> None:
@@ -190,11 +190,12 @@ def assert_built(lab: Lab, run: Run) -> None:
     assert (run.status, run.outcome) == (0, "built")
     verdicts = run.checks()
     assert set(verdicts.values()) == {"passed"}
-    assert len(verdicts) == 54
+    assert len(verdicts) == 64
     (name,) = lab.snapshots()
     assert name == SNAPSHOT
     description = lab.snapshots()[name]["description"]
-    assert re.match(r"phoenix-920: sealed \S+Z image vllm/vllm-openai@sha256:[0-9a-f]{64} accepted \S+Z", description)
+    names = r"image vllm/vllm-openai@sha256:[0-9a-f]{64} manifest sha256:[0-9a-f]{64}"
+    assert re.match(rf"phoenix-920: sealed \S+Z {names} accepted \S+Z", description)
     assert "status: running" in lab.node("pct", "status", "920")
     assert lab.servers() == ""
 
