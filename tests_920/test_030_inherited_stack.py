@@ -80,6 +80,7 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
     )
 
 
+@pytest.mark.deep
 def test_gpus_are_listed(container: Container, template: Template, build: Build) -> None:
     """nvidia-smi lists as many GPUs as 920 is assigned."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
@@ -87,6 +88,7 @@ def test_gpus_are_listed(container: Container, template: Template, build: Build)
     assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
 
 
+@pytest.mark.deep
 def test_cuda_works_on_gpu(container: Container, settings: Settings, template: Template, gpu: int) -> None:
     """CUDA initialises on this GPU, and data survives the way to its memory and back."""
     index = template.declared.gpus.index(gpu)

@@ -9,7 +9,7 @@ from fixtures.server import Server
 from fixtures.settings import Settings
 from fixtures.template import Template
 
-pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50)]
+pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.deep]
 
 
 class TestServer:

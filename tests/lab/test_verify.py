@@ -1,0 +1,194 @@
+"""Verifying for real, in the lab: one build, then each drift by itself is named, and nothing without one."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.lab.harness import SNAPSHOT, Lab, Run, says
+
+pytestmark = pytest.mark.lab
+
+RECORDS = "/var/lib/phoenix-920/records"
+RUNS = 20
+
+
+@pytest.fixture(scope="module")
+def built(lab: Lab) -> str:
+    """A lab with a template that was just built; the digest of its manifest."""
+    run = lab.build()
+    if run.outcome != "built":
+        pytest.fail(f"not built, but {run.outcome}")
+    return digest(lab)
+
+
+def digest(lab: Lab) -> str:
+    (found,) = re.findall(r"manifest sha256:([0-9a-f]{64})", lab.snapshots()[SNAPSHOT]["description"])
+    return str(found)
+
+
+def verify(lab: Lab, *words: str) -> Run:
+    return lab.build("--verify", *words)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    return dict(json.loads((run.folder / "vsa.intoto.json").read_text())["predicate"])
+
+
+def kept(lab: Lab, name: str) -> str:
+    return lab.node("sh", "-c", f"cat {RECORDS}/{digest(lab)}/{name}")
+
+
+def test_record_says_what_the_node_says(lab: Lab, built: str) -> None:
+    """The manifest is what docker, pct and the storage say; it is named by its digest; the container carries it."""
+    canonical = f"jq -cjS .template {RECORDS}/{built}/manifest.json | sha256sum"
+    assert lab.node("sh", "-c", canonical).split()[0] == built
+    lab.node("sh", "-c", f"cd {RECORDS}/{built} && sha256sum --check --strict SHA256SUMS")
+    content, facts = json.loads(kept(lab, "manifest.json")), json.loads(kept(lab, "snapshot.json"))
+    image = content["template"]["image"]
+    (inspected,) = json.loads(lab.inside("docker", "image", "inspect", image["digest"]))
+    assert image["id"] == inspected["Id"]
+    config = dict(line.split(": ", 1) for line in lab.node("pct", "config", "920", "--snapshot", SNAPSHOT).splitlines())
+    assert content["template"]["config"] == {
+        key: value for key, value in config.items() if key not in ("description", "snaptime", "parent")
+    }
+    shown = lab.node("btrfs", "subvolume", "show", f"/lxc-disks/.snapshots/subvol-920-disk-0@{SNAPSHOT}")
+    assert facts["storage"]["uuid"] in shown
+    assert facts["taken"] == lab.snapshots()[SNAPSHOT]["snaptime"]
+    weights = lab.inside("sha256sum", "/models/test-model/config.json").split()[0]
+    assert content["template"]["model"]["files"]["config.json"] == weights
+    assert lab.inside("cat", "/etc/phoenix/manifest.json") == kept(lab, "manifest.json")
+    assert lab.inside("cat", "/etc/phoenix/record.json") == kept(lab, "sealed-record.json")
+    assert lab.inside("stat", "--format", "%a", "/etc/phoenix/record.json").strip() == "644"
+
+
+def test_untouched_template_never_drifts(lab: Lab, built: str) -> None:
+    """Nothing in many runs, each of them quick; and nothing on the node is changed by them."""
+    state = f"cat /etc/pve/lxc/*.conf; find {RECORDS} -printf '%p %T@ %s\\n'"
+    before = lab.node("sh", "-c", state)
+    runs = [verify(lab) if number % 2 else lab.build() for number in range(RUNS)]
+    assert {(run.status, run.outcome) for run in runs} == {(0, "existing"), (0, "verified")}
+    assert max(run.seconds for run in runs) < 10
+    predicate = summary(runs[-1])
+    assert (predicate["verificationResult"], predicate["urn:phoenix-920:drift"]) == ("PASSED", [])
+    assert lab.node("sh", "-c", state) == before
+
+
+# --- drift --------------------------------------------------------------------------------------------
+
+DOCKER = "until pct exec 920 -- docker info >/dev/null 2>&1; do sleep 0.2; done"
+RESNAP = (  # the same name and the same description, as somebody would who wants nothing to be seen
+    f"text=$(pvesh get /nodes/$(hostname)/lxc/920/snapshot/{SNAPSHOT}/config --output-format json"
+    " | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"description\"].strip())')"
+    f' && pct delsnapshot 920 {SNAPSHOT} && pct snapshot 920 {SNAPSHOT} --description "$text"'
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that was changed since.
+
+    Attributes:
+        do: A shell line on the node.
+        undo: Another one.
+        failed: The checks that must fail, and no others; none for drift around the template.
+        said: What the terminal must say.
+    """
+
+    do: str
+    undo: str
+    failed: set[str]
+    said: tuple[str, ...]
+
+
+CHANGES = {
+    "memory": Change(
+        "pct set 920 --memory 4000",
+        "pct set 920 --memory 4096",
+        {"test_configuration_is_as_recorded"},
+        ("configuration memory: 4096 -> 4000",),
+    ),
+    "image": Change(
+        "pct exec 920 -- sh -c 'docker tag vllm/vllm-openai:latest kept:1"
+        " && tar -c -C /etc hostname | docker import - vllm/vllm-openai:latest'",
+        "pct exec 920 -- sh -c 'docker image rm vllm/vllm-openai:latest"
+        " && docker tag kept:1 vllm/vllm-openai:latest && docker image rm kept:1'",
+        {"test_image_is_as_recorded"},
+        ("image digest: vllm/vllm-openai@sha256:", "-> none", "image id: sha256:"),
+    ),
+    "daemon.json": Change(
+        "pct exec 920 -- sed -i.kept '1a \"debug\": false,' /etc/docker/daemon.json",
+        "pct exec 920 -- mv /etc/docker/daemon.json.kept /etc/docker/daemon.json",
+        {"test_stack_is_as_recorded"},
+        ("files /etc/docker/daemon.json: ",),
+    ),
+    "model": Change(
+        "pct exec 920 -- sh -c 'echo >> /models/test-model/config.json'",
+        "pct exec 920 -- truncate --size -1 /models/test-model/config.json",
+        {"test_model_is_as_recorded"},
+        ("model files config.json: ",),
+    ),
+    "record-file": Change(
+        f'cd {RECORDS}/*/ && sed -i.kept \'s/"operator": ".*"/"operator": "me"/\' record.json && mv *.kept /root/',
+        f"mv /root/record.json.kept {RECORDS}/*/record.json",
+        {"test_record_is_kept"},
+        ("record record.json: ",),
+    ),
+    "record-lost": Change(
+        f"mv {RECORDS} /root/records",
+        f"mv /root/records {RECORDS}",
+        {"test_record_is_kept", "test_snapshot_is_the_recorded_one"},
+        (f"record {RECORDS}/", "kept on the node -> none"),
+    ),
+    "record-inside": Change(
+        "pct exec 920 -- sed -i.kept 's/Paris/Berlin/' /etc/phoenix/record.json",
+        "pct exec 920 -- mv /etc/phoenix/record.json.kept /etc/phoenix/record.json",
+        {"test_container_carries_the_record"},
+        ("carried record.json: ",),
+    ),
+    "gpu-count": Change(
+        "pct exec 920 -- umount /dev/nvidia1 && pct exec 920 -- rm /dev/nvidia1",
+        f"pct stop 920 && pct start 920 && {DOCKER}",
+        set(),
+        ("around gpus 1: SIMULATED NVIDIA GPU", "-> none", "another gpus 1 than it was proved on"),
+    ),
+    # the last two leave another snapshot, and so end the module
+    "snapshot-replaced": Change(
+        RESNAP, "true", {"test_snapshot_is_the_recorded_one"}, ("snapshot uuid: ", "snapshot taken: ")
+    ),
+    "package": Change(
+        f"pct exec 920 -- dpkg --purge libfile-find-rule-perl && {RESNAP}",
+        "true",
+        {"test_snapshot_is_the_recorded_one", "test_packages_are_as_recorded"},
+        ("packages libfile-find-rule-perl: ", "-> none"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_is_named(lab: Lab, built: str, name: str) -> None:
+    change = CHANGES[name]
+    lab.node("sh", "-c", change.do)
+    try:
+        run, again = verify(lab), lab.build()
+    finally:
+        lab.node("sh", "-c", change.undo)
+    says(run, *change.said)
+    assert run.failed() == again.failed() == change.failed
+    expected = ("FAILED", 1, "failed", 1, "failed") if change.failed else ("PASSED", 0, "not", 0, "existing")
+    result = summary(run)
+    assert (result["verificationResult"], run.status, run.outcome, again.status, again.outcome) == expected
+    assert result["urn:phoenix-920:drift"]
+    assert change.said[0] in run.report
+
+
+def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
+    lab.node("pct", "shutdown", "920")
+    run = verify(lab)
+    says(run, "Container 920 is off", "nothing is started to compare")
+    assert "status: stopped" in lab.node("pct", "status", "920")
+    assert set(run.checks().values()) >= {"container 920 is off, and nothing is started to compare"}

@@ -1,0 +1,267 @@
+"""The content manifest: the same for the same content, named by its digest, kept whole or not at all."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures import inside, manifest, records, storage
+from fixtures.channel import Channel
+from fixtures.node import Node, NodeError
+
+PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
+DIGEST = "a" * 64
+TEXT = st.text(st.characters(max_codepoint=0xD7FF))
+VALUES = st.recursive(
+    TEXT | st.integers(-(2**53), 2**53), lambda each: st.lists(each) | st.dictionaries(TEXT, each), max_leaves=10
+)
+
+
+def made() -> manifest.Manifest:
+    found = {
+        "template": {"image": {"name": "i"}, "packages": {"count": 2, "sha256": inside.digest(PACKAGES)}},
+        "around": {"kernel": "6.8", "driver": "580", "gpus": {}},
+        "packages": PACKAGES,
+    }
+    node: Any = SimpleNamespace(version="pve-manager/9.0.3/abc (running kernel: 6.8)")
+    return manifest.make(node, {"memory": 4096, "digest": "x", "snaptime": 7}, found, {"caches": []})
+
+
+def test_canonical_form_is_that_of_the_rfc() -> None:
+    """Sorted, without spaces, not escaped but where it must be (RFC 8785, 3.2.2 and 3.2.3)."""
+    value = {"\u20ac": "Euro", "b": [1, '\n\x0f"\\'], "a": {"z": "", "y": "ö"}}
+    assert inside.canonical(value).decode() == '{"a":{"y":"ö","z":""},"b":[1,"\\n\\u000f\\"\\\\"],"€":"Euro"}'
+
+
+@given(VALUES)
+def test_canonical_form_loses_nothing(value: Any) -> None:
+    assert json.loads(inside.canonical(value)) == value
+
+
+def test_float_is_refused() -> None:
+    with pytest.raises(TypeError, match="no float"):
+        inside.canonical({"a": [1.5]})
+
+
+def test_only_the_template_makes_the_digest() -> None:
+    one, other = made(), made()
+    other["around"]["kernel"] = "6.9"
+    assert manifest.digest(one) == manifest.digest(other)
+    other["template"]["config"]["memory"] = "8192"
+    assert manifest.digest(one) != manifest.digest(other)
+
+
+def test_configuration_is_content_only() -> None:
+    assert made()["template"]["config"] == {"memory": "4096"}
+    assert manifest.content({"lxc": [["lxc.cap", 1]], "lock": "x", "description": "y"}) == {"lxc": [["lxc.cap", "1"]]}
+
+
+def test_kept_manifest_comes_back() -> None:
+    assert manifest.from_json(manifest.to_json(made())) == made()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda document: document["packages"].update(bash="6"), "list of packages"),
+        (lambda document: document.pop("around"), "without around"),
+        (lambda document: document.update(schema="other"), "not a manifest"),
+    ],
+)
+def test_spoiled_manifest_is_refused(spoil: Callable[[Any], None], said: str) -> None:
+    document = made()
+    spoil(document)
+    with pytest.raises(ValueError, match=said):
+        manifest.from_json(manifest.to_json(document))
+
+
+def test_hub_cache_is_looked_for_where_it_is_mounted_from() -> None:
+    settings: Any = SimpleNamespace(
+        vllm_image="i", test_model="a/b", server_mounts=("/srv/hf:/root/hf:ro", "volume:/x")
+    )
+    assert manifest.wanted(settings) == {"image": "i", "model": "a/b", "caches": ["/srv/hf"]}
+
+
+# --- inside -------------------------------------------------------------------------------------------
+
+
+def test_model_in_a_folder(tmp_path: Path) -> None:
+    notes = tmp_path / ".cache/huggingface/download"
+    notes.mkdir(parents=True)
+    (notes / "weights.metadata").write_text("c0ffee\nrest\n")
+    (tmp_path / "weights").write_bytes(b"abc")
+    assert inside._model(str(tmp_path), []) == {
+        "name": str(tmp_path),
+        "folder": str(tmp_path),
+        "revision": "c0ffee",
+        "files": {"weights": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+    }
+
+
+def test_model_of_the_hub(tmp_path: Path) -> None:
+    repository = tmp_path / "hub/models--org--name"
+    for folder in ("refs", "snapshots/c0ffee"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs/main").write_text("c0ffee")
+    (repository / "snapshots/c0ffee/weights").write_bytes(b"abc")
+    model = inside._model("org/name", [str(tmp_path)])
+    assert (model["revision"], list(model["files"])) == ("c0ffee", ["weights"])
+
+
+def test_model_that_is_not_there_has_no_files(tmp_path: Path) -> None:
+    assert inside._model("org/name", [str(tmp_path)])["files"] == {}
+    assert inside._model("/no/such/folder", [])["folder"] == ""
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, said: dict[str, list[str]]) -> None:
+    monkeypatch.setattr(inside, "_run", lambda *argv: said.get(" ".join(argv[:2]), []))
+
+
+def test_packages_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    components = [
+        {"Name": "Engine", "Version": "26.1"},
+        {"Name": "runc", "Version": "1.1"},
+        {"Name": "x", "Version": ""},
+    ]
+    said = {
+        "dpkg-query --show": ["bash\t5.2\tii ", "gone\t1\trc "],
+        "docker version": [json.dumps({"Components": components})],
+        "nvidia-ctk --version": ["NVIDIA Container Toolkit CLI version 1.17.8", "commit: x"],
+    }
+    answers(monkeypatch, said)
+    assert inside.installed() == {"bash": "5.2"}
+    assert inside._software() == {"docker": "26.1", "containerd": "", "runc": "1.1", "toolkit": "1.17.8"}
+
+
+@pytest.mark.parametrize("name", ["r:5000/vllm/openai:latest", "r:5000/vllm/openai@sha256:1", "r:5000/vllm/openai"])
+def test_image_has_the_digest_of_its_repository(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = [{"Id": "sha256:2", "RepoDigests": ["other@sha256:9", "r:5000/vllm/openai@sha256:1"]}]
+    answers(monkeypatch, {"docker image": [json.dumps(found)]})
+    assert inside._image(name) == {"name": name, "id": "sha256:2", "digest": "r:5000/vllm/openai@sha256:1"}
+
+
+def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {})
+    facts = inside.facts({"image": "i", "model": "/none"})
+    assert facts["template"]["image"] == {"name": "i", "id": "", "digest": ""}
+    assert facts["around"]["gpus"] == {}
+
+
+def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, {})
+    monkeypatch.setattr(inside, "FOLDER", tmp_path)
+    assert inside.main([]) == 2
+    facts = inside.facts({"image": "i", "model": "/none"})
+    node: Any = SimpleNamespace(version="pve")
+    content = manifest.make(node, {"net0": "name=eth0,ip=10.0.0.220/24"}, facts, {"caches": []})
+    lines, same = inside.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}]}, facts)
+    assert same
+    assert "changed since: nothing" in lines
+    assert lines[0].startswith("came from pve:n/lxc/920@s, manifest sha256:")
+    assert "  address: 10.0.0.220/24 -> none" in lines
+    facts["packages"] = {"new": "1"}
+    lines, same = inside.report(content, {}, facts)
+    assert not same
+    assert "  packages new: none -> 1" in lines
+
+
+# --- kept ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(records, "FOLDER", f"{tmp_path}/a folder/records")
+    return Node(Channel("local"))
+
+
+def test_record_is_kept_and_found(node: Node) -> None:
+    files = {"record.json": "$(touch /tmp/x) 'ö'\n", "manifest.json": "{}"}
+    records.keep(node, DIGEST, files)
+    kept = records.read(node, DIGEST)
+    assert {name: kept[name] for name in files} == files
+    assert records.changed(kept) == []
+    assert records.read(node, "b" * 64) == {}
+    place = Path(records.FOLDER, DIGEST)
+    subprocess.run(["sha256sum", "--check", "--status", "SHA256SUMS"], cwd=place, check=True, timeout=20)
+    assert (place / "record.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_newer_record_replaces_the_older_one(node: Node) -> None:
+    records.keep(node, DIGEST, {"record.json": "old", "manifest.json": "{}"})
+    records.add(node, DIGEST, {"record.json": "new"})
+    kept = records.read(node, DIGEST)
+    assert (kept["record.json"], kept["manifest.json"]) == ("new", "{}")
+    assert len(list(Path(records.FOLDER).iterdir())) == 2  # the link and what it leads to
+
+
+def test_half_a_record_never_replaces_a_whole_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.keep(node, DIGEST, {"record.json": "old" * 10_000})
+    whole = records._archive
+    monkeypatch.setattr(records, "_archive", lambda files: whole(files)[:1000])
+    with pytest.raises(NodeError, match="was not kept"):
+        records.keep(node, DIGEST, {"record.json": "new" * 10_000})
+    assert records.read(node, DIGEST)["record.json"].startswith("old")
+    assert len(list(Path(records.FOLDER).iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["record.json", "SHA256SUMS"])
+def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
+    records.keep(node, DIGEST, {"record.json": "one line\n"})
+    file = Path(records.FOLDER, DIGEST, name)
+    file.write_text(file.read_text().replace("e", "f"))
+    ((changed, was, now),) = [each for each in records.changed(records.read(node, DIGEST)) if each[0] == "record.json"]
+    assert was != now
+    assert changed == "record.json"
+    with pytest.raises(NodeError, match="is not what was kept"):
+        records.add(node, DIGEST, {"record.json": "new"})
+
+
+# --- storage ------------------------------------------------------------------------------------------
+
+
+def template(kind: str, says: dict[str, str]) -> Any:
+    """A template on a storage of some type, whose node answers to commands by their first word."""
+
+    def run(*argv: str) -> Any:
+        command = SimpleNamespace(succeeded=argv[0] in says, out=says.get(argv[0], ""), argv=argv)
+        commands.append(argv)
+        return command
+
+    commands: list[tuple[str, ...]] = []
+    fake = SimpleNamespace(
+        run=run,
+        name="n",
+        commands=commands,
+        config=lambda ctid, snapshot: {"rootfs": "pool:subvol-920-disk-0,size=64G"},
+        storage=lambda name: {"storage": name, "type": kind},
+        get=lambda path: {"pool": "rpool/data"} if path == "/storage/pool" else None,
+    )
+    snapshot = SimpleNamespace(name="s", taken=7, description="d")
+    return SimpleNamespace(node=fake, ctid=920, snapshot_name="s", snapshot=lambda: snapshot)
+
+
+def test_zfs_says_guid_and_transaction() -> None:
+    one = template("zfspool", {"zfs": "guid\t123456789\ncreatetxg\t42\n"})
+    facts = storage.snapshot_facts(one)
+    assert facts.storage == {"type": "zfspool", "guid": "123456789", "createtxg": "42"}
+    assert one.node.commands[-1][-1] == "rpool/data/subvol-920-disk-0@s"
+
+
+def test_btrfs_says_uuid_and_generation_of_the_right_snapshot() -> None:
+    row = "ID 257 gen 30 cgen {} top level 5 otime 2026-11-25 02:14:31 uuid {} path {}"
+    names = ("disks/subvol-920-disk-0@s", "disks/subvol-920-disk-0@s-old", "x/subvol-1920-disk-0@s")
+    table = "\n".join(row.format(number, f"u{number}", name) for number, name in enumerate(names))
+    facts = storage.snapshot_facts(template("btrfs", {"pvesm": "/pool/subvol-920-disk-0", "btrfs": table}))
+    assert facts.storage == {"type": "btrfs", "uuid": "u0", "generation": "0"}
+    with pytest.raises(NodeError, match="lists 0 snapshots"):
+        storage.snapshot_facts(template("btrfs", {"pvesm": "/pool/subvol-921-disk-0", "btrfs": table}))
+
+
+def test_other_storage_says_only_its_type() -> None:
+    assert storage.snapshot_facts(template("lvmthin", {})).storage == {"type": "lvmthin"}

@@ -1,0 +1,287 @@
+"""Verifying: each drift is named with its field, and nothing is where there is none."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures import comparison, inside, manifest, outcome, records, vsa
+from fixtures.comparison import Comparison, ComparisonError, Drift, compare
+from fixtures.node import Snapshot
+from fixtures.outcome import Outcome
+from fixtures.record import Record, SnapshotFacts
+from fixtures.stages import Check, Ledger
+from fixtures.template import Situation
+
+TOP = Path(__file__).parent.parent
+PACKAGES = {"bash": "5.2"}
+FOUND: dict[str, Any] = {
+    "template": {
+        "image": {"name": "i", "id": "1", "digest": "i@sha256:1"},
+        "model": {"name": "/m", "folder": "/m", "revision": "", "files": {"weights": "1"}},
+        "packages": {"count": 1, "sha256": inside.digest(PACKAGES)},
+        "files": {"/etc/docker/daemon.json": "1"},
+        "software": {"docker": "26.1"},
+    },
+    "around": {"kernel": "6.8", "driver": "580", "gpus": {"0": "H100, GPU-0", "1": "H100, GPU-1"}},
+    "packages": PACKAGES,
+}
+
+
+class World:
+    """A sealed template with its record; each field can be spoiled."""
+
+    def __init__(self) -> None:
+        self.config: dict[str, Any] = {"memory": 4096, "hostname": "t"}
+        self.snapshot_config = dict(self.config)
+        self.version = "pve-manager/9 (running kernel: 6.8)"
+        self.found = deepcopy(FOUND)
+        self.running = True
+        self.facts = SnapshotFacts("s", 7, "", {"type": "zfspool", "guid": "1", "createtxg": "2"})
+        node: Any = self
+        content = manifest.make(node, self.config, FOUND, {"caches": []})
+        self.digest = manifest.digest(content)
+        self.description = f"phoenix-920: sealed T image i@sha256:1 manifest sha256:{self.digest} accepted T"
+        sealed = Record("1", 0.0, manifest=content).to_json()
+        self.content = manifest.to_json(content)
+        self.kept = records._summed(
+            {
+                "manifest.json": self.content,
+                "record.json": sealed,
+                "sealed-record.json": sealed,
+                "snapshot.json": json.dumps(asdict(self.facts)),
+            }
+        )
+        self.found["kept"] = {"manifest.json": records.sha256(self.content), "record.json": records.sha256(sealed)}
+        self.name = "n"
+        self.there = True
+
+    def compare(self, monkeypatch: pytest.MonkeyPatch) -> Comparison:
+        node = SimpleNamespace(
+            name="n",
+            version=self.version,
+            running=lambda ctid: self.running,
+            config=lambda ctid, snapshot: self.snapshot_config if snapshot else self.config,
+        )
+        snapshot = Snapshot("s", self.description, 7, "") if self.there else None
+        template: Any = SimpleNamespace(
+            node=node, container=None, ctid=920, snapshot_name="s", subject="pve:n/lxc/920@s", snapshot=lambda: snapshot
+        )
+        monkeypatch.setattr(records, "read", lambda node, digest: self.kept if digest == self.digest else {})
+        monkeypatch.setattr(records, "read_inside", lambda container, name: self.content)
+        monkeypatch.setattr(manifest, "look_inside", lambda container, want, deadline: self.found)
+        monkeypatch.setattr(comparison, "snapshot_facts", lambda template: self.facts)
+        return compare(template, 60)
+
+
+def test_untouched_template_has_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = World().compare(monkeypatch)
+    assert found.drifts == []
+    assert found.looked_inside
+    assert any("running container" in note for note in found.notes)
+    assert any("guid 1, createtxg 2" in note for note in found.notes)
+
+
+def spoil_record(world: World) -> None:
+    world.kept = {**world.kept, "record.json": world.kept["record.json"].replace('"operator": ""', '"operator": "x"')}
+
+
+def other_snapshot(world: World) -> None:
+    world.facts = SnapshotFacts("s", 8, "", {"type": "zfspool", "guid": "9", "createtxg": "2"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda world: world.config.update(memory=8192), ["configuration memory: 4096 -> 8192"]),
+        (lambda world: world.config.update(mp0="p:x,mp=/x"), ["configuration mp0: none -> p:x,mp=/x"]),
+        (lambda world: world.snapshot_config.pop("hostname"), ["snapshot config hostname: t -> none"]),
+        (other_snapshot, ["snapshot guid: 1 -> 9", "snapshot taken: 7 -> 8"]),
+        (lambda world: world.found["packages"].update(bash="5.3"), ["packages bash: 5.2 -> 5.3"]),
+        (lambda world: world.found["packages"].update(new="1"), ["packages new: none -> 1"]),
+        (lambda world: world.found["template"]["image"].update(digest=""), ["image digest: i@sha256:1 -> none"]),
+        (lambda world: world.found["template"]["model"]["files"].clear(), ["model files weights: 1 -> none"]),
+        (
+            lambda world: world.found["template"]["files"].update({"/etc/docker/daemon.json": "2"}),
+            ["files /etc/docker/daemon.json: 1 -> 2"],
+        ),
+        (lambda world: world.found["template"]["software"].update(docker="27"), ["software docker: 26.1 -> 27"]),
+        (lambda world: world.found["kept"].pop("manifest.json"), ["carried manifest.json: "]),
+        (lambda world: world.found["kept"].update({"record.json": "0"}), ["carried record.json: "]),
+        (spoil_record, ["record record.json: "]),
+        (lambda world: world.kept.pop("sealed-record.json"), ["record sealed-record.json: "]),
+        (lambda world: world.kept.clear(), ["record /var/lib/phoenix-920/records/", "snapshot taken: none"]),
+    ],
+)
+def test_drift_in_the_template_is_named(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[World], None], said: list[str]
+) -> None:
+    world = World()
+    spoil(world)
+    found = world.compare(monkeypatch)
+    lines = [str(drift) for drift in found.in_template]
+    missing = [each for each in said if not any(line.startswith(each) for line in lines)]
+    assert not missing, lines
+    assert found.around == []
+    assert len({drift.part for drift in found.drifts}) == len({each.split()[0] for each in said})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda world: world.found["around"]["gpus"].pop("1"), "around gpus 1: H100, GPU-1 -> none"),
+        (lambda world: world.found["around"].update(driver="590"), "around driver: 580 -> 590"),
+        (lambda world: setattr(world, "version", "pve-manager/10 x"), "around pve: pve-manager/9 -> pve-manager/10"),
+    ],
+)
+def test_drift_around_the_template_is_named_apart(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[World], None], said: str
+) -> None:
+    world = World()
+    spoil(world)
+    found = world.compare(monkeypatch)
+    assert [str(drift) for drift in found.around] == [said]
+    assert found.in_template == []
+
+
+def test_container_that_is_off_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.running = False
+    world.config["memory"] = 8192
+    found = world.compare(monkeypatch)
+    assert not found.looked_inside
+    assert found.lines("configuration") == "configuration memory: 4096 -> 8192"
+    assert any("is off" in note for note in found.notes)
+
+
+def foreign(world: World) -> None:
+    world.description = f"by hand, manifest sha256:{world.digest}"
+
+
+def unnamed(world: World) -> None:
+    world.description = "phoenix-920: sealed T image i accepted T"
+
+
+def lost(world: World) -> None:
+    world.kept, world.content = {}, ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda world: setattr(world, "there", False), "is not there"),
+        (foreign, "names no manifest"),
+        (unnamed, "names no manifest"),
+        (lost, "no manifest with sha256"),
+    ],
+)
+def test_nothing_to_compare_with_is_said(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[World], None], said: str
+) -> None:
+    world = World()
+    spoil(world)
+    with pytest.raises(ComparisonError, match=said):
+        world.compare(monkeypatch)
+
+
+# --- outcome and summary ------------------------------------------------------------------------------
+
+AROUND = Drift("around", "kernel", "6.8", "6.9")
+INSIDE = Drift("image", "digest", "1", "2")
+
+
+def compared(*drifts: Drift) -> Comparison:
+    return Comparison("pve:n/lxc/920@s", "a" * 64, "b" * 64, True, list(drifts))
+
+
+@pytest.mark.parametrize(
+    ("drifts", "deep", "passed", "status", "expected"),
+    [
+        ([], False, True, 0, Outcome.VERIFIED),
+        ([AROUND], False, True, 0, Outcome.NOT_REPROVED),
+        ([AROUND], True, True, 0, Outcome.VERIFIED),
+        ([], False, False, 0, Outcome.PARTIAL),
+        ([INSIDE], False, True, 1, Outcome.FAILED),
+    ],
+)
+def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, expected: Outcome) -> None:
+    stages = ("preflight", "serving", "seal", "recorded", "accepted")
+    ledger = Ledger([Check(stage, stage) for stage in stages])
+    ledger.outcomes = {"recorded": "passed" if passed else "skipped", "serving": "passed"}
+    build: Any = SimpleNamespace(
+        verify=True,
+        deep=deep,
+        begun=True,
+        ledger=ledger,
+        compared=compared(*drifts),
+        situation=Situation.ACCEPTED,
+        template=SimpleNamespace(ctid=920, snapshot_name="s"),
+    )
+    assert outcome.of(build, status) is expected
+    words = outcome.sentence(build, expected)
+    assert words.startswith("920@s ") or "920@s" in words
+    assert ("another kernel" in words) == (expected is Outcome.NOT_REPROVED)
+
+
+def test_summary_holds_what_its_standard_asks_for() -> None:
+    """The fields that the statement (in-toto v1) and the predicate (SLSA's VSA v1) must have."""
+    document = vsa.statement(compared(AROUND), passed=True, served=False)
+    assert document["_type"] == "https://in-toto.io/Statement/v1"
+    assert document["predicateType"] == "https://slsa.dev/verification_summary/v1"
+    assert document["subject"] == [{"name": "pve:n/lxc/920@s", "digest": {"sha256": "a" * 64}}]
+    predicate = document["predicate"]
+    assert {"verifier", "timeVerified", "resourceUri", "policy", "verificationResult", "verifiedLevels"} <= set(
+        predicate
+    )
+    assert (predicate["verificationResult"], predicate["verifiedLevels"][1]) == ("PASSED", vsa.NOT_REPROVED)
+    assert not any(level.startswith("SLSA_") for level in predicate["verifiedLevels"])
+
+
+@pytest.mark.parametrize(("drifts", "passed"), [([INSIDE], True), ([], False)])
+def test_summary_never_passes_what_failed(drifts: list[Drift], passed: bool, tmp_path: Path) -> None:
+    file = tmp_path / "vsa.intoto.json"
+    vsa.write(file, vsa.statement(compared(*drifts), passed=passed, served=True))
+    predicate = json.loads(file.read_text())["predicate"]
+    assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
+    assert len(predicate[vsa.DRIFT]) == len(drifts)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+def collected(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "tests_920", "--collect-only", "--quiet", *words]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_verify_selects_what_only_reads() -> None:
+    names = {line.partition("::")[0] for line in collected("--verify").stdout.splitlines() if "::" in line}
+    assert {Path(name).name for name in names} == {
+        "test_010_preflight.py",
+        "test_070_sealed.py",
+        "test_075_recorded.py",
+    }
+
+
+def test_verify_deep_also_serves() -> None:
+    shallow, deep = (
+        {line for line in collected(word).stdout.splitlines() if "::" in line} for word in ("--verify", "--verify-deep")
+    )
+    assert shallow < deep
+    assert any("test_server_answers[gpu1]" in name for name in deep)
+    assert not any("seal" in name or "pulled" in name for name in deep - shallow)
+
+
+@pytest.mark.parametrize("words", [("--verify", "--rebuild"), ("--verify-deep", "--rebuild-clone")])
+def test_verify_with_a_rebuild_is_refused(words: tuple[str, ...]) -> None:
+    done = collected(*words)
+    assert done.returncode == 4
+    assert "changes nothing" in done.stderr

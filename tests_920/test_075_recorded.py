@@ -1,0 +1,59 @@
+"""Recorded: the template is what its record says, and the record is where it can be found.
+
+These checks only read. They end a build, are all that a run on an existing template does, and are what
+`--verify` runs: then they say what has drifted since.
+"""
+
+import warnings
+
+import pytest
+
+from fixtures.comparison import Comparison
+
+pytestmark = [pytest.mark.stage("recorded"), pytest.mark.order(75), pytest.mark.on_existing]
+
+
+def test_record_is_kept(comparison: Comparison) -> None:
+    """The node keeps the record under the digest that the snapshot names, unchanged."""
+    assert comparison.lines("record") == ""
+
+
+def test_snapshot_is_the_recorded_one(comparison: Comparison) -> None:
+    """The snapshot is the one that was sealed, with its configuration, not another of the same name."""
+    assert comparison.lines("snapshot") == ""
+
+
+def test_configuration_is_as_recorded(comparison: Comparison) -> None:
+    """The container's configuration is the one that was sealed."""
+    assert comparison.lines("configuration") == ""
+
+
+def test_container_carries_the_record(inner_comparison: Comparison) -> None:
+    """The container, and so each clone, carries the record that was sealed."""
+    assert inner_comparison.lines("carried") == ""
+
+
+def test_image_is_as_recorded(inner_comparison: Comparison) -> None:
+    """The image is the one that was proved."""
+    assert inner_comparison.lines("image") == ""
+
+
+def test_model_is_as_recorded(inner_comparison: Comparison) -> None:
+    """The model's files are the ones that were served."""
+    assert inner_comparison.lines("model") == ""
+
+
+def test_packages_are_as_recorded(inner_comparison: Comparison) -> None:
+    """The installed packages are the ones that were sealed."""
+    assert inner_comparison.lines("packages") == ""
+
+
+def test_stack_is_as_recorded(inner_comparison: Comparison) -> None:
+    """Docker, its configuration, NVIDIA's toolkit and libraries are the ones that were sealed."""
+    assert inner_comparison.lines("files", "software") == ""
+
+
+def test_surroundings_are_compared(inner_comparison: Comparison) -> None:
+    """Kernel, driver, Proxmox VE and GPUs are compared with those of the proof; another one is a warning."""
+    for drift in inner_comparison.around:
+        warnings.warn(f"not re-proved here: {drift}", stacklevel=1)
