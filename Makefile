@@ -7,7 +7,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab test-long lint lab-tools lab-up lab-down lab-status lab-reset lock help
+.PHONY: accept test test-fast test-lab test-long lint lab-tools test-tools lab-up lab-down lab-status lab-reset lock help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -17,13 +17,13 @@ accept: lab-up $(VENV)/ready ## build template 920 in the lab and leave the repo
 
 test: lint test-fast test-lab ## all tests
 
-test-fast: $(VENV)/ready ## the tests that need neither root nor the lab
+test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab"
 
-test-lab: lab-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
+test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m "lab and not long"
 
-test-long: lab-tools $(VENV)/ready ## each fault by itself, and that the next normal run is green (30 minutes)
+test-long: test-tools $(VENV)/ready ## each fault by itself, and that the next normal run is green (30 minutes)
 	$(PYTEST) tests -m long
 
 lint: $(VENV)/ready ## ruff and mypy
@@ -33,6 +33,9 @@ lint: $(VENV)/ready ## ruff and mypy
 
 lab-tools: ## install what the lab needs of Debian or Ubuntu
 	@lab/tools
+
+test-tools: ## install what the tests need besides
+	@lab/tools tests
 
 lab-up: lab-tools $(VENV)/ready ## start the lab
 	$(LAB) up
