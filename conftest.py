@@ -1,3 +1,3 @@
 """The front door: which plugins make the suite."""
 
-pytest_plugins = ["fixtures.build", "fixtures.report"]
+pytest_plugins = ["fixtures.build", "fixtures.recorder", "fixtures.report"]
