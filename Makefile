@@ -2,12 +2,13 @@
 
 CACHE ?= $(or $(PHOENIX_CACHE),$(HOME)/.cache/phoenix-920)
 PYTHON ?= python3
+KEYS ?= $(HOME)/.config/phoenix-920
 KEY := $(shell { $(PYTHON) --version; cat requirements.txt; } | sha256sum | cut -c1-12)
 VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab test-long lint lab-tools test-tools lab-up lab-down lab-status lab-reset lock help
+.PHONY: accept test test-fast test-lab test-long lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +49,12 @@ lab-status: $(VENV)/ready ## say whether the lab is up
 
 lab-reset: lab-tools $(VENV)/ready ## a fresh lab
 	$(LAB) reset
+
+keys: ## a key pair that signs attestations, outside the checkout: -o signing_key=KEYS/phoenix-920.pem
+	@[ ! -e $(KEYS)/phoenix-920.pem ] || { echo "$(KEYS)/phoenix-920.pem is there already; it is not overwritten" >&2; exit 1; }
+	mkdir -p $(KEYS)
+	umask 077 && openssl genpkey -algorithm ed25519 -out $(KEYS)/phoenix-920.pem
+	openssl pkey -in $(KEYS)/phoenix-920.pem -pubout -out $(KEYS)/phoenix-920.pub.pem
 
 lock: ## write requirements.txt anew with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(CACHE)/lock

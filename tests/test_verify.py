@@ -15,8 +15,7 @@ import pytest
 from fixtures import comparison, inside, manifest, outcome, records, vsa
 from fixtures.comparison import Comparison, ComparisonError, Drift, compare
 from fixtures.node import Snapshot
-from fixtures.outcome import Outcome
-from fixtures.record import Record, SnapshotFacts
+from fixtures.record import Outcome, Record, SnapshotFacts
 from fixtures.stages import Check, Ledger
 from fixtures.template import Situation
 
@@ -219,6 +218,7 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
         verify=True,
         deep=deep,
         begun=True,
+        timed_out=False,
         ledger=ledger,
         compared=compared(*drifts),
         situation=Situation.ACCEPTED,

@@ -17,7 +17,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab node, erased at the end."""
     if os.geteuid() != 0:
         pytest.fail("the lab needs root; without it: make test-fast")
-    machine = Machine("pve-test")
+    machine = Machine(os.environ.get("PHOENIX_TEST_NODE", "pve-test"))
     machine.erase()
     try:
         up(machine)

@@ -47,6 +47,7 @@ class Fault:
         failed: The checks that must fail, and no others.
         said: What the terminal must say.
         words: Further words of the command line.
+        outcome: The word for what came of the run.
     """
 
     put: Callable[[Lab], AbstractContextManager[None]]
@@ -54,6 +55,7 @@ class Fault:
     failed: set[str]
     said: tuple[str, ...]
     words: tuple[str, ...] = ()
+    outcome: str = "failed"
 
 
 def parent(script: str) -> Callable[[Lab], AbstractContextManager[None]]:
@@ -150,6 +152,7 @@ FAULTS = {
         {"test_everything_passed", "sealing[2]"},
         ("pct shutdown 920 --timeout 5", "took longer than its 20 s"),
         ("-o", "shutdown_deadline=5"),
+        "timeout",
     ),
 }
 STAGES = ("preflight", "clone", "inherited stack", "image", "serving", "seal", "sealed", "recorded", "accepted")
@@ -157,7 +160,7 @@ STAGES = ("preflight", "clone", "inherited stack", "image", "serving", "seal", "
 
 def assert_caught(lab: Lab, fault: Fault, run: Run) -> None:
     """The right checks have failed, all later stages were blocked, nothing was sealed or left."""
-    assert (run.status, run.outcome) == (1, "failed")
+    assert (run.status, run.outcome) == (1, fault.outcome)
     assert run.failed() == fault.failed
     blocked = {why for why in run.checks().values() if why.startswith("blocked by")}
     assert blocked == {f"blocked by {fault.stage}"}

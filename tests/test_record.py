@@ -1,0 +1,267 @@
+"""The record of a run and its files: whole, true and valid, however the run ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures import composition, ctrf, manifest, run_folder, statements
+from fixtures.checks_heard import ChecksHeard
+from fixtures.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
+from fixtures.stages import Check
+from tests import schemas
+from tests.suite_run import Suite
+
+FILES = {
+    "report.html",
+    "junit.xml",
+    "record.json",
+    "ctrf.json",
+    "record.intoto.json",
+    "provenance.intoto.json",
+    "commands.jsonl",
+}
+AT_THIRD_CHECK = """
+import pytest
+from fixtures.channel import DeadlineExceeded
+seen = []
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    seen.append(item)
+    if len(seen) == 3:
+        raise {error}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return Suite(tmp_path)
+
+
+def record(**changes: object) -> Record:
+    checks = [
+        CheckResult("a.py::test_a", "clone", "A.", "passed", "", 1000.5, 0.25),
+        CheckResult("a.py::test_b", "clone", "B.", "passed", "it warned", 1001.0, 0.5),
+        CheckResult("a.py::test_c", "image", "C.", "failed", "why", 1002.0, 1.0),
+        CheckResult("a.py::test_d", "seal", "D.", "skipped", "blocked by image", 1003.0),
+        CheckResult("a.py::test_e", "seal", "E.", "not run"),
+    ]
+    made = Record("2f0b1f0e-5a0c-4c69-9b43-6a1f4f0e7a11", 1000.0, 1010.0, checks=checks)
+    made.subjects = [Subject("pve:n/lxc/920@s", "a" * 64)]
+    made.suite = {"commit": "b" * 40, "changed": "no", "requirements_sha256": "c" * 64}
+    made.node, made.container = {"name": "n"}, {"ctid": 920, "cloned_from": "903@p", "declared_in": "x.json"}
+    made.image = {"digest": f"vllm/vllm-openai@sha256:{'d' * 64}"}
+    made.model = {"name": "/m", "files": {"config.json": "e" * 64}}
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_failed_run_leaves_all_files(suite: Suite) -> None:
+    run = suite.run()
+    assert run.status == 1
+    assert {path.name for path in run.folder.iterdir()} == FILES
+    schemas.check_folder(run.folder)
+    assert (run.record.outcome, run.record.verdict) == (Outcome.FAILED, Verdict.FAILED)
+    assert run.record.finished > run.record.started > 0
+    assert run.record.checks[0].verdict == "passed"
+    assert run.record.checks[1].reason.startswith("`pvesh get")
+    assert {check.stage for check in run.record.checks if check.verdict == "skipped"} > {"clone", "seal"}
+    assert run.record.node["version"] == "pve-manager/9.0.0/stub"
+    assert run.record.subjects[0].name == f"run:{run.record.invocation}"
+
+
+def test_provenance_holds_the_digests_of_the_finished_files(suite: Suite) -> None:
+    run = suite.run()
+    provenance = json.loads((run.folder / "provenance.intoto.json").read_text())
+    byproducts = {
+        each["name"]: each["digest"]["sha256"] for each in provenance["predicate"]["runDetails"]["byproducts"]
+    }
+    assert set(byproducts) == FILES - {"provenance.intoto.json"}
+    assert byproducts == {name: hashlib.sha256((run.folder / name).read_bytes()).hexdigest() for name in byproducts}
+
+
+def test_commands_are_logged(suite: Suite) -> None:
+    run = suite.run()
+    commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
+    (first,) = [each for each in commands if each["argv"] == ["pveversion"]]
+    assert (first["where"], first["exit_status"]) == ("lab:stub", 0)
+    assert first["output_sha256"] == hashlib.sha256(b"pve-manager/9.0.0/stub\n").hexdigest()
+
+
+@pytest.mark.parametrize("hook", ["", "@pytest.hookimpl(trylast=True)", "@pytest.hookimpl(wrapper=True)"])
+def test_broken_reporter_does_not_lose_the_record(suite: Suite, hook: str) -> None:
+    body = "yield; raise OSError('no paper')" if "wrapper" in hook else "raise OSError('no paper')"
+    run = suite.run(plugin=f"import pytest\n{hook}\ndef pytest_sessionfinish(session):\n    {body}\n")
+    assert run.record.outcome is Outcome.FAILED
+    assert "a reporter broke: OSError: no paper" in run.record.warnings
+    assert (run.folder / "provenance.intoto.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        ("KeyboardInterrupt", Outcome.ABORTED),
+        ("DeadlineExceeded('`pct` took longer')", Outcome.TIMEOUT),
+        ("MemoryError", Outcome.FAILED),
+    ],
+)
+def test_outcome_says_how_the_run_ended(suite: Suite, error: str, outcome: Outcome) -> None:
+    only = ["--deselect", "tests_920/test_010_preflight.py::test_parent_is_as_declared"]
+    plugin = AT_THIRD_CHECK.replace("== 3", "== 1").format(error=error)
+    run = suite.run(*only, plugin=plugin)
+    assert (run.record.outcome, run.record.verdict) == (outcome, Verdict.FAILED)
+    schemas.check_folder(run.folder)
+
+
+def test_what_can_not_be_written_fails_the_run(suite: Suite) -> None:
+    plugin = "from fixtures import ctrf\ndef broken(record):\n    raise OSError('disk full')\nctrf.document = broken\n"
+    run = suite.run(plugin=plugin)
+    assert run.status == 3
+    assert "ctrf.json was not written: OSError: disk full" in run.output
+    assert (run.folder / "provenance.intoto.json").exists()
+
+
+def test_kill_leaves_a_record_that_says_so(suite: Suite) -> None:
+    """At 10 random moments; the checks would pass, so a record that was not finished could lie."""
+    plugin = "import time\ndef pytest_runtest_call(item):\n    time.sleep(0.03)\n"
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    moments = random.Random(seed)
+    for _ in range(10):
+        process = suite.start(plugin=plugin)
+        time.sleep(moments.uniform(0.3, 2.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=20)
+        for folder in suite.folders():
+            for path in folder.glob("*.json"):
+                assert json.loads(path.read_text())
+            found = from_json((folder / "record.json").read_text())
+            assert found.outcome is (Outcome.FAILED if found.finished else Outcome.ABORTED)
+            assert found.verdict is Verdict.FAILED
+    assert any(from_json((folder / "record.json").read_text()).checks for folder in suite.folders())
+
+
+def test_killed_while_all_passes_is_aborted(suite: Suite) -> None:
+    """Killed as the last thing before the session ends, with one check that has passed."""
+    plugin = "import os\ndef pytest_sessionfinish():\n    os.kill(os.getpid(), 9)\n"
+    run = suite.run("-k", "test_node_is_proxmox", plugin=plugin)
+    assert run.status == -signal.SIGKILL
+    assert (run.record.outcome, run.record.finished) == (Outcome.ABORTED, 0.0)
+    assert run.record.checks[0].verdict == "passed"
+    assert {path.name for path in run.folder.iterdir() if path.name.endswith(".json")} == {"record.json"}
+
+
+def test_ctrf_counts_every_check() -> None:
+    document = ctrf.document(record())
+    schemas.check_json(document, "ctrf.schema.json")
+    summary = document["results"]["summary"]
+    counts = {key: summary[key] for key in ("tests", "passed", "failed", "skipped", "pending", "other")}
+    assert counts == {"tests": 5, "passed": 2, "failed": 1, "skipped": 1, "pending": 1, "other": 0}
+    assert (summary["start"], summary["stop"]) == (1000000, 1010000)
+
+
+def test_test_result_names_the_checks() -> None:
+    statement = statements.test_result(record(operator="https://ci.example/1", verdict=Verdict.FAILED))
+    schemas.check_statement(statement, "record")
+    predicate = statement["predicate"]
+    assert predicate["passedTests"] == ["a.py::test_a"]
+    assert predicate["warnedTests"] == ["a.py::test_b"]
+    assert predicate["failedTests"] == ["a.py::test_c"]
+    assert predicate["url"] == "https://ci.example/1"
+
+
+def test_provenance_names_what_it_was_built_from() -> None:
+    statement = statements.provenance(record(), {"report.html": "f" * 64, "server-all.log.gz": "0" * 64})
+    schemas.check_statement(statement, "provenance")
+    definition = statement["predicate"]["buildDefinition"]
+    assert [each.get("uri", each.get("name")) for each in definition["resolvedDependencies"]] == [
+        "pve:n/lxc/903@p",
+        "suite",
+        f"docker://vllm/vllm-openai@sha256:{'d' * 64}",
+        "/m/config.json",
+    ]
+    assert statement["subject"] == [{"name": "pve:n/lxc/920@s", "digest": {"sha256": "a" * 64}}]
+
+
+@pytest.mark.parametrize("spoil", [{"subjects": []}, {"subjects": [Subject("x", "short")]}])
+def test_schema_refuses_what_is_wrong(spoil: dict[str, object]) -> None:
+    with pytest.raises(AssertionError):
+        schemas.check_statement(statements.test_result(record(**spoil)), "record")
+
+
+def test_record_is_read_as_it_was_written() -> None:
+    text = record().to_json()
+    assert from_json(text).to_json() == text
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABORTED, Outcome.TIMEOUT])
+def test_verdict_of_a_run_that_was_cut_short(outcome: Outcome) -> None:
+    assert composition.verdict(outcome, [], record().checks[:1]) is Verdict.FAILED
+
+
+def test_verdict_follows_warnings() -> None:
+    first, second = record().checks[:2]
+    assert composition.verdict(Outcome.BUILT, [], [first]) is Verdict.PASSED
+    assert composition.verdict(Outcome.BUILT, ["look"], [first]) is Verdict.WARNED
+    assert composition.verdict(Outcome.BUILT, [], [first, second]) is Verdict.WARNED
+    assert composition.verdict(Outcome.BUILT, [], []) is Verdict.FAILED
+
+
+def report(when: str, outcome: str = "passed", **more: object) -> pytest.TestReport:
+    made = pytest.TestReport(
+        "d/f.py::t", ("d/f.py", 1, "t"), {}, outcome, more.get("longrepr"), when, duration=1.0, start=5.0
+    )
+    made.stage = "clone"
+    return made
+
+
+def test_check_passes_only_with_its_teardown() -> None:
+    heard = ChecksHeard()
+    for when in ("setup", "call"):
+        heard.hear(report(when))
+    assert heard.results([])[0].verdict == "passed"
+    heard.hear(report("teardown", "failed", longrepr="not stopped\nat line 3"))
+    (check, missing) = heard.results([Check("clone", "f.py::t"), Check("seal", "g.py::u")])
+    assert (check.verdict, check.reason, check.seconds, check.started) == ("failed", "not stopped", 3.0, 5.0)
+    assert (missing.name, missing.verdict) == ("g.py::u", "not run")
+
+
+def test_manifest_is_named_by_its_template() -> None:
+    content = {"b": "1", "a": "ü"}
+    digest = hashlib.sha256('{"a":"ü","b":"1"}'.encode()).hexdigest()
+    assert manifest.digest({"template": content, "around": {"kernel": "6"}}) == digest
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda *_: "20261125T000000Z-920")
+    first = run_folder.free_folder(tmp_path)
+    run_folder.create(first, "record.json", "{}")
+    assert run_folder.free_folder(tmp_path).name == "20261125T000000Z-920-2"
+
+
+def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    run_folder.write(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run_folder.write(path, b"new")
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"record.json": "old"}
+
+
+def test_latest_leads_to_the_last_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run_folder.point_latest(tmp_path / name)
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "latest"]

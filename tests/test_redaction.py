@@ -1,0 +1,171 @@
+"""Redaction: no secret in any file of a run or in the terminal, and nothing else lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from fixtures.record import CheckResult
+from fixtures.redaction import Redactor, looks_secret
+from fixtures.server import Server
+from tests import schemas
+from tests.suite_run import Suite
+
+HUB, API, REGISTRY = "hf_QwErTyUiOpAsDfGhJk", 'sk-"quoted"&<odd>-920', "r3gistry-passw0rd"
+ODD = "license-4711"
+SPOILER = """
+import os, warnings
+import pytest
+from fixtures.build import BUILD
+from fixtures.record import ServedModel
+TOLD = f"{os.environ['VLLM_API_KEY']} and {os.environ['HUGGING_FACE_HUB_TOKEN']} and license-4711"
+def pytest_runtest_call(item):
+    print(TOLD)
+    warnings.warn(TOLD)
+    if "memory" in item.name:
+        pytest.skip(TOLD)
+    if "lock" in item.name:
+        assert TOLD == "https://robot:r3gistry-passw0rd@registry.example/v2"
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    build = session.config.stash[BUILD]
+    build.logs["device=1"] = f"the server says {TOLD}"
+    build.warnings.append(TOLD)
+    build.served.append(ServedModel("all", ["docker", "--api-key", "unheard-of"], None, None, None, [{"text": TOLD}]))
+    build.manifest["template"] = {"config": {"description": TOLD}}
+"""
+
+
+def test_run_leaves_no_secret(tmp_path: Path) -> None:
+    run = Suite(tmp_path).run(
+        *("-rA", "-o", f"server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY ODD_NAME={ODD}"),
+        *("-o", "server_args=--hf-token told-by-option --max-model-len 2048"),
+        plugin=SPOILER,
+        HUGGING_FACE_HUB_TOKEN=HUB,
+        VLLM_API_KEY=API,
+        REGISTRY_PASSWORD=REGISTRY,
+    )
+    files = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    files["server-device-1.log.gz"] = gzip.decompress(files["server-device-1.log.gz"])
+    files["terminal"] = run.output.encode()
+    secrets = (HUB, API, json.dumps(API)[1:-1], escape(API), REGISTRY, ODD, "told-by-option", "unheard-of")
+    found = [(name, secret) for name, content in files.items() for secret in secrets if secret.encode() in content]
+    assert found == []
+    assert b"odd>-920" not in b"".join(files.values())
+    for name in ("report.html", "junit.xml", "record.json", "server-device-1.log.gz", "terminal"):
+        assert b"[redacted: VLLM_API_KEY]" in files[name], name
+    assert b"refused: [redacted: HUGGING_FACE_HUB_TOKEN], [redacted: REGISTRY_PASSWORD]" in files["record.json"]
+    assert {"HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "REGISTRY_PASSWORD", "ODD_NAME"} <= set(run.record.redacted)
+    assert run.record.settings["server_env"] == ["HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "ODD_NAME"]
+    assert "2048" in run.record.settings["server_args"]
+    schemas.check_folder(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("NOT_HERE", "server_env: NOT_HERE has no value here, and the environment has no NOT_HERE"),
+        ("2X=secret-value", "server_env: '2X' can't be handed on"),
+        ("'X=secret-value", "server_env: can't be split into words"),
+    ],
+)
+def test_mistake_in_the_environment_does_not_tell_it(tmp_path: Path, words: str, said: str) -> None:
+    run = Suite(tmp_path).run("-o", f"server_env={words}")
+    assert run.status == 4
+    assert said in run.output
+    assert "secret-value" not in run.output
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "VLLM_API_KEY", "PGPASSWORD", "apiKey", "registry_password", "AWS_SECRET_ACCESS_KEY", "token"]
+)
+def test_name_looks_secret(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["TOKENIZERS_PARALLELISM", "signing_key", "HF_TOKEN_PATH", "PASSWORD_FILE", "PWD", "SSH_AUTH_SOCK", "KEYMAP"],
+)
+def test_name_does_not_look_secret(name: str) -> None:
+    assert not looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("it is hf_abcdEFGH1234!", "it is [redacted: Hub token]!"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer [redacted: Authorization]"),
+        ('{"Authorization": "Basic dXNlcg=="}', '{"Authorization": "Basic [redacted: Authorization]"}'),
+        ("https://robot:pw@r.example/v2/", "https://[redacted: credentials in a URL]@r.example/v2/"),
+        ("https://ghp_x@r.example/", "https://[redacted: credentials in a URL]@r.example/"),
+        ("HF_TOKEN=abc docker run", "HF_TOKEN=[redacted: NAME=VALUE] docker run"),
+        ("vllm --api-key abc /m", "vllm --api-key [redacted: option] /m"),
+        ("password=abc", "password=[redacted: name=value]"),
+    ],
+)
+def test_form_is_found(text: str, clean: str) -> None:
+    assert Redactor({}).text(text) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh://root@pve.example:22",
+        "vllm/vllm-openai@sha256:0123",
+        "pve:node/lxc/920@vllm-base-snapshot",
+        "max_num_batched_tokens=2048, --max-num-batched-tokens 4096",
+        "the tokenizer=auto of 8 tokens in 0.5 s",
+        "--tokenizer-mode auto",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert Redactor({}).text(text) == text
+
+
+def test_short_value_does_not_spoil_digests() -> None:
+    assert Redactor({"KEY": "abc"}).text("sha256:00abc0") == "sha256:00abc0"
+
+
+def test_redaction_is_done_once() -> None:
+    redactor = Redactor({"HF_TOKEN": "s3cret-value"})
+    once = redactor.text("HF_TOKEN=s3cret-value Authorization: Bearer s3cret-value --hf-token s3cret-value")
+    assert redactor.text(once) == once
+    assert "s3cret" not in once
+
+
+def test_whole_data_is_redacted() -> None:
+    redactor = Redactor({"NAME": "s3cret-value"})
+    check = CheckResult("n", "s", "t", "failed", "it is s3cret-value")
+    assert redactor.value({"a": [check, ("s3cret-value", 1)]}) == {
+        "a": [CheckResult("n", "s", "t", "failed", "it is [redacted: NAME]"), ("[redacted: NAME]", 1)]
+    }
+    assert redactor.names == {"NAME"}
+
+
+def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
+    server, calls = Server.__new__(Server), []
+
+    class Container:
+        def execute(self, *argv: str, **options: object) -> object:
+            calls.append((argv, options))
+            raise InterruptedError
+
+    class Settings:
+        server_env = ("VLLM_API_KEY=s3cret-value", "X=1")
+        command_deadline = 1.0
+
+    server.container, server._settings = Container(), Settings()
+    server._run_command = lambda *_: ["docker", "run", "--env-file", "/dev/stdin"]
+    monkeypatch.setattr("fixtures.docker.remove_own", lambda _: None)
+    with pytest.raises(InterruptedError):
+        server.start(None, 1)
+    ((argv, options),) = calls
+    assert options["stdin"] == b"VLLM_API_KEY=s3cret-value\nX=1\n"
+    assert "s3cret-value" not in " ".join(argv)
+    assert server._headers == {"Authorization": "Bearer s3cret-value"}
