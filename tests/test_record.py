@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_what_can_not_be_written_fails_the_run(suite: Suite) -> None:
 
 
 def test_kill_leaves_a_record_that_says_so(suite: Suite) -> None:
-    """At 10 random moments; the checks would pass, so a record that was not finished could lie."""
+    """At 10 random moments: each file is whole, and a record without an end says aborted."""
     plugin = "import time\ndef pytest_runtest_call(item):\n    time.sleep(0.03)\n"
     seed = random.randrange(10**6)
     print("seed", seed)
@@ -214,10 +215,9 @@ def test_verdict_follows_warnings() -> None:
     assert composition.verdict(Outcome.BUILT, [], []) is Verdict.FAILED
 
 
-def report(when: str, outcome: str = "passed", **more: object) -> pytest.TestReport:
-    made = pytest.TestReport(
-        "d/f.py::t", ("d/f.py", 1, "t"), {}, outcome, more.get("longrepr"), when, duration=1.0, start=5.0
-    )
+def report(when: str, outcome: str = "passed", longrepr: str | None = None) -> Any:
+    where = ("d/f.py", 1, "t")
+    made: Any = pytest.TestReport("d/f.py::t", where, {}, outcome, longrepr, when, duration=1.0, start=5.0)  # type: ignore[arg-type]
     made.stage = "clone"
     return made
 

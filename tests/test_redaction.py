@@ -6,6 +6,7 @@ import gzip
 import json
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,7 +150,8 @@ def test_whole_data_is_redacted() -> None:
 
 def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
-    server, calls = Server.__new__(Server), []
+    server: Any = Server.__new__(Server)
+    calls: list[Any] = []
 
     class Container:
         def execute(self, *argv: str, **options: object) -> object:
