@@ -7,7 +7,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab lint lab-tools lab-up lab-down lab-status lab-reset lock help
+.PHONY: accept test test-fast test-lab test-tools samples lint lab-tools lab-up lab-down lab-status lab-reset lock help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -17,11 +17,14 @@ accept: lab-up $(VENV)/ready ## build template 920 in the lab and leave the repo
 
 test: lint test-fast test-lab ## all tests
 
-test-fast: $(VENV)/ready ## the tests that need neither root nor the lab
+test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab"
 
 test-lab: lab-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m lab
+
+samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
+	$(VENV)/bin/python -m tests.lab.samples
 
 lint: $(VENV)/ready ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -30,6 +33,9 @@ lint: $(VENV)/ready ## ruff and mypy
 
 lab-tools: ## install what the lab needs of Debian or Ubuntu
 	@lab/tools
+
+test-tools: ## install the browser that the tests of the report need
+	@tests/tools
 
 lab-up: lab-tools $(VENV)/ready ## start the lab
 	$(LAB) up
