@@ -8,7 +8,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab test-long lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock help
+.PHONY: accept test test-fast test-lab test-long samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of
 
 test-long: test-tools $(VENV)/ready ## each fault by itself, and that the next normal run is green (30 minutes)
 	$(PYTEST) tests -m long
+
+samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
+	$(VENV)/bin/python -m tests.lab.samples
 
 lint: $(VENV)/ready ## ruff and mypy
 	$(VENV)/bin/ruff check .

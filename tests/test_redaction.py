@@ -7,6 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -160,9 +161,9 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
 
     class Settings:
         server_env = ("VLLM_API_KEY=s3cret-value", "X=1")
-        command_deadline = 1.0
+        command_deadline = ready_deadline = answer_deadline = 1.0
 
-    server.container, server._settings = Container(), Settings()
+    server.container, server._settings, server._sampler = Container(), Settings(), MagicMock()
     server._run_command = lambda *_: ["docker", "run", "--env-file", "/dev/stdin"]
     monkeypatch.setattr("fixtures.docker.remove_own", lambda _: None)
     with pytest.raises(InterruptedError):

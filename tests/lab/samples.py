@@ -1,0 +1,63 @@
+"""Makes the sample reports of the repository anew: a build from nothing, and one that a fault stops.
+
+`python -m tests.lab.samples [NODE]`, in a lab of its own; `make samples` calls it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from lab.__main__ import up
+from lab.machine import Machine
+from tests.browser import browser
+from tests.lab.harness import TOP, Lab, Run
+from tests.lab.test_build import FAULTS
+
+SAMPLES = TOP / "reports/samples"
+PICTURE = TOP / "docs/report.png"
+ENOUGH = "return document.querySelectorAll('.results-table-row')[5].getBoundingClientRect().bottom + scrollY"
+
+
+def keep(run: Run, name: str) -> None:
+    """Keep the files of a run that people read."""
+    folder = SAMPLES / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in ("report.html", "junit.xml"):
+        shutil.copy(run.folder / file, folder)
+
+
+def photograph() -> None:
+    """Make README's picture of the green report: the head and the beginning of the waterfall."""
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
+        chromium.look(width=1200)
+        chromium.open(SAMPLES / "green/report.html")
+        chromium.run(
+            "document.querySelectorAll('.card.suite, .card.subjects, .served ~ .served').forEach(e => e.remove())"
+        )
+        PICTURE.parent.mkdir(exist_ok=True)
+        chromium.picture(PICTURE, height=int(chromium.run(ENOUGH)))
+
+
+def main(name: str) -> None:
+    """Build twice, in the lab node of that name, which is removed at the end."""
+    machine = Machine(name)
+    machine.erase()
+    try:
+        up(machine)
+        with tempfile.TemporaryDirectory() as reports:
+            lab = Lab(machine, Path(reports))
+            fault = FAULTS["gpu-missing"]
+            with fault.put(lab):
+                keep(lab.build(*fault.words), "red")
+            keep(lab.build(), "green")
+        photograph()
+    finally:
+        machine.erase()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or ["pve-samples"])

@@ -1,0 +1,122 @@
+"""Waterfall and plot: what is drawn where, from records made by hand."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from fixtures import plot, waterfall
+from fixtures.axis import duration, mark_text, marks
+from fixtures.container import ENVIRONMENT, unwrap
+from fixtures.record import CheckResult, CommandEntry, GpuSample, ServedModel
+
+SERVE = ["docker", "run", "image", "/model"]
+CHECKS = [
+    CheckResult("a.py::one", "first stage", "One is so.", "passed", "", 1000.0, 10.0),
+    CheckResult("a.py::two", "first stage", "Two is <so>.", "failed", "why", 1010.0, 30.0),
+    CheckResult("b.py::three", "second", "Three is so.", "skipped", "blocked by first stage", 1040.0, 0.0),
+]
+COMMANDS = [
+    CommandEntry("lab/ct920", ["pct", "exec", "920", "--", *SERVE], 1012.0, 1.0, 0, ""),
+    CommandEntry("lab", ["pct", "list"], 1001.0, 0.001, 0, ""),
+    CommandEntry("lab", ["pct", "start"], 1002.0, 4.0, 255, ""),
+]
+SERVED = [ServedModel("all", SERVE, 8.0, 9.0, 10.0)]
+
+
+def drawn(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def bars(svg: str, kind: str) -> list[tuple[float, float, str]]:
+    """Beginning and width in per cent, and the title, of each bar of a kind."""
+    found = [each for each in drawn(svg).iter("svg") if kind in each.attrib["class"].split()]
+    return [(float(e.attrib["x"][:-1]), float(e.attrib["width"][:-1]), str(e.findtext("title"))) for e in found]
+
+
+def test_checks_lie_where_their_time_was() -> None:
+    svg = waterfall.draw(CHECKS, COMMANDS, SERVED)
+    assert bars(svg, "check") == [(0, 25, "One is so. (passed, 10 s)"), (25, 75, "Two is <so>. (failed, 30 s)")]
+
+
+def test_commands_are_drawn_if_they_are_seen() -> None:
+    svg = waterfall.draw(CHECKS, COMMANDS, SERVED)
+    assert [title for _, _, title in bars(svg, "command")] == [
+        "pct exec 920 -- docker run image /model (1.0 s)",
+        "pct start (4.0 s, ended with 255)",
+    ]
+
+
+def test_phases_count_from_the_servers_command() -> None:
+    svg = waterfall.draw(CHECKS, COMMANDS, SERVED)
+    assert [(x, width) for x, width, _ in bars(svg, "phase")] == [(30, 20), (50, 2.5), (52.5, 2.5)]
+
+
+def test_server_that_never_got_healthy_has_no_phase() -> None:
+    assert bars(waterfall.draw(CHECKS, COMMANDS, [ServedModel("all", SERVE, None, None, None)]), "phase") == []
+
+
+def test_stage_that_did_not_run_says_so() -> None:
+    texts = ["".join(text.itertext()) for text in drawn(waterfall.draw(CHECKS, [], [])).iter("text")]
+    assert "Secondnot run" in texts
+    assert "First stage40 s" in texts
+
+
+@pytest.mark.parametrize("checks", [[], CHECKS[2:], [CheckResult("a", "s", "t", "passed", "", 5.0, 0.0)]])
+def test_nothing_to_draw_is_no_drawing(checks: list[CheckResult]) -> None:
+    assert waterfall.draw(checks, COMMANDS, SERVED) == ""
+
+
+def samples(*values: tuple[float, int, float, float]) -> list[GpuSample]:
+    return [GpuSample(*each) for each in values]
+
+
+def test_no_samples_no_plot() -> None:
+    assert plot.draw([], {}) == ""
+    assert plot.uses([]) == []
+
+
+def test_lines_go_through_the_samples() -> None:
+    svg = plot.draw(samples((0, 0, 0, 0), (0, 1, 512, 50), (10, 0, 1024, 100), (10, 1, 512, 50)), {"ready": 5.0})
+    lines = [line.attrib["points"] for line in drawn(svg).iter("polyline")]
+    memory_0, memory_1, use_0, use_1 = lines
+    assert (memory_0, use_0) == ("0.0,100.0 1000.0,0.0", "0.0,100.0 1000.0,0.0")
+    assert (memory_1, use_1) == ("0.0,50.0 1000.0,50.0", "0.0,50.0 1000.0,50.0")
+    assert [line.attrib["x1"] for line in drawn(svg).iter("line") if line.attrib["class"] == "moment"] == ["50.00%"] * 2
+
+
+def test_long_plot_is_small_and_keeps_its_peak() -> None:
+    many = [GpuSample(number / 2, 0, 900.0, 97.0 if number == 3333 else 1.0) for number in range(10_000)]
+    svg = plot.draw(many, {})
+    assert len(svg) < 15_000
+    assert ",3.0 " in svg
+
+
+def test_uses_are_counted() -> None:
+    (use,) = plot.uses(samples((0, 1, 10, 0), (1, 1, 30, 100)))
+    assert (use.index, use.memory_mib, use.peak, use.mean) == (1, 30, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.05, "50 ms"), (0.0999, "0.1 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3725, "1 h 02 min")],
+)
+def test_durations_are_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("total", [0.3, 1, 95, 3600, 86400, 10**7])
+def test_axis_has_few_marks_within_it(total: float) -> None:
+    places = marks(total)
+    assert 2 <= len(places) <= 8
+    assert places[0] == 0
+    assert places[-1] <= total
+    assert len({mark_text(place) for place in places}) == len(places)
+
+
+def test_command_in_the_container_is_told_from_its_wrapping() -> None:
+    wrapped = ["pct", "exec", "920", "--", *ENVIRONMENT, "timeout", "--kill-after=5", "60", "docker", "info"]
+    assert unwrap(wrapped) == ["docker", "info"]
+    assert unwrap(["pct", "exec", "920", "--", "x"]) == ["pct", "exec", "920", "--", "x"]
+    assert unwrap(["pct", "list"]) == ["pct", "list"]
