@@ -1,3 +1,3 @@
 """The front door: which plugins make the suite."""
 
-pytest_plugins = ["fixtures.build", "fixtures.sealing", "fixtures.recorder", "fixtures.report", "fixtures.verify"]
+pytest_plugins = ["fixtures.build", "fixtures.recorder", "fixtures.sealing", "fixtures.report", "fixtures.verify"]

@@ -6,11 +6,13 @@ import gzip
 import json
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
+from fixtures.image import Image
 from fixtures.record import CheckResult
 from fixtures.redaction import Redactor, looks_secret
 from fixtures.server import Server
@@ -35,6 +37,7 @@ def pytest_runtest_call(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
     build = session.config.stash[BUILD]
+    build.channel.run(["docker", "login", "--password", "unheard-of", TOLD], deadline=5)
     build.logs["device=1"] = f"the server says {TOLD}"
     build.warnings.append(TOLD)
     build.served.append(ServedModel("all", ["docker", "--api-key", "unheard-of"], None, None, None, [{"text": TOLD}]))
@@ -159,16 +162,23 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
             calls.append((argv, options))
             raise InterruptedError
 
-    class Settings:
-        server_env = ("VLLM_API_KEY=s3cret-value", "X=1")
-        command_deadline = ready_deadline = answer_deadline = 1.0
-
-    server.container, server._settings, server._sampler = Container(), Settings(), MagicMock()
-    server._run_command = lambda *_: ["docker", "run", "--env-file", "/dev/stdin"]
+    server.container, server.gpus = Container(), "all"
+    server._sampler = MagicMock()
+    server._settings = SimpleNamespace(
+        server_env=("VLLM_API_KEY=s3cret-value", "X=1"),
+        server_args=(),
+        server_mounts=(),
+        server_port=8000,
+        test_model="/m",
+        command_deadline=1.0,
+        ready_deadline=1.0,
+        answer_deadline=1.0,
+    )
     monkeypatch.setattr("fixtures.docker.remove_own", lambda _: None)
     with pytest.raises(InterruptedError):
-        server.start(None, 1)
+        server.start(Image("v", "v@sha256:0", ("vllm", "serve"), 1), 1)
     ((argv, options),) = calls
     assert options["stdin"] == b"VLLM_API_KEY=s3cret-value\nX=1\n"
     assert "s3cret-value" not in " ".join(argv)
+    assert argv[argv.index("--env-file") + 1] == "/dev/stdin"
     assert server._headers == {"Authorization": "Bearer s3cret-value"}
