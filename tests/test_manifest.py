@@ -130,12 +130,12 @@ def test_packages_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Name": "x", "Version": ""},
     ]
     said = {
-        "dpkg-query --show": ["bash\t5.2\tii ", "gone\t1\trc "],
+        "dpkg-query --show": ["bash\t5.2\tii ", "held\t2\thi ", "gone\t1\trc "],
         "docker version": [json.dumps({"Components": components})],
         "nvidia-ctk --version": ["NVIDIA Container Toolkit CLI version 1.17.8", "commit: x"],
     }
     answers(monkeypatch, said)
-    assert inside.installed() == {"bash": "5.2"}
+    assert inside.installed() == {"bash": "5.2", "held": "2"}
     assert inside._software() == {"docker": "26.1", "containerd": "", "runc": "1.1", "toolkit": "1.17.8"}
 
 
