@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,11 @@ class Browser:
         asked = {"format": "png", "captureBeyondViewport": True, "clip": clip}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", asked)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def pages_on_paper(self) -> int:
+        """How many pages it takes to print the page."""
+        pdf = base64.b64decode(self.driver.execute_cdp_cmd("Page.printToPDF", {})["data"])
+        return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
     def violations(self) -> list[str]:
         """What axe-core finds that is serious or critical, with the elements."""

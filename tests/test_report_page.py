@@ -165,6 +165,7 @@ def test_paper_has_no_controls(page: Browser) -> None:
     page.look(media="print", scheme="dark")
     assert not page.driver.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
     assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pages_on_paper() <= 6
 
 
 def test_pictures_say_what_they_show(page: Browser) -> None:
@@ -174,6 +175,11 @@ def test_pictures_say_what_they_show(page: Browser) -> None:
     assert drawing.find_elements(By.CSS_SELECTOR, ".check title")
     page.driver.find_element(By.CSS_SELECTOR, "figcaption summary").click()
     assert page.driver.find_element(By.CSS_SELECTOR, "table.stages").is_displayed()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_sample_names_no_folder_of_whoever_made_it(name: str) -> None:
+    assert str(SAMPLES.parent.parent) not in (SAMPLES / name / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -31,7 +31,7 @@ def keep(run: Run, name: str) -> None:
 
 
 def photograph() -> None:
-    """Make README's picture of the green report: the head and the beginning of the waterfall."""
+    """Make README's picture of the green report: down to the first checks, without what comes twice or is long."""
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
         chromium.look(width=1200)
         chromium.open(SAMPLES / "green/report.html")
