@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +13,21 @@ import pytest
 
 from fixtures.channel import Channel
 from fixtures.container import Container
-from fixtures.sampler import Sampler, parse
+from fixtures.sampler import COMMAND, Sampler, parse
 
 RECORDED = Path(__file__).parent / "data/nvidia-h100/loop-nounits.csv"
 
 
 def sampler(*argv: str) -> Sampler:
-    """One whose nvidia-smi is another command."""
+    """One whose command is another."""
     container = SimpleNamespace(node=SimpleNamespace(channel=Channel("local")), wrap=lambda *_: list(argv))
     return Sampler(cast(Container, container))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def wait(until: Callable[[], object]) -> None:
@@ -34,7 +39,7 @@ def wait(until: Callable[[], object]) -> None:
 
 def test_recorded_load_is_read() -> None:
     """A matrix was multiplied on an H100 for 12 seconds while its nvidia-smi was read through a pipe."""
-    reader = sampler("sh", "-c", f"cat {RECORDED}; sleep 60")
+    reader = sampler("sh", "-c", f"cat {RECORDED}; cat")
     reader.start(deadline=30)
     wait(lambda: len(reader.samples) == len(RECORDED.read_text().splitlines()))
     reader.stop()
@@ -45,7 +50,7 @@ def test_recorded_load_is_read() -> None:
 
 
 def test_lines_are_timed_as_they_come() -> None:
-    reader = sampler("sh", "-c", "echo 0, 1, 2; sleep 0.3; echo 0, 3, 4; sleep 60")
+    reader = sampler("sh", "-c", "echo 0, 1, 2; sleep 0.3; echo 0, 3, 4; cat")
     reader.start(deadline=30)
     wait(lambda: len(reader.samples) == 2)
     reader.stop()
@@ -60,13 +65,30 @@ def test_failing_tool_gives_no_sample(argv: Sequence[str]) -> None:
     assert reader.samples == []
 
 
-def test_stop_ends_the_command_and_waits_for_nothing() -> None:
-    """Even if something that it has started holds the pipe open, as a killed pct leaves it."""
-    reader = sampler(sys.executable, "-c", "import os, time; os.fork() or os.setsid(); print(1); time.sleep(3)")
+def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real command, with a tool that ignores broken pipes and whose starter is not waited for."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\ntrap '' PIPE\necho $$, 1, 2\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    reader = sampler(*COMMAND)
     reader.start(deadline=30)
+    wait(lambda: reader.samples)
+    (pid,) = {sample.index for sample in reader.samples}
+    assert not gone(pid)
     begun = time.monotonic()
     reader.stop()
     assert time.monotonic() - begun < 1
+    wait(lambda: gone(pid))
+
+
+def test_stop_kills_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.sampler.STOP_GRACE", 0.2)
+    reader = sampler("sleep", "60")
+    reader.start(deadline=30)
+    begun = time.monotonic()
+    reader.stop()
+    assert time.monotonic() - begun < 2
     assert cast("subprocess.Popen[Any]", reader._process).poll() is not None
 
 

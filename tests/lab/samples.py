@@ -18,6 +18,9 @@ from tests.lab.test_build import FAULTS
 
 SAMPLES = TOP / "reports/samples"
 PICTURE = TOP / "docs/report.png"
+LEFT_OUT = (
+    ".warnings, [aria-labelledby=compared], .card:not(.container):not(.image), .served ~ .served, .served .drawing"
+)
 ENOUGH = "return document.querySelectorAll('.results-table-row')[5].getBoundingClientRect().bottom + scrollY"
 
 
@@ -35,9 +38,7 @@ def photograph() -> None:
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
         chromium.look(width=1200)
         chromium.open(SAMPLES / "green/report.html")
-        chromium.run(
-            "document.querySelectorAll('.card.suite, .card.subjects, .served ~ .served').forEach(e => e.remove())"
-        )
+        chromium.run(f"document.querySelectorAll('{LEFT_OUT}').forEach(e => e.remove())")
         PICTURE.parent.mkdir(exist_ok=True)
         chromium.picture(PICTURE, height=int(chromium.run(ENOUGH)))
 

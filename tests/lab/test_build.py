@@ -218,6 +218,7 @@ def test_report_holds_what_was_built(lab: Lab) -> None:
     assert "The capital of France is Paris." in record
     assert "SIMULATED GPU" in record
     assert record.count('<svg class="plot"') == 2  # one for each server: the GPUs were sampled
+    assert record.count('<svg class="phase loading"') == 2
     assert lab.inside("sh", "-c", "pgrep --full nvidia-sm[i] || true") == ""  # no sampler is left
     assert lab.inside("docker", "image", "inspect", "--format", "{{json .RepoDigests}}", "vllm/vllm-openai:latest")
     assert "http://" not in re.sub(r"http://(10\.0\.0|127\.0\.0|www\.w3\.org)", "", record)
