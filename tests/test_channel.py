@@ -46,7 +46,9 @@ def test_deadline_kills_what_was_started(tmp_path: Path) -> None:
         LOCAL.run(["sh", "-c", script], deadline=0.5)
     assert time.monotonic() - begun < 5
     pid = (tmp_path / "pid").read_text().strip()
-    assert any(_has_ended(pid) or time.sleep(0.05) for _ in range(60))
+    while not _has_ended(pid):
+        assert time.monotonic() - begun < 10
+        time.sleep(0.05)
 
 
 def _has_ended(pid: str) -> bool:
