@@ -78,6 +78,28 @@ def test_untouched_template_never_drifts(lab: Lab, built: str) -> None:
     assert lab.node("sh", "-c", state) == before
 
 
+def test_clone_knows_what_it_came_from(lab: Lab, built: str) -> None:
+    """A clone of the snapshot carries the record, names its origin, and sees what changes in it."""
+    clone = f"pct clone 920 921 --snapname {SNAPSHOT} --hostname clone"
+    network = "pct set 921 --net0 name=eth0,bridge=vmbr0,ip=10.0.0.221/24,gw=10.0.0.1"
+    ready = "until pct exec 921 -- docker info >/dev/null 2>&1; do sleep 0.2; done"
+    lab.node("sh", "-c", f"{clone} && {network} && pct start 921 && {ready}")
+    try:
+        assert json.loads(lab.inside("cat", "/etc/phoenix/record.json", ctid=921))["subjects"][0]["sha256"] == built
+        said = lab.inside("/etc/phoenix/verify", ctid=921)
+        assert f"came from pve:{lab.machine.name}/lxc/920@{SNAPSHOT}, manifest sha256:{built}" in said
+        assert "changed since: nothing" in said
+        assert "name: BaseTemplateVLLM -> clone" in said
+        assert "10.0.0.220/24 -> 10.0.0.221/24" in said
+        said = lab.inside(
+            "sh", "-c", "echo >> /etc/docker/daemon.json; /etc/phoenix/verify || echo status $?", ctid=921
+        )
+        assert "files /etc/docker/daemon.json: " in said
+        assert "status 1" in said
+    finally:
+        lab.node("sh", "-c", "pct stop 921; pct destroy 921")
+
+
 @pytest.mark.long
 def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> None:
     state = f"cat /etc/pve/lxc/*.conf; find {RECORDS} -printf '%p %T@ %s\\n'"
