@@ -203,7 +203,16 @@ class Machine:
                     _await_end(pid)
             file.unlink(missing_ok=True)
         self.shim.unlink(missing_ok=True)
+        self._await_disk()
         self._remove_cgroups()
+
+    def _await_disk(self) -> None:
+        """Wait until the kernel has let go of the disk: it does so when the node's last process has gone."""
+        deadline = time.monotonic() + 30
+        while self.pool.exists() and execute(["losetup", "--associated", str(self.pool)], seconds=20):
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.pool} is still held 30 s after the node was ended: see losetup and lsof")
+            time.sleep(0.05)
 
     def _remove_cgroups(self) -> None:
         """Remove the empty cgroups of this node's containers; the kernel keeps them otherwise."""

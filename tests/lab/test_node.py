@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab import rootfs
 from lab.machine import Machine
 
 pytestmark = pytest.mark.lab
@@ -66,6 +66,18 @@ def test_node_leaves_no_trace(machine: Machine) -> None:
     machine.erase()
     assert traces() == []
     assert network() == before
+
+
+def test_running_container_leaves_no_trace(machine: Machine) -> None:
+    """The disk is let go only when the last process has gone, which takes longer with a whole system in it."""
+    machine.power_on()
+    network = "name=eth0,bridge=vmbr0,ip=10.0.0.9/24,gw=10.0.0.1"
+    create = ["pct", "create", "909", str(rootfs.parent()), "--rootfs", "lxc-disks:4", "--unprivileged", "0"]
+    machine.run(*create, "--hostname", "busy", "--features", "nesting=1", "--net0", network, seconds=120)
+    machine.run("pct", "start", "909")
+    machine.run("sh", "-c", "until pct exec 909 -- docker info >/dev/null 2>&1; do sleep 0.2; done", seconds=60)
+    machine.erase()
+    assert traces() == []
 
 
 def test_power_on_and_off_again_do_no_harm(machine: Machine) -> None:
