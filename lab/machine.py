@@ -215,11 +215,11 @@ class Machine:
             time.sleep(0.05)
 
     def _remove_cgroups(self) -> None:
-        """Remove the empty cgroups of this node's containers; the kernel keeps them otherwise."""
-        for top in [
-            *Path("/sys/fs/cgroup").glob(f"phoenix-lab/{self.name}"),
-            *Path("/sys/fs/cgroup").glob(f"*/phoenix-lab/{self.name}"),
-        ]:
+        """Remove the empty cgroups of this node's containers; the kernel keeps them otherwise.
+
+        They lie below the cgroup of whoever started the container, which may be anywhere.
+        """
+        for top in list(Path("/sys/fs/cgroup").glob(f"**/phoenix-lab/{self.name}")):
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     Path(folder).rmdir()
