@@ -33,7 +33,7 @@ def keep(run: Run, name: str) -> None:
         text = (run.folder / file).read_text(encoding="utf-8")
         (folder / file).write_text(
             text.replace(f"{TOP}/", ""), encoding="utf-8"
-        )  # where it was made is nobody's concern
+        )
 
 
 def photograph() -> None:
