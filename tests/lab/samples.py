@@ -31,9 +31,7 @@ def keep(run: Run, name: str) -> None:
     folder.mkdir(parents=True)
     for file in ("report.html", "junit.xml"):
         text = (run.folder / file).read_text(encoding="utf-8")
-        (folder / file).write_text(
-            text.replace(f"{TOP}/", ""), encoding="utf-8"
-        )
+        (folder / file).write_text(text.replace(f"{TOP}/", ""), encoding="utf-8")
 
 
 def photograph() -> None:
