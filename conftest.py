@@ -1,3 +1,12 @@
 """The front door: which plugins make the suite."""
 
-pytest_plugins = ["fixtures.build", "fixtures.recorder", "fixtures.sealing", "fixtures.report", "fixtures.verify"]
+pytest_plugins = [
+    "fixtures.command_line",
+    "fixtures.blocking",
+    "fixtures.given",
+    "fixtures.serving",
+    "fixtures.recorder",
+    "fixtures.sealing",
+    "fixtures.report",
+    "fixtures.verify",
+]
