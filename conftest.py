@@ -1,7 +1,6 @@
 """The front door: which plugins make the suite."""
 
 pytest_plugins = [
-    "fixtures.command_line",
     "fixtures.blocking",
     "fixtures.given",
     "fixtures.serving",
@@ -9,4 +8,5 @@ pytest_plugins = [
     "fixtures.sealing",
     "fixtures.report",
     "fixtures.verify",
+    "fixtures.command_line",  # last, as pytest calls its hooks before those of the others
 ]

@@ -241,9 +241,9 @@ def test_manifest_is_named_by_its_template() -> None:
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda *_: "20261125T000000Z-920")
-    first = run_folder.free_folder(tmp_path)
+    first = run_folder.free_folder(tmp_path, 920)
     run_folder.create(first, "record.json", "{}")
-    assert run_folder.free_folder(tmp_path).name == "20261125T000000Z-920-2"
+    assert run_folder.free_folder(tmp_path, 920).name == "20261125T000000Z-920-2"
 
 
 def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
