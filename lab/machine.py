@@ -41,6 +41,11 @@ echo $! > /run/registry.pid
 for _ in $(seq 100); do up && exit 0; sleep 0.1; done
 cat /run/registry.log >&2; exit 1
 """
+OVERLAY_REGISTRY = """
+mountpoint -q /run/registry && exit 0
+mkdir -p /run/registry /run/registry-new /run/registry-work
+mount -t overlay registry -o "lowerdir=$1,upperdir=/run/registry-new,workdir=/run/registry-work" /run/registry
+"""
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -191,6 +196,20 @@ class Machine:
         """
         config = json.dumps(vllm.registry_config(storage, REGISTRY))
         self.run("sh", "-c", SERVE_REGISTRY, "sh", config, seconds=30)
+
+    def serve_stand_in(self, storage: Path) -> None:
+        """Serve images of the stand-in for vLLM too, tag `stand-in`; what is pushed stays on this node.
+
+        Args:
+            storage: The storage of the registry; nothing is written into it.
+
+        Raises:
+            LabError: The registry did not start or did not take them.
+        """
+        self.run("sh", "-c", OVERLAY_REGISTRY, "sh", str(storage), seconds=30)
+        self.serve_registry(Path("/run/registry"))
+        module = ("python3", "-m", "lab.stand_in.image")
+        self.run("env", "PYTHONPATH=/usr/share/pve-lab", "PYTHONDONTWRITEBYTECODE=1", *module, seconds=120)
 
     def power_off(self) -> None:
         """End the node at once, as pulling its plug would; its disk stays."""

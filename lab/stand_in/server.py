@@ -1,0 +1,138 @@
+#!/usr/bin/python3
+"""A stand-in for `vllm serve`: it answers as vLLM does, at once, and knows one answer; or it fails as asked.
+
+It runs in the image of `lab.stand_in.image`, on Python alone. Its only setting is STAND_IN in its
+environment, the name of a fault; see `FAULTS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ANSWER = "The capital of France is Paris."
+FAULTS = {
+    "": "none: it serves",
+    "dies": "dies while the model is loaded",
+    "eats": "takes memory until it is killed",
+    "silent": "never gets ready",
+    "mute": "accepts connections and never answers",
+    "no-json": "answers a chat with a page of HTML",
+    "http-500": "answers a chat with status 500",
+    "empty": "answers with nothing",
+    "garbled": "answers with one character again and again",
+    "endless": "answers with a stream that never ends",
+    "other-model": "lists and serves another model than it was asked for",
+    "two-models": "lists a second model",
+    "dies-later": "dies at the first question that is no trial",
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    model = ""
+    fault = ""
+
+    def do_GET(self) -> None:
+        """Answer /health, /v1/models, /version and /metrics."""
+        if self.fault == "mute":
+            time.sleep(10**6)
+        match self.path:
+            case "/health":
+                self.reply(503 if self.fault == "silent" else 200)
+            case "/v1/models" if self.allowed():
+                names = [self.model, "another/model"] if self.fault == "two-models" else [self.model]
+                self.reply(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+            case "/version":
+                self.reply(200, {"version": "0.0.0+stand-in"})
+            case _ if self.allowed():
+                self.reply(404, {"error": {"message": "Not Found", "code": 404}})
+
+    def do_POST(self) -> None:
+        """Answer a chat."""
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if not self.allowed():
+            return
+        if asked.get("model") != self.model:
+            message = f"The model `{asked.get('model')}` does not exist."
+            self.reply(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
+            return
+        self.misbehave(int(asked.get("max_tokens", 16)))
+        words = {"empty": "", "garbled": "!" * 64}.get(self.fault, ANSWER).split()
+        words = words[: int(asked.get("max_tokens", 16))]
+        usage = {"prompt_tokens": 16, "completion_tokens": len(words), "total_tokens": 16 + len(words)}
+        said = {"role": "assistant", "content": " ".join(words)}
+        choice = {"index": 0, "message": said, "finish_reason": "stop"}
+        self.reply(200, {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage})
+
+    def misbehave(self, tokens: int) -> None:
+        """Do what the faults of the answer itself do."""
+        match self.fault:
+            case "no-json":
+                self.reply(200, "<html><body>It works!</body></html>")
+            case "http-500":
+                self.reply(500, {"error": {"message": "EngineCore encountered an issue.", "code": 500}})
+            case "endless":
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(0.2)
+            case "dies-later" if tokens > 1:
+                print("EngineDeadError: EngineCore encountered an issue. See stack trace (above).", flush=True)
+                os._exit(1)
+
+    def allowed(self) -> bool:
+        """Whether the caller has the key, as vLLM's --api-key and VLLM_API_KEY ask for it; refuses if not."""
+        key = os.environ.get("VLLM_API_KEY")
+        if not key or self.headers.get("Authorization") == f"Bearer {key}":
+            return True
+        self.reply(401, {"error": "Unauthorized"})
+        return False
+
+    def reply(self, status: int, body: Any = "") -> None:
+        """Send an answer."""
+        content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def main() -> None:
+    """Serve, or fail."""
+    parser = argparse.ArgumentParser(prog="vllm")
+    parser.add_argument("verb", choices=["serve"])
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int, default=8000)
+    words, _ = parser.parse_known_args()  # vLLM has hundreds of options, and none of them matters here
+    fault = os.environ.get("STAND_IN", "")
+    if fault not in FAULTS:
+        sys.exit(f"vllm (stand-in): STAND_IN={fault} is no fault; there are {', '.join(FAULTS)}")
+    print(f"INFO stand-in for vLLM: serves {words.model} (STAND_IN={fault})", flush=True)
+    if fault == "dies":
+        time.sleep(1)
+        sys.exit("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+    if fault == "eats":
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)) * 64)
+    Handler.model = "another/model" if fault == "other-model" else words.model
+    Handler.fault = fault
+    server = ThreadingHTTPServer(("", words.port), Handler)
+    print("INFO:     Application startup complete.", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The stand-in for vLLM, and what the suite makes of it: it serves as vLLM does, or fails as asked."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fixtures.channel import DeadlineExceeded
+from fixtures.server import Server, ServerError
+from lab.stand_in import server as stand_in
+from lab.vllm import await_port
+
+MODEL = "/models/test-model"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[str], Server]]:
+    """A server of the suite that speaks to a stand-in with a fault."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(fault: str) -> Server:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, stand_in.__file__, "serve", MODEL, "--port", str(port)]
+        processes.append(subprocess.Popen(command, env={**os.environ, "STAND_IN": fault}, stderr=subprocess.DEVNULL))
+        await_port("127.0.0.1", port, 10)
+        settings = SimpleNamespace(
+            test_model=MODEL, test_prompt="?", answer_deadline=1.0, ready_deadline=3.0, server_env=()
+        )
+        ended = SimpleNamespace(succeeded=False)
+        container = cast(Any, SimpleNamespace(execute=lambda *_, **__: ended))
+        server = Server(container, "127.0.0.1", cast(Any, settings), "all")
+        server._url, server._started = f"http://127.0.0.1:{port}", time.monotonic()
+        return server
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_it_serves(serve: Callable[[str], Server]) -> None:
+    server = serve("")
+    assert server.wait_until_ready().answered > 0
+    assert server.models() == [MODEL]
+    assert server.chat("What is the capital of France?").has("Paris")
+
+
+@pytest.mark.parametrize("fault", ["other-model", "silent"])
+def test_it_does_not_get_ready(serve: Callable[[str], Server], fault: str) -> None:
+    with pytest.raises(DeadlineExceeded, match="in vain"):
+        serve(fault).wait_until_ready()
+
+
+@pytest.mark.parametrize("fault", ["no-json", "http-500"])
+def test_its_answer_is_none(serve: Callable[[str], Server], fault: str) -> None:
+    with pytest.raises(ServerError, match="answered with"):
+        serve(fault).chat("?")
+
+
+def test_an_answer_that_drips_for_ever_is_ended(serve: Callable[[str], Server]) -> None:
+    """Each piece of it comes in time, so that requests' own timeout never strikes."""
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="has no end"):
+        serve("endless").chat("?")
+    assert time.monotonic() - begun < 5
