@@ -1,31 +1,34 @@
 """Faults that a test puts into the node's commands; none without the file /etc/pve/lab-faults.
 
-Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, or
-`status random` (a refusal answers with 1, 2 or 255). `snapshot-half` and `clone-half` stand for the
-middle of these two: the configuration is written, the volume not yet copied.
+Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, `lie` (it
+answers 0 and does nothing), `status random` (a refusal answers with 1, 2 or 255), or `sh LINE` (a shell
+line that is run first: what somebody else does at that moment). `snapshot-half` and `clone-half` stand
+for the middle of these two: the configuration is written, the volume not yet copied. `pvesh` means all
+of its calls, `pvesh-set` and the like one kind.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 
 FILE = "/etc/pve/lab-faults"
 
 
-def _faults(verb: str) -> list[list[str]]:
+def _faults(*verbs: str) -> list[list[str]]:
     try:
         with open(FILE) as file:
             lines = [line.partition("=") for line in file if line.strip()]
     except FileNotFoundError:
         return []
-    return [what.split() for name, _, what in lines if name.strip() in (verb, "*")]
+    return [what.split() for name, _, what in lines if name.strip() in (*verbs, "*")]
 
 
-def strike(verb: str) -> None:
-    """Do to this call what the file says."""
-    for fault in _faults(verb):
+def strike(*verbs: str) -> None:
+    """Do to this call, under any of its names, what the file says."""
+    for fault in _faults(*verbs):
         match fault:
             case ["delay", seconds]:
                 time.sleep(float(seconds))
@@ -33,10 +36,14 @@ def strike(verb: str) -> None:
                 time.sleep(10**6)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case ["lie"]:
+                os._exit(0)
+            case ["sh", *words]:
+                subprocess.run(["sh", "-c", " ".join(words)], stdin=subprocess.DEVNULL, check=False, timeout=60)
             case ["status", "random"]:
                 pass
             case _:  # a fault that is misspelt would make a test pass that tests nothing
-                raise RuntimeError(f"{FILE}: no such fault: {verb} = {' '.join(fault)}")
+                raise RuntimeError(f"{FILE}: no such fault: {verbs[-1]} = {' '.join(fault)}")
 
 
 def status(verb: str, real: int) -> int:

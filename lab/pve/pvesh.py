@@ -24,7 +24,7 @@ IN_PATH: dict[str, Rule] = {"node": NODE, "vmid": VMID, "snapname": NAME}
 def main(argv: list[str]) -> int:
     """Do one call of the API."""
     try:
-        faults.strike("pvesh")
+        faults.strike("pvesh", f"pvesh-{argv[0] if argv else ''}")
         _call(argv)
     except Refusal as refusal:
         print(refusal.words, file=sys.stderr)
