@@ -5,9 +5,10 @@ import warnings
 import pytest
 
 from fixtures.build import Build
+from fixtures.clone import MARK
 from fixtures.node import Node, net_option
 from fixtures.settings import Settings
-from fixtures.template import MARK, SNAPSHOT_STORAGE, Template, bind_mounts
+from fixtures.template import SNAPSHOT_STORAGE, Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
 

@@ -312,7 +312,7 @@ def test_container_of_another_is_left_alone(lab: Lab) -> None:
     says(run, "memory is 3000, declared is 4096")
     run = lab.build("--rebuild-clone")
     assert "test_container_is_cloned" in run.failed()
-    says(run, "was not made by this suite, so --rebuild-clone does not destroy it")
+    says(run, "was not made by this suite, so it is not destroyed")
     assert lab.node("cat", "/etc/pve/lxc/920.conf") == conf
     assert "stopped" in lab.node("pct", "status", "920")
     lab.node("pct", "set", "920", "--description", description, "--memory", "4096")
