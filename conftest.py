@@ -1,6 +1,7 @@
 """The front door: which plugins make the suite."""
 
 pytest_plugins = [
+    "fixtures.command_line",
     "fixtures.blocking",
     "fixtures.given",
     "fixtures.serving",
@@ -8,5 +9,5 @@ pytest_plugins = [
     "fixtures.sealing",
     "fixtures.report",
     "fixtures.verify",
-    "fixtures.command_line",  # last, as pytest calls its hooks before those of the others
+    "fixtures.ci",
 ]

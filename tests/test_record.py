@@ -23,6 +23,7 @@ FILES = {
     "report.html",
     "junit.xml",
     "record.json",
+    "summary.md",
     "ctrf.json",
     "record.intoto.json",
     "provenance.intoto.json",

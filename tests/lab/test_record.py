@@ -18,7 +18,7 @@ from tests.test_attestation import make_keys
 
 pytestmark = pytest.mark.lab
 
-FILES = {"report.html", "junit.xml", "record.json", "ctrf.json", "commands.jsonl"}
+FILES = {"summary.md", "report.html", "junit.xml", "record.json", "ctrf.json", "commands.jsonl"}
 STATEMENTS = {f"{name}.{form}.json" for name in ("record", "provenance") for form in ("intoto", "dsse")}
 SECRETS = {
     "HUGGING_FACE_HUB_TOKEN": "hf_QwErTyUiOpAsDfGhJk",

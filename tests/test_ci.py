@@ -1,0 +1,69 @@
+"""The workflows: as their servers' schemas want them, and their own lines on a node that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import workflows
+from tests.suite_run import TOP, Suite
+from tests.workflows import GITHUB, GITLAB, scripts
+
+SHELL = ["phoenix_hypervisor_setup_920.sh", "lab/tools", "lab/node-init", ".ci/run", ".ci/hardware", ".ci/install"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"), [("vendor.github-workflows", GITHUB), ("vendor.gitlab-ci", [GITLAB])], ids=["github", "gitlab"]
+)
+def test_workflows_are_as_the_schemas_want_them(schema: str, files: list[Path]) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def shellcheck(*words: str, stdin: str = "") -> str:
+    command = [str(Path(sys.executable).with_name("shellcheck")), *words]
+    done = subprocess.run(command, cwd=TOP, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout if done.returncode else ""
+
+
+def test_shell_scripts_are_clean() -> None:
+    assert shellcheck("--severity=style", *SHELL) == ""
+
+
+@pytest.mark.parametrize(("name", "line"), scripts(), ids=[f"{name}-{n}" for n, (name, _) in enumerate(scripts())])
+def test_lines_of_workflows_are_clean(name: str, line: str) -> None:
+    assert "${{ inputs" not in line, "an input in a shell line is run as code; hand it over in env"
+    assert shellcheck("--shell=bash", "-", stdin=re.sub(r"\$\{\{.*?\}\}", "WORD", line)) == ""
+
+
+def test_hardware_runs_once_a_node_and_is_never_cut_short() -> None:
+    hardware = workflows.read(TOP / ".github/workflows/hardware.yml")
+    assert hardware["concurrency"]["cancel-in-progress"] is False
+    assert "PHOENIX_NODE" in hardware["concurrency"]["group"]
+    assert "schedule" in hardware["on"]
+    assert "PHOENIX_NODE" in workflows.read(GITLAB)["template"]["resource_group"]
+
+
+@pytest.mark.parametrize(("mode", "status"), [("verify", 1), ("build", 1), ("destroy", 4)])
+def test_hardware_job_on_a_node_that_fails(tmp_path: Path, mode: str, status: int) -> None:
+    """The job's own line on a stub of a node: red, with a page that says so."""
+    (line,) = workflows.steps(TOP / ".github/workflows/hardware.yml", "template")
+    suite, page = Suite(tmp_path), tmp_path / "page.md"
+    given = {"MODE": mode, "PHOENIX_NODE": "lab:stub", "PHOENIX_PYTHON": sys.executable, "GITHUB_ACTIONS": "true"}
+    paths = {"PHOENIX_LAB_STATE": str(tmp_path / "labs"), "GITHUB_STEP_SUMMARY": str(page)}
+    addopts = {"PYTEST_ADDOPTS": f"-p no:cacheprovider --override-ini=report_folder={suite.reports}"}
+    environment = {**os.environ, **given, **paths, **addopts}
+    done = subprocess.run(
+        ["bash", "-e", "-c", line], cwd=TOP, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("::error file=tests_920/" in done.stdout) == (status == 1)
+    assert page.exists() == (status == 1)
+    if status == 1:
+        assert page.read_text().startswith("## ❌ Template 920: failed")

@@ -1,0 +1,50 @@
+"""The exit statuses that README promises, each of them once; 0 and drift (1) are seen in the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.record import Outcome
+from tests.suite_run import Suite
+
+INTERRUPTED = """
+def pytest_runtest_call(item):
+    raise KeyboardInterrupt
+"""
+BROKEN = """
+def pytest_runtest_teardown(item):
+    raise RuntimeError("a defect")
+def pytest_runtest_logfinish(nodeid):
+    raise RuntimeError("a defect")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "plugin", "status"),
+    [
+        ((), "", 1),
+        ((), INTERRUPTED, 2),
+        ((), BROKEN, 3),
+        (("--no-such-option",), "", 4),
+        (("-o", "server_port=none"), "", 4),
+        (("-o", "unknown=1"), "", 4),
+        (("-k", "no_such_check"), "", 5),
+    ],
+)
+def test_exit_status(tmp_path: Path, words: tuple[str, ...], plugin: str, status: int) -> None:
+    suite = Suite(tmp_path)
+    run = suite.run(*words, plugin=plugin)
+    assert run.status == status, run.output
+    if status == 4:
+        assert not suite.folders(), "a mistake leaves nothing"
+    else:
+        assert run.record.outcome is (Outcome.ABORTED if status == 2 else Outcome.FAILED)
+
+
+def test_unknown_setting_is_one_clear_line(tmp_path: Path) -> None:
+    output = Suite(tmp_path).run("-o", "unknown=1").output
+    assert "unknown" in output
+    assert "Traceback" not in output
+    assert len(output.strip().splitlines()) <= 2, output
