@@ -1,0 +1,66 @@
+"""The node: what it said is kept until something was changed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fixtures.channel import Channel
+from fixtures.node import Node, NodeError
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """A node whose every command is answered by a small script that counts how often it was asked."""
+    command = tmp_path / "on-node"
+    command.write_text(f"""#!/bin/sh
+    echo >> {tmp_path}/asked
+    case "$*" in
+        hostname) echo pve ;;
+        *status/current*) echo '{{"status": "running"}}' ;;
+        *garbled*) echo 'no json' ;;
+        pvesh\\ get*) wc -l < {tmp_path}/asked ;;
+        "pct stop"*) exit 255 ;;
+    esac""")
+    command.chmod(0o755)
+    node = Node(Channel("test", prefix=(str(command),)))
+    assert node.name == "pve"
+    return node
+
+
+def test_answer_is_kept(node: Node) -> None:
+    assert node.get("lxc") == node.get("lxc")
+    assert node.get("lxc") != node.get("storage")
+
+
+def test_answer_that_was_kept_can_be_changed_by_its_user(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "_ask", lambda _: json.dumps({"cores": 4}))
+    node.get("lxc/920/config")["cores"] = 5
+    assert node.get("lxc/920/config") == {"cores": 4}
+
+
+def test_change_makes_it_stale_even_if_it_failed(node: Node) -> None:
+    before = node.get("lxc")
+    node.pct("start", "920")
+    between = node.get("lxc")
+    with pytest.raises(NodeError):
+        node.pct("stop", "920")
+    assert before < between < node.get("lxc")
+
+
+def test_description_of_a_snapshot_is_a_change(node: Node) -> None:
+    before = node.get("lxc")
+    node.describe_snapshot(920, "base", "text")
+    assert before < node.get("lxc")
+
+
+def test_running_is_asked_each_time(node: Node, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert node.running(920)
+    assert len((tmp_path / "asked").read_text().splitlines()) == 3
+
+
+def test_garbled_answer_is_not_kept(node: Node) -> None:
+    for _ in range(2):
+        with pytest.raises(NodeError, match="did not answer in JSON"):
+            node.get("garbled")
