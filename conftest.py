@@ -6,6 +6,7 @@ pytest_plugins = [
     "fixtures.given",
     "fixtures.serving",
     "fixtures.recorder",
+    "fixtures.diagnosis",
     "fixtures.sealing",
     "fixtures.report",
     "fixtures.verify",
