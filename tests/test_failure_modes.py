@@ -77,7 +77,13 @@ def test_log_of_a_good_start_matches_nothing(name: str) -> None:
 def test_what_the_machines_say_when_all_is_well_matches_nothing() -> None:
     (_, texts), *_ = cases("green-evidence.txt")
     assert set(texts) >= {"node", "docker", "container", "journal"}
-    failures = ("", "AssertionError: assert 1 == 2", "nvidia-smi failed", "the server died", "took longer than its 60 s")
+    failures = (
+        "",
+        "AssertionError: assert 1 == 2",
+        "nvidia-smi failed",
+        "the server died",
+        "took longer than its 60 s",
+    )
     assert [diagnose({**texts, "failure": failure}) for failure in failures] == [[]] * len(failures)
 
 

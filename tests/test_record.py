@@ -27,6 +27,7 @@ FILES = {
     "ctrf.json",
     "record.intoto.json",
     "provenance.intoto.json",
+    "evidence-preflight.txt",
     "commands.jsonl",
 }
 AT_THIRD_CHECK = """

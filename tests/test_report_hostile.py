@@ -118,6 +118,7 @@ def test_values_are_words() -> None:
 
 
 def test_templates_escape() -> None:
-    shown = render("report_evidence.jinja2", message="<b>&", sections=[("<i>", "<u>")], commands=[], more=0)
+    nothing: dict[str, Any] = {"diagnosis": None, "commands": [], "more": 0}
+    shown = render("report_evidence.jinja2", message="<b>&", sections=[("<i>", "<u>")], **nothing)
     assert "&lt;b&gt;&amp;" in shown
     assert not {"<b>", "<i>", "<u>"} & {shown[place : place + 3] for place in range(len(shown))}

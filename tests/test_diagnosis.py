@@ -1,0 +1,142 @@
+"""What a failure is put down to: told in terminal, report and record, from what was seen at that moment."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fixtures.record import CheckResult
+from tests.suite_run import Suite
+
+LOCKED = """#!/bin/sh
+case "$1" in
+  hostname) echo stub ;;
+  pveversion) echo pve-manager/9.0.0/stub ;;
+  sh) {sh} ;;
+  pct) {pct} ;;
+  *) echo "{words}" >&2; exit 255 ;;
+esac
+"""
+WHY = "a task (snapshot, backup, clone, disk) is still running on it"
+SECRET = "s3cret-of-the-registry"
+UNKNOWN = "the moon is in the wrong quarter"
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return Suite(tmp_path)
+
+
+def node(suite: Suite, words: str, sh: str = "echo '### node'; echo all is quiet", pct: str = "exit 1") -> None:
+    """A node that refuses what is asked with some words."""
+    (suite.top / "labs/stub/node").write_text(LOCKED.format(words=words, sh=sh, pct=pct))
+
+
+def failed(checks: list[CheckResult]) -> list[CheckResult]:
+    return [check for check in checks if check.verdict == "failed"]
+
+
+def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
+    node(suite, "CT is locked (snapshot)")
+    run = suite.run()
+    first = failed(run.record.checks)[0]
+    assert first.diagnosis == ["A6"]
+    assert "A6 The container is locked\n  why:  a task" in run.output
+    assert "  mend: wait for the task; only if none is running: pct unlock 920" in run.output
+    page = (run.folder / "report.html").read_text()
+    assert WHY in page
+    assert "grep ^lock /etc/pve/lxc/*.conf" in page
+    assert "all is quiet" in page
+    tests = run.document("ctrf.json")["results"]["tests"]  # type: ignore[index]
+    assert [test["extra"]["diagnosis"] for test in tests if test["name"] == first.name] == [["A6"]]
+    cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
+    properties = {case.attrib["name"]: [p.attrib for p in case.iter("property")] for case in cases}
+    assert properties[first.name.partition("::")[2]] == [{"name": "diagnosis", "value": "A6"}]
+
+
+def test_sources_are_links(suite: Suite) -> None:
+    node(suite, "unknown or invalid runtime name: nvidia")
+    page = (suite.run().folder / "report.html").read_text()
+    assert "https://github.com/NVIDIA/nvidia-container-toolkit/issues/150" in page
+
+
+def test_no_match_says_what_was_looked_at(suite: Suite) -> None:
+    node(suite, UNKNOWN)
+    run = suite.run()
+    assert (
+        "no known failure mode fits; looked at: failure, commands, node, container (evidence-preflight.txt)"
+        in run.output
+    )
+    assert not any(check.diagnosis for check in run.record.checks)
+
+
+def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
+    node(suite, UNKNOWN)
+    run = suite.run()
+    assert len(failed(run.record.checks)) > 5
+    commands = [json.loads(line)["argv"] for line in (run.folder / "commands.jsonl").read_text().splitlines()]
+    assert [argv[:2] for argv in commands].count(["sh", "-s"]) == 1
+    page = (run.folder / "report.html").read_text()
+    assert page.count("What was asked at that moment: node") == 1
+    assert page.count("the first failure of this stage, and in evidence-preflight.txt") == len(
+        failed(run.record.checks)
+    ) - len({check.stage for check in failed(run.record.checks)})
+
+
+def test_dead_node_is_said_and_costs_seconds(suite: Suite) -> None:
+    node(suite, UNKNOWN, sh="sleep 1000", pct="sleep 1000")
+    run = suite.run("-o", "command_deadline=2")
+    commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
+    (asked,) = [command for command in commands if command["argv"][:2] == ["sh", "-s"]]
+    assert asked["seconds"] < 6
+    evidence = (run.folder / "evidence-preflight.txt").read_text()
+    assert re.search(
+        r"=== node\nnothing could be asked: `sh -s 920 \d+` on lab:stub took longer than its 4 s", evidence
+    )
+    assert "=== container\nnothing could be asked:" in evidence
+
+
+def test_evidence_has_no_secret_and_no_markup(suite: Suite) -> None:
+    said = f"echo '### node'; printf '%s\\033[31m<script>alert(1)</script>\\n' {SECRET}"
+    node(suite, UNKNOWN, sh=said)
+    run = suite.run(REGISTRY_PASSWORD=SECRET)
+    evidence = (run.folder / "evidence-preflight.txt").read_text()
+    assert "[redacted: REGISTRY_PASSWORD]<script>alert(1)</script>" in evidence  # plain text
+    page = (run.folder / "report.html").read_text()
+    assert "alert(1)" in page
+    assert "<script>alert(1)" not in page
+    assert not [path for path in run.folder.iterdir() if SECRET.encode() in path.read_bytes()]
+
+
+def test_long_evidence_is_cut(suite: Suite) -> None:
+    node(suite, UNKNOWN, sh="echo '### node'; yes 'a line of a log' | head -n 100000; echo the end")
+    evidence = suite.run().folder / "evidence-preflight.txt"
+    assert evidence.stat().st_size < 100_000
+    assert "the end" in evidence.read_text()
+
+
+def test_full_disk_here_does_not_hide_the_failure(suite: Suite) -> None:
+    plugin = """
+from fixtures import run_folder
+write = run_folder.write
+def full(path, content):
+    if path.name.startswith("evidence"):
+        raise OSError(28, "No space left on device")
+    write(path, content)
+run_folder.write = full
+"""
+    node(suite, UNKNOWN)
+    run = suite.run(plugin=plugin)
+    assert run.status == 1
+    assert "looked at: failure, commands, node, container (not kept)" in run.output
+    assert failed(run.record.checks)
+
+
+def test_secret_in_a_failed_command_is_no_evidence(suite: Suite) -> None:
+    node(suite, f"refused to {SECRET}")
+    run = suite.run(REGISTRY_PASSWORD=SECRET)
+    assert SECRET not in run.output
