@@ -2,9 +2,11 @@
 
 pytest_plugins = [
     "fixtures.command_line",
+    "fixtures.selection",
     "fixtures.blocking",
     "fixtures.given",
     "fixtures.serving",
+    "fixtures.acceptance",
     "fixtures.recorder",
     "fixtures.diagnosis",
     "fixtures.sealing",

@@ -31,7 +31,8 @@ def with_value(keys: str, value: Any) -> Any:
 
 def test_both_declarations_load() -> None:
     real, lab = load(TOP / "phoenix_lxc_configs.json"), load(TOP / "lab/phoenix_lxc_configs.json")
-    assert sorted(real.containers) == sorted(lab.containers) == [903, 920, 950]
+    assert sorted(real.containers) == [903, 920, 950]
+    assert sorted(lab.containers) == [903, 920, 950, 951]  # 951 is 950 with a model that the lab can serve
     assert real[920].os == ("ubuntu", "24.04")
     assert lab[920].os == ("debian", "12")
     assert real[920].gpus == (0, 1)
@@ -39,6 +40,7 @@ def test_both_declarations_load() -> None:
 
 def test_lab_declares_the_same_but_for_the_operating_system() -> None:
     lab = json.loads((TOP / "lab/phoenix_lxc_configs.json").read_text())
+    del lab["lxc_configs"]["951"]
     for document in (lab, real := copy.deepcopy(GOOD)):
         for entry in document["lxc_configs"].values():
             entry["template"] = ""

@@ -88,7 +88,7 @@ def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
 
 
 def test_dead_node_is_said_and_costs_seconds(suite: Suite) -> None:
-    node(suite, UNKNOWN, sh='[ $2 = -c ] || sleep 1000', pct="sleep 1000")
+    node(suite, UNKNOWN, sh="[ $2 = -c ] || sleep 1000", pct="sleep 1000")
     run = suite.run("-o", "command_deadline=2")
     commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
     (asked,) = [command for command in commands if command["argv"][:2] == ["sh", "-s"]]

@@ -44,3 +44,21 @@ def test_help_groups_our_options() -> None:
 def test_collecting_touches_no_node() -> None:
     done = run("--collect-only", "--quiet", "--node", "ssh://root@192.0.2.1")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "clone_ctids=99"], "clone_ctids: 99 is no number of a container"),
+        (["-o", "clone_addresses=10.0.0"], "clone_addresses: '10.0.0' is no IPv4 address"),
+        (["--accept", "903"], "--accept 903: is not declared as a clone of 920"),
+        (["--accept", "940"], "container 940 is not declared"),
+        (["--accept", "950", "--rebuild"], "--accept is a run of its own"),
+        (["--verify-parent", "--verify"], "--verify-parent is a run of its own"),
+        (["--keep"], "--keep leaves the container of --accept in place"),
+    ],
+)
+def test_mistake_about_clones_is_one_line(words: list[str], said: str) -> None:
+    done = run("--node", "local", *words)
+    assert (done.returncode, said in done.stderr) == (4, True), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout

@@ -277,7 +277,7 @@ def test_verify_deep_also_serves() -> None:
     )
     assert shallow < deep
     assert any("test_server_answers[gpu1]" in name for name in deep)
-    assert not any("seal" in name or "pulled" in name for name in deep - shallow)
+    assert not any("test_060_seal" in name or "pulled" in name for name in deep - shallow)
 
 
 @pytest.mark.parametrize("words", [("--verify", "--rebuild"), ("--verify-deep", "--rebuild-clone")])
@@ -285,3 +285,21 @@ def test_verify_with_a_rebuild_is_refused(words: tuple[str, ...]) -> None:
     done = collected(*words)
     assert done.returncode == 4
     assert "changes nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (("--accept", "950"), {"010_preflight", "070_sealed", "075_recorded", "080_clone_acceptance"}),
+        (("--verify-parent",), {"010_preflight", "030_inherited_stack"}),
+    ],
+)
+def test_runs_about_clones_select_theirs(words: tuple[str, ...], files: set[str]) -> None:
+    names = {line.partition("::")[0] for line in collected(*words).stdout.splitlines() if "::" in line}
+    assert {Path(name).stem.removeprefix("test_") for name in names} == files
+
+
+def test_no_clone_leaves_that_stage_out() -> None:
+    listing = collected("--no-clone").stdout
+    assert "test_090_accepted" in listing
+    assert "test_080" not in listing

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 
+from fixtures import throw_away
 from fixtures.build import Build
 from fixtures.clone import MARK
 from fixtures.node import Node, net_option
@@ -18,11 +19,13 @@ SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-s
 
 
 @pytest.mark.on_existing
+@pytest.mark.parent
 def test_node_is_proxmox(node: Node) -> None:
     """The node answers and is a Proxmox VE node."""
     assert node.version.startswith("pve-manager/"), f"`pveversion` says {node.version!r}"
 
 
+@pytest.mark.parent
 def test_parent_is_as_declared(node: Node, template: Template) -> None:
     """The parent container is on the node under its declared name."""
     parent = template.parent
@@ -31,6 +34,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     assert containers[parent.ctid]["name"] == parent.name
 
 
+@pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which 920 is cloned from, was made to its end."""
     snapshots = node.snapshots(template.parent.ctid)
@@ -39,6 +43,7 @@ def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     assert snapshots[template.parent_snapshot].whole, f"{name} is half made: its build was cut short"
 
 
+@pytest.mark.parent
 def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     """The parent has only volumes that can be cloned and snapshotted."""
     mounts = bind_mounts(node.config(template.parent.ctid, template.parent_snapshot))
@@ -54,12 +59,13 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     )
 
 
-def test_storage_has_room(node: Node, template: Template) -> None:
-    """The storage has room for a full copy of the parent and for the image."""
+def test_storage_has_room(node: Node, template: Template, build: Build) -> None:
+    """The storage has room for a full copy of the parent, for the image, and for a throw-away clone of both."""
     free = node.storage(template.declared.storage_pool)["avail"] / GIB
-    assert free >= IMAGE_ROOM_GIB, (
-        f"storage {template.declared.storage_pool} has {free:.1f} GiB free; "
-        f"the image alone takes {IMAGE_ROOM_GIB} GiB while it is unpacked"
+    needed = IMAGE_ROOM_GIB if build.no_clone else 2 * IMAGE_ROOM_GIB
+    assert free >= needed, (
+        f"storage {template.declared.storage_pool} has {free:.1f} GiB free, {needed} are needed: the image alone takes "
+        f"{IMAGE_ROOM_GIB} while it is unpacked, and a clone as much again; --no-clone leaves that out"
     )
 
 
@@ -104,6 +110,20 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     assert snapshot is None or snapshot.description.startswith(MARK), (
         f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not replace it"
     )
+
+
+@pytest.mark.on_existing
+def test_no_clone_is_left(node: Node, settings: Settings, build: Build) -> None:
+    """No throw-away clone of an earlier run is left; one that was is removed, unless nothing may be changed."""
+    left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings)
+    if left:
+        warnings.warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}", stacklevel=1)
+
+
+def test_clone_has_a_place(node: Node, template: Template, settings: Settings, build: Build) -> None:
+    """A number and an address are free for the throw-away clone."""
+    if not build.no_clone:
+        assert throw_away.choose(node, template.declared, settings).ctid in settings.clone_ctids
 
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:

@@ -5,8 +5,8 @@ import pytest
 from fixtures import docker, gpus
 from fixtures.build import Build
 from fixtures.container import Container
+from fixtures.declaration import Declared
 from fixtures.settings import Settings
-from fixtures.template import Template
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
 
@@ -18,15 +18,15 @@ def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
     assert state == "running", f"systemd is {state}; failed: {failed}"
 
 
-def test_commands_reach_the_container(container: Container, template: Template) -> None:
+def test_commands_reach_the_container(container: Container, declared: Declared) -> None:
     """Commands that are meant for 920 run in 920, not on the node."""
-    assert container.ask("hostname") == template.declared.name
+    assert container.ask("hostname") == declared.name
     assert container.ask("systemd-detect-virt", "--container") == "lxc"
 
 
-def test_os_is_as_declared(container: Container, template: Template) -> None:
+def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     """The operating system is the one that the declared template names."""
-    distribution, release = template.declared.os
+    distribution, release = declared.os
     found = container.system_info
     assert found.distribution == distribution
     assert found.release == release or found.release.startswith(f"{release}.")
@@ -81,17 +81,17 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
 
 
 @pytest.mark.deep
-def test_gpus_are_listed(container: Container, template: Template, build: Build) -> None:
+def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
     """nvidia-smi lists as many GPUs as 920 is assigned."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
-    assigned, seen = template.declared.gpus, [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
+    assigned, seen = declared.gpus, [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
     assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
 
 
 @pytest.mark.deep
-def test_cuda_works_on_gpu(container: Container, settings: Settings, template: Template, gpu: int) -> None:
+def test_cuda_works_on_gpu(container: Container, settings: Settings, declared: Declared, gpu: int) -> None:
     """CUDA initialises on this GPU, and data survives the way to its memory and back."""
-    index = template.declared.gpus.index(gpu)
+    index = declared.gpus.index(gpu)
     result = gpus.probe_cuda(container, index, settings.command_deadline)
     assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
     assert result.copied > 0

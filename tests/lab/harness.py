@@ -83,6 +83,10 @@ class Lab:
         """What a command prints in a container."""
         return self.node("pct", "exec", str(ctid), "--", *argv)
 
+    def containers(self) -> list[int]:
+        """The numbers of the node's containers."""
+        return sorted(int(name.removesuffix(".conf")) for name in self.node("ls", "/etc/pve/lxc/").split())
+
     def snapshots(self) -> dict[str, dict[str, Any]]:
         """The snapshots of 920 by name; none if there is no 920."""
         if "920.conf" not in self.node("ls", "/etc/pve/lxc/"):

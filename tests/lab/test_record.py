@@ -43,7 +43,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def built(lab: Lab, keys: tuple[Path, Path]) -> Run:
     """A green build that was given secrets and a key."""
-    words = ["--rebuild", "-o", "server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY", "-o", f"signing_key={keys[0]}"]
+    words = [
+        "--rebuild",
+        "--no-clone",
+        "-o",
+        "server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY",
+        "-o",
+        f"signing_key={keys[0]}",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)

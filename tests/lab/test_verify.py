@@ -20,7 +20,7 @@ RUNS = 20
 @pytest.fixture(scope="module")
 def built(lab: Lab) -> str:
     """A lab with an accepted template; the digest of its manifest."""
-    run = lab.build()
+    run = lab.build("--no-clone")
     if run.outcome not in ("built", "existing"):
         pytest.fail(f"neither built nor existing, but {run.outcome}")
     return digest(lab)

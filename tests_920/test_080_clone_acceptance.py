@@ -1,0 +1,92 @@
+"""Clone acceptance: a clone of the snapshot boots, is itself, and serves: that is what the template is for.
+
+The clone is a throw-away one, with a number, a name and an address of its own, and is destroyed in the
+end. With `--accept` it is a container as it is declared.
+"""
+
+import pytest
+
+from fixtures import docker, gpus, identity
+from fixtures.acceptance import Trial
+from fixtures.clone import Clone
+from fixtures.image import Image
+from fixtures.server import Server
+from fixtures.settings import Settings
+
+pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
+
+
+def test_clone_can_work(trial: Trial) -> None:
+    """Nothing is known, before anything is copied, for which the clone could not work as it is declared."""
+    refused = "; ".join(trial.refusals)
+    assert not refused, f"{trial.clone.ctid} {trial.clone.declared.name} is refused: {refused}"
+
+
+def test_clone_is_made(trial: Trial) -> None:
+    """The clone is made with a number, a name, an address and a MAC of its own, set before its first start."""
+    if trial.refusals:
+        pytest.skip("nothing is copied for what can't work")
+    assert trial.make().differences() == []
+
+
+def test_clone_boots_beside_its_template(trial: Trial) -> None:
+    """The clone boots beside its template, and systemd in it has started everything."""
+    if not trial.made:
+        pytest.skip("there is no clone")
+    assert trial.start() == "running", trial.clone.container.ask("systemctl", "--failed", "--plain", "--no-legend")
+
+
+def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
+    """Ids, keys, names and addresses are there anew: nothing that identifies the clone is its template's."""
+    template, found = trial.identities()
+    assert identity.shared(template, found) == []
+    assert identity.missing(found, ssh=clone.container.exists("sshd")) == []
+    assert f"{clone.declared.network.address}/" in found["addresses"]
+
+
+def test_docker_works_in_the_clone(clone: Clone) -> None:
+    """Docker runs a container in the clone, and has brought none along."""
+    assert docker.run_probe(clone.container) == "the probe ran"
+    assert docker.own(clone.container) + docker.foreign(clone.container) == []
+
+
+def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
+    """Image, model, packages, files and software in the clone are the ones that were sealed."""
+    drifts = [str(drift) for drift in trial.comparison.in_template]
+    assert not drifts, f"clone {clone.ctid} differs from the template that was sealed: {'; '.join(drifts)}"
+
+
+def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
+    """The clone carries the record, and says with /etc/phoenix/verify what it came from."""
+    said = clone.container.execute("/etc/phoenix/verify").out
+    assert f"came from {trial.build.template.subject}, manifest sha256:{trial.comparison.digest}" in said
+
+
+def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) -> None:
+    """nvidia-smi in the clone lists as many GPUs as it is assigned."""
+    listed = gpus.listed(clone.container, settings.command_deadline)
+    lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
+    assert len(listed) == len(clone.declared.gpus), f"unlike the template that was sealed: {'; '.join(lost)}"
+
+
+def test_cuda_works_in_the_clone(clone: Clone, settings: Settings, gpu: int) -> None:
+    """In the clone, CUDA initialises on this GPU, and data survives the way to its memory and back."""
+    result = gpus.probe_cuda(clone.container, clone.declared.gpus.index(gpu), settings.command_deadline)
+    assert not result.error, f"GPU {gpu} in clone {clone.ctid}: {result.error} (CUDA counts {result.count} GPUs)"
+
+
+def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, settings: Settings) -> None:
+    """The clone serves its model from the sealed image, and answers with the expected word."""
+    clone_server.start(clone_image, clone.declared.tensor_parallel)
+    clone_server.wait_until_ready()
+    answer, word = clone_server.chat(settings.test_prompt), settings.expected_word
+    assert (answer.status, answer.model) == (200, clone_server.model)
+    assert answer.has(word), f"asked {answer.question!r}, the answer has no {word!r}: {answer.text!r}"
+
+
+def test_clone_is_destroyed(trial: Trial) -> None:
+    """The clone is destroyed, and nothing of it is left; a declared one stays if that was asked for."""
+    if not trial.made:
+        pytest.skip("there is no clone")
+    trial.end()
+    assert trial.clone.exists == trial.keeps
