@@ -77,7 +77,10 @@ def test_bad_declaration_is_a_wrong_argument(place: Place) -> None:
 
 def test_run_that_left_no_record_is_not_told_by_an_older_one(place: Place) -> None:
     assert place.run(str(SCRIPT), "920").returncode == 3
-    done = place.run(str(SCRIPT), "920", PYTEST_ADDOPTS="--node=lab:stub -p no_such_plugin")
+    killed = place.suite.top / "python"
+    killed.write_text('#!/bin/sh\n[ "$1" = -c ] || kill -9 $$\n')
+    killed.chmod(0o755)
+    done = place.run(str(SCRIPT), "920", PHOENIX_PYTHON=str(killed))
     assert done.returncode == 1, done.stdout
 
 
