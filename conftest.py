@@ -13,4 +13,5 @@ pytest_plugins = [
     "fixtures.report",
     "fixtures.verify",
     "fixtures.ci",
+    "fixtures.progress",
 ]

@@ -1,0 +1,115 @@
+"""What a run shows while it waits: drawn on a terminal, in lines elsewhere, and never in the way of pytest."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures import pull_output, server_log
+from fixtures.waiting import Sight
+from tests.suite_run import TOP, Suite
+from tests.terminal import Seen, watch
+
+# a node on which the second question takes two seconds, and a moment between two lines that is shorter than real
+SLOW = "#!/bin/sh\ncase $1 in pveversion) sleep 2; echo pve-manager/9.0.0/stub;; *) echo refused >&2; exit 1;; esac\n"
+SHORT = "import fixtures.progress\nfixtures.progress.PERIOD = 0.5\n"
+STILL = ("-p", "no:cacheprovider", "-k", "proxmox or parent_is_as_declared")
+
+
+def shown(tmp_path: Path, *words: str, **env: str) -> Seen:
+    suite = Suite(tmp_path)
+    (suite.top / "labs/stub/node").write_text(SLOW)
+    (suite.top / "plugin_of_the_test.py").write_text(SHORT)
+    command = [sys.executable, "-m", "pytest", "tests_920", "--node=lab:stub", "-p", "plugin_of_the_test"]
+    paths = {"PYTHONPATH": str(suite.top), "PHOENIX_LAB_STATE": str(suite.top / "labs"), "TERM": "xterm", "CI": ""}
+    options = [*STILL, f"--override-ini=report_folder={suite.reports}", *words]
+    return watch([*command, *options], {**os.environ, **paths, **env}, TOP, 60)
+
+
+@pytest.mark.parametrize("words", [(), ("-v",), ("--tb=long",), ("-vv", "--color=yes")], ids=" ".join)
+def test_terminal_shows_the_wait_and_leaves_no_trace(tmp_path: Path, words: tuple[str, ...]) -> None:
+    seen = shown(tmp_path, *words)
+    assert seen.status == 1
+    waits = [frame for frame in seen.frames if "waiting for `pveversion" in frame]
+    assert waits, seen.frames[-1]
+    assert "preflight: The node answers and is a Proxmox VE node\n  waiting for" in waits[-1]
+    assert re.search(r"1\.\d s of 1 min 00 s", waits[-1])
+    assert "waiting for" not in seen.history
+    expected = "test_node_is_proxmox PASSED" if "-v" in words or "-vv" in words else "test_010_preflight.py .F"
+    assert expected in seen.history
+    assert "\n\n\n\ntests_920" not in seen.history
+
+
+def test_output_of_checks_is_not_drawn_over(tmp_path: Path) -> None:
+    """With -s what checks print and what is waited for are lines of their own."""
+    assert "preflight: waiting for `pveversion`" in shown(tmp_path, "-s").history
+
+
+@pytest.mark.parametrize("words", [("-q",), ("-qq",)])
+def test_quiet_is_quiet(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert not [frame for frame in shown(tmp_path, *words).frames if "waiting for" in frame]
+
+
+def test_log_gets_a_line_now_and_then(tmp_path: Path) -> None:
+    suite = Suite(tmp_path)
+    (suite.top / "labs/stub/node").write_text(SLOW)
+    output = suite.run(*STILL, plugin=SHORT).output
+    lines = [line for line in output.splitlines() if "waiting for" in line]
+    assert 2 <= len(lines) <= 4
+    assert re.fullmatch(r"preflight: waiting for `pveversion`, 0\.5\d? s of 1 min 00 s", lines[0]), lines
+    assert "\x1b" not in output
+
+
+def test_pull_is_counted_in_bytes() -> None:
+    drawn = (
+        "latest: Pulling from vllm/vllm-openai\r\n"
+        "5a9a4a0ac12b: Pulling fs layer \r\n7e1dd1e9ae0c: Pulling fs layer \r\n"
+        "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Downloading  2.5MB/10MB\x1b[2B"
+        "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Downloading [===>      ]  500kB/1.5GB\x1b[1B"
+    )
+    assert pull_output.sight(drawn) == Sight("downloading, 0 of 2 layers are there", 3e6, 1.51e9, "B")
+    drawn += (
+        "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Pull complete \x1b[2B\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Download complete \x1b[1B"
+    )
+    assert pull_output.sight(drawn) == Sight("unpacking, 1 of 2 layers are there", 1e7, 1.51e9, "B")
+    drawn += "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Extracting [=====>  ]  1GB/1.5GB\x1b[1B"
+    assert pull_output.sight(drawn).done == 1.01e9
+
+
+def test_failed_pull_is_told_in_dockers_words() -> None:
+    drawn = "5a9a4a0ac12b: Pulling fs layer \r\n\x1b[1A\x1b[2K\rError response from daemon: manifest unknown\r\n"
+    assert pull_output.plain(drawn) == "Error response from daemon: manifest unknown"
+
+
+@pytest.mark.parametrize(
+    ("log", "sight"),
+    [
+        ("", Sight()),
+        ("(APIServer pid=1) INFO 11-24 05:02:29 [a.py:1] hello", Sight(line="[a.py:1] hello")),
+        (
+            "(EngineCore pid=812) Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  5.25it/s]",
+            Sight(
+                "loading the weights",
+                1,
+                2,
+                line="Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  5.25it/s]",
+            ),
+        ),
+        (
+            "Capturing CUDA graphs (FULL):   0%| | 0/51 [00:00]\rCapturing CUDA graphs (FULL):   4%| | 2/51 [00:00]",
+            Sight("capturing CUDA graphs", 2, 51, line="Capturing CUDA graphs (FULL):   4%| | 2/51 [00:00]"),
+        ),
+        (
+            "x Loading model from scratch...\nEnforce eager set, disabling torch.compile\nlast",
+            Sight("loading the weights", line="last"),
+        ),
+        ("INFO:     Application startup complete.", Sight("serving", line="INFO:     Application startup complete.")),
+    ],
+    ids=["nothing", "unknown", "weights", "graphs", "eager", "done"],
+)
+def test_phase_of_the_servers_start(log: str, sight: Sight) -> None:
+    assert server_log.sight(log) == sight
