@@ -13,5 +13,6 @@ pytest_plugins = [
     "fixtures.report",
     "fixtures.verify",
     "fixtures.ci",
+    "fixtures.plan",
     "fixtures.progress",
 ]

@@ -19,6 +19,7 @@ FAILED = CheckResult(
     "GPU 0: The server answers.",
     "failed",
     "100 % of `it` was <b>wrong</b> | no *word*",
+    diagnosis=["A2", "A1"],
 )
 GREEN = Record(
     "1",
@@ -57,6 +58,8 @@ def test_red_page_names_what_failed_without_markup() -> None:
     page = summary.page(RED, "reports/1")
     assert page.startswith("## ❌ Template 920: failed\n")
     assert r"| serving | GPU 0: The server answers. | 100 % of \`it\` was &lt;b>wrong&lt;/b> \| no \*word\* |" in page
+    assert "| A2: Docker can't load" in page
+    assert "nesting=1" in page
     assert "### Warnings\n\n- little memory\n" in page
     assert "| Report | `reports/1` |" in page
 
@@ -70,6 +73,7 @@ def test_annotation_stands_at_the_check() -> None:
     assert "def test_server_answers(" in source[int(properties["line"]) - 1]
     assert properties["title"] == "serving%3A GPU 0%3A The server answers."
     assert message.startswith("100 %25 of `it`")
+    assert "%0AA2: Docker can't load" in message
 
 
 def test_run_tells_github(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""`--plan` says what would be done on this node and does nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.suite_run import Suite
+
+# a node that answers questions and writes down whatever else it is asked to do
+NODE = """#!/bin/sh
+case "$1 $2 $3" in
+  hostname*) echo stub ;;
+  *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
+  *"get /nodes/stub/lxc "*|*"get /nodes/stub/lxc") echo '{containers}' ;;
+  *) echo "$@" >> {log}; exit 1 ;;
+esac
+"""
+MARKED = "phoenix-920: sealed 2026-11-25T00:00:00Z manifest sha256:1"
+
+
+def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bool = True) -> tuple[str, int]:
+    suite, log = Suite(tmp_path), tmp_path / "done"
+    found = [] if description is None else [{"name": "vllm-base-snapshot", "description": description, "snaptime": 1}]
+    containers = [{"vmid": 920, "name": "BaseTemplateVLLM", "status": "running"}] if exists else []
+    text = NODE.format(snapshots=json.dumps(found), containers=json.dumps(containers), log=log)
+    (suite.top / "labs/stub/node").write_text(text)
+    run = suite.run("--plan", *words)
+    assert not log.exists(), log.read_text()
+    assert not suite.folders(), "a plan leaves no report"
+    return run.output, run.status
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "said"),
+    [
+        ((), {"exists": False}, ("to build", "clones 920 from 903@docker-gpu-snapshot in full, with 4096 MB, 4 cores")),
+        (
+            (),
+            {},
+            ("adopts 920 if it is as declared", "pulls vllm/vllm-openai:latest", "takes vllm-base-snapshot, starts"),
+        ),
+        (
+            (),
+            {"description": f"{MARKED} accepted now"},
+            ("existing", "image             2 checks   skipped: it is there"),
+        ),
+        ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
+        (("--rebuild",), {"description": MARKED}, ("takes vllm-base-snapshot, in place of the one that is there",)),
+        (("--rebuild-clone",), {}, ("destroys 920 if this suite made it; clones",)),
+        (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
+        (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, asks and removes a test server",)),
+        (("-k", "storage"), {"exists": False}, ("Only some checks are selected, so nothing would be sealed",)),
+    ],
+)
+def test_plan(tmp_path: Path, words: tuple[str, ...], state: dict[str, object], said: tuple[str, ...]) -> None:
+    output, status = plan(tmp_path, *words, **state)  # type: ignore[arg-type]
+    assert status == 0, output
+    for each in said:
+        assert each in output, output
+    assert "Nothing was changed." in output
+
+
+def test_node_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    run = Suite(tmp_path).run("--plan")
+    assert run.status == 4
+    assert "ERROR: --plan: the node can't be asked: " in run.output
+    assert "Traceback" not in run.output
