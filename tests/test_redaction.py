@@ -48,7 +48,7 @@ def pytest_sessionfinish(session):
 def test_run_leaves_no_secret(tmp_path: Path) -> None:
     run = Suite(tmp_path).run(
         *("-rA", "-o", f"server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY ODD_NAME={ODD}"),
-        *("-o", "server_args=--hf-token told-by-option --max-model-len 2048"),
+        *("-o", "server_args=--max-num-batched-tokens 2048"),
         plugin=SPOILER,
         HUGGING_FACE_HUB_TOKEN=HUB,
         VLLM_API_KEY=API,
@@ -57,7 +57,7 @@ def test_run_leaves_no_secret(tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     files["server-device-1.log.gz"] = gzip.decompress(files["server-device-1.log.gz"])
     files["terminal"] = run.output.encode()
-    secrets = (HUB, API, json.dumps(API)[1:-1], escape(API), REGISTRY, ODD, "told-by-option", "unheard-of")
+    secrets = (HUB, API, json.dumps(API)[1:-1], escape(API), REGISTRY, ODD, "unheard-of")
     found = [(name, secret) for name, content in files.items() for secret in secrets if secret.encode() in content]
     assert found == []
     assert b"odd>-920" not in b"".join(files.values())
@@ -163,9 +163,10 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
             raise InterruptedError
 
     server.container, server.gpus = Container(), "all"
-    server._sampler = MagicMock()
+    server._sampler, server._spawn = MagicMock(), MagicMock()
     server._settings = SimpleNamespace(
         server_env=("VLLM_API_KEY=s3cret-value", "X=1"),
+        variables={"VLLM_API_KEY": "s3cret-value", "X": "1"},
         server_args=(),
         server_mounts=(),
         server_port=8000,

@@ -8,6 +8,7 @@ import requests
 
 from fixtures.image import Image, ImageError
 from fixtures.server import ServerError, _answer
+from fixtures.settings import _environment
 
 DATA = Path(__file__).parent / "data/vllm"
 
@@ -61,3 +62,13 @@ def test_recorded_refusal_is_told() -> None:
 def test_anything_else_is_an_error_not_a_crash(body: object) -> None:
     with pytest.raises(ServerError, match="answered with 200"):
         _answer("?", made(200, body), 0.5)
+
+
+def test_each_run_has_a_key_of_its_own_unless_the_user_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = _environment("X=1"), _environment("X=1")
+    assert first[0] == second[0] == "X=1"
+    assert first[1].startswith("VLLM_API_KEY=sk-")
+    assert len(first[1]) > 50
+    assert first != second
+    monkeypatch.setenv("VLLM_API_KEY", "mine")
+    assert _environment("VLLM_API_KEY") == ("VLLM_API_KEY=mine",)
