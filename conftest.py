@@ -2,9 +2,11 @@
 
 pytest_plugins = [
     "fixtures.command_line",
+    "fixtures.interrupts",
     "fixtures.selection",
     "fixtures.blocking",
     "fixtures.given",
+    "fixtures.foresight",
     "fixtures.serving",
     "fixtures.acceptance",
     "fixtures.recorder",

@@ -8,7 +8,12 @@ import sys
 
 from lab import rootfs, vllm
 from lab.errors import LabError
+from lab.gpu.install import compiled
 from lab.machine import Machine
+
+# SIMULATED, as its answers say
+DRIVER_TOOLS = """cp "$1"/nvidia-smi /usr/bin/nvidia-smi
+ln -sf "$1"/libnvidia-ml.so.* /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"""
 
 
 def up(machine: Machine) -> None:
@@ -16,6 +21,7 @@ def up(machine: Machine) -> None:
     archive, made = rootfs.parent(), vllm.made()
     machine.power_on()
     machine.serve_registry(made / "registry")
+    machine.run("sh", "-c", DRIVER_TOOLS, "sh", str(compiled()))
     print("lab: making container 903, if it is not there", file=sys.stderr)
     machine.run(
         "env",

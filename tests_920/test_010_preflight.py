@@ -4,18 +4,15 @@ import warnings
 
 import pytest
 
-from fixtures import throw_away
+from fixtures import address, conf, throw_away
 from fixtures.build import Build
 from fixtures.clone import MARK
+from fixtures.foresight import unseen
 from fixtures.node import Node, net_option
 from fixtures.settings import Settings
-from fixtures.template import SNAPSHOT_STORAGE, Template, bind_mounts
+from fixtures.template import Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
-
-GIB, MIB = 2**30, 2**20
-IMAGE_ROOM_GIB = 40  # 8.7 GB packed and 30 GB unpacked (vllm-project/vllm PR #22377, PR #55608)
-SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
 
 
 @pytest.mark.on_existing
@@ -23,6 +20,11 @@ SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-s
 def test_node_is_proxmox(node: Node) -> None:
     """The node answers and is a Proxmox VE node."""
     assert node.version.startswith("pve-manager/"), f"`pveversion` says {node.version!r}"
+
+
+def test_no_other_run_works_on_it(build: Build) -> None:
+    """This run holds the node's lock on 920, so no other run works on it."""
+    assert build.lock.held, f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}"
 
 
 @pytest.mark.parent
@@ -48,44 +50,6 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     """The parent has only volumes that can be cloned and snapshotted."""
     mounts = bind_mounts(node.config(template.parent.ctid, template.parent_snapshot))
     assert not mounts, f"bind mounts can't be cloned or snapshotted: {mounts}"
-
-
-def test_storage_can_snapshot(node: Node, template: Template) -> None:
-    """The declared storage can take snapshots."""
-    storage = node.storage(template.declared.storage_pool)
-    assert storage["type"] in SNAPSHOT_STORAGE, (
-        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers; "
-        f"declare one of type {', '.join(SNAPSHOT_STORAGE)}"
-    )
-
-
-def test_storage_has_room(node: Node, template: Template, build: Build) -> None:
-    """The storage has room for a full copy of the parent, for the image, and for a throw-away clone of both."""
-    free = node.storage(template.declared.storage_pool)["avail"] / GIB
-    needed = IMAGE_ROOM_GIB if build.no_clone else 2 * IMAGE_ROOM_GIB
-    assert free >= needed, (
-        f"storage {template.declared.storage_pool} has {free:.1f} GiB free, {needed} are needed: the image alone takes "
-        f"{IMAGE_ROOM_GIB} while it is unpacked, and a clone as much again; --no-clone leaves that out"
-    )
-
-
-def test_declared_disk_is_large_enough(template: Template) -> None:
-    """The declared disk of 920 is large enough for the image."""
-    size = template.declared.storage_size_gb
-    assert size >= IMAGE_ROOM_GIB, f"storage_size_gb is {size}, the image takes {IMAGE_ROOM_GIB} while it is unpacked"
-
-
-def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
-    """The node has the memory that 920 is given; a warning says if that is less than vLLM usually has."""
-    given = max(template.declared.memory_mb, settings.server_memory_mb)
-    if given < SERVER_MEMORY_MB:
-        warnings.warn(
-            f"{template.ctid} has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB}. If the server "
-            "is killed while it loads, set server_memory_mb: it holds only while that server runs",
-            stacklevel=1,
-        )
-    whole = node.memory // MIB
-    assert given < whole, f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB"
 
 
 def test_nothing_holds_a_lock(node: Node, template: Template) -> None:
@@ -141,3 +105,24 @@ def test_address_is_free(node: Node, template: Template) -> None:
     mine = template.declared.network.address
     clash = [ctid for ctid in others if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine]
     assert not clash, f"{mine} is the address of {clash} too; a clone keeps its parent's: pct set {clash[0]} --net0 ..."
+
+
+def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
+    """No other machine of the network answers at the address of 920."""
+    if template.exists and node.running(template.ctid):
+        return  # it answers itself
+    net = template.declared.network
+    owner = address.owner(node, net.bridge, net.address)
+    if owner is None:
+        unseen(f"whether somebody answers at {net.address}: {node.name} has no arping (package iputils-arping)")
+    assert not owner, f"{owner} answers at {net.address}, the address of {template.ctid}; find it: ip neigh, pct list"
+
+
+def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
+    """The lines that pass the GPUs stand in the part of a configuration that counts."""
+    there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
+    lines = conf.misplaced(conf.read(node, there), effective, template.declared.gpus)
+    assert not lines, (
+        f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}; what stands below a [heading] "
+        f"belongs to that snapshot: pct set {there} --dev0 /dev/nvidia0,... and then a new snapshot"
+    )

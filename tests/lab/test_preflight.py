@@ -1,0 +1,172 @@
+"""What preflight finds before anything is made: each fault turns its own check red, and nothing is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.harness import TOP, Lab, says
+
+pytestmark = pytest.mark.lab
+
+ROOM, MODEL, FIRST = (f"tests_920/test_{name}.py" for name in ("012_room", "014_gpus_and_model", "010_preflight"))
+ROOT = "/lxc-disks/subvol-903-disk-0"
+LIBRARY = f"{ROOT}/usr/lib/x86_64-linux-gnu/libnvidia-ml.so"
+DAEMON = f"{ROOT}/etc/docker/daemon.json"
+
+
+def on_node(do: str, undo: str) -> Callable[[Lab], AbstractContextManager[None]]:
+    """A fault of the node, put and undone by a shell line."""
+
+    @contextmanager
+    def put(lab: Lab) -> Iterator[None]:
+        lab.node("sh", "-c", do)
+        try:
+            yield
+        finally:
+            lab.node("sh", "-c", undo)
+
+    return put
+
+
+HOLDER = """[ -e /etc/pve/lxc/903.conf ] && pct start 903 && pct exec 903 -- sh -c 'sleep 9203 >/dev/null 2>&1 &'
+printf 'gpu1.process = %s, python3, 9000\\n' "$(pgrep --newest --exact sleep)" > /etc/simulated-gpu.conf"""
+SECOND_ADDRESS = "pct start 903 && pct exec 903 -- ip address add 10.0.0.220/24 dev eth0"
+# below the heading of the snapshot that 920 is cloned from
+NO_DEV1 = "cp /etc/pve/lxc/903.conf /root/kept && sed -i '/^\\[/,$ { /^dev1: /d }' /etc/pve/lxc/903.conf"
+
+FAULTS: dict[str, tuple[Any, str, str, str]] = {
+    "address": (
+        on_node(SECOND_ADDRESS, "pct shutdown 903"),
+        FIRST,
+        "test_nobody_answers_at_the_address",
+        "answers at 10.0.0.220, the address of 920",
+    ),
+    "section": (
+        on_node(NO_DEV1, "cp /root/kept /etc/pve/lxc/903.conf"),
+        FIRST,
+        "test_gpus_are_passed_where_it_counts",
+        "['dev1: /dev/nvidia1']",
+    ),
+    "gpu-held": (
+        on_node(HOLDER, "rm /etc/simulated-gpu.conf && pct shutdown 903"),
+        MODEL,
+        "test_gpu_memory_is_free",
+        "python3 (PID ",
+    ),
+    "gpu-gone": (
+        on_node("mv /dev/nvidia1 /dev/gone", "mv /dev/gone /dev/nvidia1"),
+        MODEL,
+        "test_gpus_are_on_the_node",
+        "assigned are (0, 1), the node's driver lists [0]",
+    ),
+    "library": (
+        on_node(f"mv {LIBRARY}.580.76.05 {LIBRARY}.570.1", f"mv {LIBRARY}.570.1 {LIBRARY}.580.76.05"),
+        MODEL,
+        "test_driver_is_the_same_inside",
+        "the parent has NVIDIA's libraries of ['570.1'], the node's driver is ['580.76.05']",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_of_the_node_is_found(lab: Lab, name: str) -> None:
+    put, checks, check, said = FAULTS[name]
+    with put(lab):
+        before = lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf; pct list")
+        run = lab.build(checks=checks)
+        assert lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf; pct list") == before
+    assert run.failed() == {check}
+    says(run, said)
+    if name == "gpu-held":
+        says(run, "in container 903) holds 9000 MiB", "nothing was touched")
+
+
+def declared(tmp_path: Path, **changes: object) -> list[str]:
+    """Words that declare 920 otherwise."""
+    document = json.loads((TOP / "lab/phoenix_lxc_configs.json").read_text())
+    document["lxc_configs"]["920"] |= changes
+    (tmp_path / "configs.json").write_text(json.dumps(document))
+    return ["-o", f"lxc_configs={tmp_path}/configs.json"]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A declaration or setting that can't work, and the check that must say so."""
+
+    changes: dict[str, object]
+    checks: str
+    check: str
+    said: str
+    words: tuple[str, ...] = ()
+
+
+WRONG = (
+    Wrong({"vllm_tensor_parallel_size": 2}, MODEL, "test_model_can_be_split", "its 9 attention heads"),
+    Wrong(
+        {},
+        MODEL,
+        "test_model_fits_the_gpus",
+        "163 MiB of GPU memory are there",
+        ("-o", "server_args=--gpu-memory-utilization=0.01"),
+    ),
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.check)
+def test_fault_of_the_declaration_is_found(lab: Lab, tmp_path: Path, wrong: Wrong) -> None:
+    run = lab.build(*declared(tmp_path, **wrong.changes), *wrong.words, checks=wrong.checks)
+    assert run.failed() == {wrong.check}
+    says(run, wrong.said)
+
+
+# a mirror that tells of an image of the size of vLLM's own
+MIRROR = """mkdir -p /root/mirror/v2/vllm/vllm-openai/manifests && cd /root/mirror && cp {daemon} /root/kept
+manifest=v2/vllm/vllm-openai/manifests/latest
+echo '{{"layers": [{{"size": 8700000000}}], "config": {{"digest": "sha256:none"}}}}' > $manifest
+setsid python3 -m http.server --bind 10.0.0.1 5920 >/dev/null 2>&1 </dev/null & echo $! > /root/mirror/pid
+echo '{{"registry-mirrors": ["http://10.0.0.1:5920"]}}' > {daemon}; sleep 1"""
+NO_MIRROR = "kill $(cat /root/mirror/pid); cp /root/kept {daemon}; rm -r /root/mirror"
+
+
+def test_too_small_disk_is_refused_in_seconds(lab: Lab, tmp_path: Path) -> None:
+    with on_node(MIRROR.format(daemon=DAEMON), NO_MIRROR.format(daemon=DAEMON))(lab):
+        run = lab.build(*declared(tmp_path, storage_size_gb=32))
+    assert run.failed() == {"test_declared_disk_is_large_enough"}
+    assert run.seconds < 10
+    says(run, "storage_size_gb is 32, the image needs 36.5 GiB: 8.1 GiB packed, says http://10.0.0.1:5920, times 4.5")
+    assert "920.conf" not in lab.node("ls", "/etc/pve/lxc/")
+
+
+def test_silent_registry_is_warned_about(lab: Lab) -> None:
+    """Without a size the usual one is assumed, and the report says so."""
+    with on_node(f"cp {DAEMON} /root/kept && echo '{{}}' > {DAEMON}", f"cp /root/kept {DAEMON}")(lab):
+        run = lab.build(checks=ROOM)
+    assert run.status == 0
+    assert run.seconds < 10
+    says(run, "not seen: the image's size (https://registry-1.docker.io: ", "40 GiB are assumed")
+
+
+def test_gpu_fault_of_this_run_is_found(lab: Lab) -> None:
+    """A line that was there before is warned about; one that is new fails."""
+    line = 'echo "[   {}] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus." >> /run/simulated-kernel-log'
+    lab.node("sh", "-c", line.format("1.0"))
+    checks = "tests_920/test_055_gpu_faults.py"
+    try:
+        run = lab.build(MODEL, checks=checks)
+        assert run.failed() == set()
+        says(run, "the kernel has told of GPU faults before this run")
+        with lab.fault(
+            f"pvesh = sh {line.format('2.$(date +%N)')}"
+        ):  # asked for the parent's disk, after the log was read
+            run = lab.build(MODEL, checks=checks)
+        assert run.failed() == {"test_no_gpu_fault_was_logged"}
+        says(run, "79, GPU has fallen off the bus")
+    finally:
+        lab.node("rm", "/run/simulated-kernel-log")

@@ -1,0 +1,83 @@
+"""What the inherited stack is asked by function: GPUs after a reload; and that a test server ends with its run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures import docker
+from fixtures.channel import kill, open_channel
+from fixtures.container import Container
+from fixtures.node import Node
+from fixtures.reload import list_around_reload
+from fixtures.server import LEASH
+from tests.lab.harness import Lab
+
+pytestmark = pytest.mark.lab
+
+# What systemd does on a machine of B1's kind: a generator runs at each reload, and takes away the devices' rules.
+FORGETFUL = """mkdir -p /etc/systemd/system-generators && cd /etc/systemd/system-generators && cat > forget-gpus <<'EOF'
+#!/bin/sh
+for rule in /sys/fs/cgroup/devices/docker/*/devices.deny; do
+  for minor in 0 1 255; do echo "c 195:$minor rwm" > "$rule"; done
+done
+EOF
+chmod +x forget-gpus"""
+SLEEPER = """set -eu
+libraries=$(ldd /bin/sleep | grep -o '/[^ ]*')
+tar --create --dereference --absolute-names /bin/sleep $libraries | docker import - sleeper >/dev/null
+docker run --detach --init=false --network none --label "$1" sleeper /bin/sleep 300 >/dev/null"""
+
+
+@pytest.fixture(scope="module")
+def container(lab: Lab) -> Iterator[Container]:
+    """Container 903, running."""
+    lab.node("sh", "-c", "pct status 903 | grep -q running || pct start 903")
+    container = Container(Node(open_channel(f"lab:{lab.machine.name}")), 903)
+    container.wait_until_booted(60)
+    yield container
+    container.execute("sh", "-c", "docker rm -f $(docker ps -aq); docker image rm -f sleeper")
+    lab.node("pct", "shutdown", "903")
+
+
+def test_gpus_survive_a_reload(container: Container) -> None:
+    found = list_around_reload(container, 60)
+    assert len(found.before) == 2
+    assert found.after == found.before
+    assert container.ask("docker", "ps", "--all", "--quiet") == container.ask("docker", "images", "--quiet") == ""
+
+
+def test_gpus_that_a_reload_takes_away_are_missed(container: Container) -> None:
+    container.ask("sh", "-c", FORGETFUL)
+    try:
+        found = list_around_reload(container, 60)
+    finally:
+        container.ask("rm", "/etc/systemd/system-generators/forget-gpus")
+    assert len(found.before) == 2
+    assert found.after == ["Failed to initialize NVML: Unknown Error"]
+
+
+def test_server_ends_with_its_run(container: Container) -> None:
+    """A run that is killed closes the leash's standard input; only what is labelled goes."""
+    for label in (docker.LABEL, "somebody"):
+        container.ask("sh", "-c", SLEEPER, "sh", label)
+    assert len(docker.own(container)) == 1
+    words = container.wrap(("sh", "-c", LEASH), 60)
+    leash = container.node.channel.spawn(words, deadline=60, stdin=subprocess.PIPE)
+    try:
+        time.sleep(1)
+        assert len(docker.own(container)) == 1
+        kill(leash)  # with it the only one who could write to what is read inside
+        leash.wait()
+        assert leash.stdin
+        leash.stdin.close()
+        end = time.monotonic() + 20
+        while docker.own(container):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert len(docker.foreign(container)) == 1
+    finally:
+        kill(leash)

@@ -1,0 +1,294 @@
+"""What is known before anything is made: asked over HTTP for real, or read from text."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures import conf, fit, model, node_gpus, registry, web
+from fixtures.channel import Channel, Command
+from fixtures.disk import Disk
+from fixtures.model import Model
+from fixtures.node import Node
+from fixtures.registry import HUB, Name
+
+TEXT = st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode(errors="replace"))
+
+
+class Server:
+    """A web server of the test's own: a page for each path, behind a token if `token` is set."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, object] = {}
+        self.token = ""
+        self.seen: list[str] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.seen.append(self.path)
+                path = self.path.partition("?")[0]
+                if server.token and path != "/token" and self.headers["Authorization"] != f"Bearer {server.token}":
+                    self.send_response(401)
+                    realm = f'Bearer realm="http://{server.address}/token",service="s",scope="repository:a/b:pull"'
+                    self.send_header("WWW-Authenticate", realm)
+                    self.end_headers()
+                    return
+                page = server.pages.get(path)
+                self.send_response(404 if page is None else 200)
+                self.end_headers()
+                self.wfile.write(page if isinstance(page, bytes) else json.dumps(page).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node(Channel("local"))
+
+
+MANIFEST = {"layers": [{"size": 600}, {"size": 400}], "config": {"digest": "sha256:" + "c" * 64}}
+INDEX = {
+    "manifests": [
+        {"digest": "sha256:" + "a" * 64, "platform": {"os": "linux", "architecture": "arm64"}},
+        {"digest": "sha256:" + "b" * 64, "platform": {"os": "linux", "architecture": "amd64"}},
+    ]
+}
+
+
+def serve_image(server: Server, repository: str) -> None:
+    server.pages |= {
+        f"/v2/{repository}/manifests/latest": INDEX,
+        f"/v2/{repository}/manifests/sha256:{'b' * 64}": MANIFEST,
+        f"/v2/{repository}/blobs/sha256:{'c' * 64}": {"config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=12.9"]}},
+    }
+
+
+def test_image_of_a_registry_that_wants_a_token(server: Server, node: Node) -> None:
+    heard: list[Command] = []
+    node.channel.listeners.append(heard.append)
+    server.token = "t0ken-of-the-test"
+    server.pages["/token"] = {"token": server.token}
+    serve_image(server, "a/b")
+    daemon = {"insecure-registries": [server.address]}
+    asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
+    assert asked.image == registry.Remote(f"http://{server.address}", 1000, ("NVIDIA_REQUIRE_CUDA=cuda>=12.9",))
+    assert "/token?service=s&scope=repository%3Aa%2Fb%3Apull" in server.seen
+    assert not [command for command in heard if server.token in " ".join(command.argv)]
+
+
+def test_mirror_is_asked_first(server: Server, node: Node) -> None:
+    serve_image(server, "vllm/vllm-openai")
+    daemon = {"registry-mirrors": [f"http://{server.address}/"]}
+    asked = registry.look_up(node, "vllm/vllm-openai", daemon, "x86_64")
+    assert asked.image is not None
+    assert asked.image.source == f"http://{server.address}"
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"\xff\xfe", [], {}, {"layers": [{}]}, {"layers": [{"size": "x"}], "config": {}}]
+)
+def test_registry_that_talks_nonsense_is_no_answer(server: Server, node: Node, page: object) -> None:
+    server.pages["/v2/a/b/manifests/latest"] = page
+    daemon = {"insecure-registries": [server.address]}
+    asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
+    assert asked.image is None
+    assert len(asked.failures) == 1
+
+
+def test_registry_that_is_not_there_is_told(node: Node) -> None:
+    asked = registry.look_up(node, "127.0.0.1:9/a/b", {"insecure-registries": ["127.0.0.1:9"]}, "x86_64")
+    assert "onnect" in asked.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("vllm/vllm-openai:v0.32.0", Name(HUB, "vllm/vllm-openai", "v0.32.0")),
+        ("debian", Name(HUB, "library/debian", "latest")),
+        ("docker.io/vllm/x", Name(HUB, "vllm/x", "latest")),
+        ("host:5000/a/b@sha256:" + "0" * 64, Name("host:5000", "a/b", "sha256:" + "0" * 64)),
+        ("a/b:$(id)", None),
+        ("a/../b", None),
+        ('a"b', None),
+        ("", None),
+    ],
+)
+def test_name_is_taken_apart_as_docker_does(text: str, name: Name | None) -> None:
+    assert Name.parse(text) == name
+
+
+def test_model_of_the_hub(server: Server, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "HUB", f"http://{server.address}")
+    server.token = "hf_of-the-test"
+    server.pages["/org/m/resolve/main/config.json"] = {"num_attention_heads": 14}
+    files = [
+        {"rfilename": "a.safetensors", "size": 5},
+        {"rfilename": "b.bin", "size": 7},
+        {"rfilename": "c.safetensors"},
+    ]
+    server.pages["/api/models/org/m"] = {"siblings": files}
+    disk: Any = None
+    found = model.look_at(node, disk, "org/m", {"Authorization": f"Bearer {server.token}"})
+    assert found == Model({"num_attention_heads": 14}, 5)
+    assert model.look_at(node, disk, "org/none", {}).unseen.endswith("answered 401")
+    assert model.look_at(node, disk, "org/m?x=$(id)", {}).unseen
+
+
+@pytest.mark.parametrize(
+    ("config", "ways", "said"),
+    [
+        ({"num_attention_heads": 9}, 2, "its 9 attention heads can't be split over 2 GPUs"),
+        ({"num_attention_heads": 9}, 1, ""),
+        ({"text_config": {"num_attention_heads": 5}}, 2, "its 5 attention heads"),
+        (
+            {"num_attention_heads": 14, "hidden_size": 896, "quantization_config": {"group_size": 128}},
+            2,
+            "is 3.5 groups of 128",
+        ),
+        ({"num_attention_heads": 16, "hidden_size": 1024, "quantization_config": {"group_size": 128}}, 2, ""),
+        ({"hidden_size": "x", "quantization_config": {"group_size": -1}}, 2, ""),
+    ],
+)
+def test_split_of_a_model(config: dict[str, object], ways: int, said: str) -> None:
+    problem = Model(config).split_problem(ways)
+    assert said in problem
+    assert bool(said) == bool(problem)
+
+
+# as nvidia/cuda:12.9.1-base-ubuntu22.04 sets it, shortened
+REQUIRE = (
+    "NVIDIA_REQUIRE_CUDA=cuda>=12.9 brand=unknown,driver>=535,driver<536 brand=tesla,driver>=550,driver<551",
+    "PATH=/bin",
+)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "lacks"),
+    [("13.0", "580.76.05", ""), ("12.9", "575.1", ""), ("12.8", "570.1", "cuda>=12.9"), ("", "", "cuda>=12.9")],
+)
+def test_image_against_driver(cuda: str, driver: str, lacks: str) -> None:
+    assert fit.driver_lacks(REQUIRE, cuda, driver) == lacks
+    assert fit.driver_lacks((*REQUIRE, "NVIDIA_DISABLE_REQUIRE=1"), cuda, driver) == ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "capability", "fits"),
+    [
+        ("7.0 7.5 8.0 8.9 9.0 10.0 12.0", "12.0", True),
+        ("7.0 7.5 8.0 8.6 9.0+PTX", "12.0", True),
+        ("7.0 7.5 8.0 8.6 9.0", "12.0", False),
+        ("8.0;9.0a", "8.9", True),
+        ("8.9", "8.6", False),
+        ("12.0", "", True),
+    ],
+)
+def test_image_against_gpu(listed: str, capability: str, fits: bool) -> None:
+    assert bool(fit.kernels_lack([f"TORCH_CUDA_ARCH_LIST={listed}"], capability)) is not fits
+
+
+SEEN = """0, NVIDIA GeForce RTX 5060 Ti, x
+0, GPU-a, NVIDIA GeForce RTX 5060 Ti, 1000, 16311, 580.76.05, 12.0
+1, GPU-b, NVIDIA GeForce RTX 5060 Ti, 16000, 16311, 580.76.05, 12.0
+process=4711, GPU-a, 15000, VLLM::EngineCore, x
+cgroup=4711,0::/lxc/950/ns/system.slice/docker-0123.scope
+process=12, GPU-a, [N/A], python3
+cgroup=12,0::/user.slice
+cuda=13.0
+"""
+
+
+def test_holders_are_named() -> None:
+    found = node_gpus.parse(SEEN)
+    assert sorted(found.gpus) == [0, 1]
+    assert [str(holder) for holder in found.gpus[0].holders] == [
+        "VLLM::EngineCore, x (PID 4711, in container 950) holds 15000 MiB",
+        "python3 (PID 12, in the node itself) holds 0 MiB",
+    ]
+    assert found.gpus[1].holders == ()
+    assert found.cuda == "13.0"
+
+
+CONF = """#a note
+arch: amd64
+hostname: x
+
+[one]
+dev0: /dev/nvidia0
+snaptime: 1
+
+[two]
+lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file
+dev1: path=/dev/nvidia10
+"""
+
+
+def test_misplaced_lines_are_found() -> None:
+    found = conf.sections(CONF)
+    assert sorted(found) == ["", "one", "two"]
+    assert conf.misplaced(found, "", (0, 1)) == [
+        "[one] dev0: /dev/nvidia0",
+        "[two] lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file",
+    ]
+    assert conf.misplaced(found, "one", (0,)) == []
+    assert conf.misplaced(found, "one", (2,)) == []
+
+
+@given(TEXT)
+def test_no_text_breaks_a_parser(text: str) -> None:
+    """Foreign text is read or left out; nothing raises."""
+    Name.parse(text)
+    conf.misplaced(conf.sections(text), "", (0, 1))
+    node_gpus.parse(text)
+    node_gpus.parse(f"process={text}\ncgroup={text}\n0,{text},a,b,c,d,e")
+    fit.driver_lacks([f"NVIDIA_REQUIRE_CUDA={text}"], text, text)
+    fit.kernels_lack([f"TORCH_CUDA_ARCH_LIST={text}"], text)
+    web.parse(text.encode(errors="replace"))
+    web.parse(b"HTTP/" + text.encode(errors="replace") + b"\r\n\r\n")
+
+
+@given(TEXT)
+def test_no_text_leaves_its_line_of_curl(text: str) -> None:
+    quoted = web._quoted(text)
+    assert "\n" not in quoted
+    assert "\r" not in quoted
+    inner = quoted[1:-1].replace("\\\\", "").replace('\\"', "")
+    assert '"' not in inner
+    assert "\\" not in inner
+
+
+def test_disk_shows_nothing_outside_of_it(tmp_path: Any, node: Node) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/daemon.json").write_text('{"a": 1}')
+    (tmp_path / "secret").write_text("s")
+    (root / "etc/link").symlink_to("../../secret")
+    disk = Disk.__new__(Disk)
+    disk._node, disk._ctid, disk.root = node, 903, str(root)
+    assert disk.json("/etc/daemon.json") == {"a": 1}
+    assert disk.read("/etc/link") == disk.read("../secret") == disk.read("/etc") == disk.read("/etc/none") == ""
+    assert disk.sizes("/etc") == {"daemon.json": 8, "link": 1}
+    assert disk.sizes("/etc/$(id)") == {}

@@ -1,0 +1,57 @@
+"""Room: what the image takes fits on the disk, and what 920 is given the node has. Nothing is changed."""
+
+import warnings
+
+import pytest
+
+from fixtures.build import Build
+from fixtures.foresight import GIB, Room
+from fixtures.node import Node
+from fixtures.settings import Settings
+from fixtures.template import SNAPSHOT_STORAGE, Template
+
+pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(12)]
+
+MIB = 2**20
+SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
+
+
+def test_storage_can_snapshot(node: Node, template: Template) -> None:
+    """The declared storage can take snapshots."""
+    storage = node.storage(template.declared.storage_pool)
+    assert storage["type"] in SNAPSHOT_STORAGE, (
+        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers; "
+        f"declare one of type {', '.join(SNAPSHOT_STORAGE)}"
+    )
+
+
+def test_storage_has_room(node: Node, template: Template, build: Build, image_room: Room) -> None:
+    """The storage has room for the image, packed and unpacked, and for a throw-away clone with it."""
+    pool = template.declared.storage_pool
+    free = node.storage(pool)["avail"] / GIB
+    needed = image_room.gib * (1 if build.no_clone else 2)
+    assert free >= needed, (
+        f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed: {image_room.why}, and a throw-away "
+        "clone as much again; --no-clone leaves that out"
+    )
+
+
+def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:
+    """The declared disk of 920 is large enough for the image, packed and unpacked."""
+    size = template.declared.storage_size_gb
+    assert size >= image_room.gib, (
+        f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB: {image_room.why}; declare a larger disk"
+    )
+
+
+def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
+    """The node has the memory that 920 is given; a warning says if that is less than vLLM usually has."""
+    given = max(template.declared.memory_mb, settings.server_memory_mb)
+    if given < SERVER_MEMORY_MB:
+        warnings.warn(
+            f"{template.ctid} has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB}. If the server "
+            "is killed while it loads, set server_memory_mb: it holds only while that server runs",
+            stacklevel=1,
+        )
+    whole = node.memory // MIB
+    assert given < whole, f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB"

@@ -1,0 +1,106 @@
+"""GPUs and model: driver, GPUs, image and model suit each other, as far as that is known. Nothing is changed."""
+
+import re
+import warnings
+
+import pytest
+
+from fixtures import fit, foresight, kernel_log
+from fixtures.build import Build
+from fixtures.disk import Disk
+from fixtures.foresight import unseen
+from fixtures.model import Model
+from fixtures.node import Node
+from fixtures.node_gpus import NodeGpus
+from fixtures.settings import Settings
+from fixtures.template import Template
+
+pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(14)]
+
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+
+
+@pytest.mark.deep
+def test_kernel_log_is_read(node: Node, build: Build) -> None:
+    """The kernel's log can be read, and what it says of the GPUs so far is kept; a warning says if there is any."""
+    build.xids = kernel_log.xid_lines(node)
+    if build.xids:
+        warnings.warn(f"the kernel has told of GPU faults before this run: {build.xids[-1]}", stacklevel=1)
+
+
+def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
+    """The node has every GPU that 920 is assigned."""
+    if gpus_of_node.unseen:
+        unseen(gpus_of_node.unseen)
+        return
+    missing = set(template.declared.gpus) - set(gpus_of_node.gpus)
+    assert not missing, f"assigned are {template.declared.gpus}, the node's driver lists {sorted(gpus_of_node.gpus)}"
+
+
+def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
+    """No other container or process holds the memory of the GPUs that the test server takes."""
+    held, wanted = [], settings.gpu_share
+    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+        others = [str(holder) for holder in gpu.holders if holder.ctid != template.ctid]
+        free = gpu.free_mib + sum(holder.memory_mib for holder in gpu.holders if holder.ctid == template.ctid)
+        if free < wanted * gpu.total_mib:
+            held.append(f"GPU {gpu.index}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
+        elif others:
+            warnings.warn(f"GPU {gpu.index} is shared: {'; '.join(others)}", stacklevel=1)
+    mend = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
+    assert not held, (
+        f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {mend}"
+    )
+
+
+def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:
+    """The parent's NVIDIA libraries are of the version of the node's driver."""
+    found = (re.fullmatch(r"libnvidia-ml\.so\.(\d+\.[\d.]+)", name) for name in parent_disk.sizes(LIBRARIES))
+    inside = {name[1] for name in found if name}
+    drivers = {gpu.driver for gpu in gpus_of_node.gpus.values()}
+    if not inside or not drivers:
+        unseen(f"the driver's version {'in the parent' if drivers else 'on the node'}")
+    assert not drivers or inside <= drivers, (
+        f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}: install the "
+        f"driver's version in {template.parent.ctid} (runfile with --no-kernel-module) and snapshot it anew"
+    )
+
+
+def test_driver_serves_the_image(image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
+    """The node's driver is new enough for the CUDA that the image brings."""
+    if not foresight.says(image_env, "NVIDIA_REQUIRE_CUDA"):
+        return
+    for gpu in gpus_of_node.gpus.values():
+        lacks = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver)
+        assert not lacks, (
+            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda}: "
+            "a newer driver on the node, or an older image"
+        )
+
+
+def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
+    """The image is built for the architecture of every assigned GPU."""
+    if not foresight.says(image_env, "TORCH_CUDA_ARCH_LIST"):
+        return
+    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+        lacks = fit.kernels_lack(image_env, gpu.capability)
+        assert not lacks, f"GPU {gpu.index} ({gpu.name}) is of architecture {gpu.capability}, the image is for {lacks}"
+
+
+def test_model_can_be_split(template: Template, model: Model) -> None:
+    """The model can be shared by as many GPUs as are declared to serve it together."""
+    if model.unseen:
+        unseen(model.unseen)
+    problem, ways = model.split_problem(template.declared.tensor_parallel), template.declared.tensor_parallel
+    assert not problem, f"{problem}; vllm_tensor_parallel_size is {ways}: declare another, or another test_model"
+
+
+def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
+    """The model's weights fit into the memory of the GPUs that serve it together."""
+    gpus = [gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus]
+    if not model.weights or not gpus:
+        unseen("the size of the model's weights" if gpus else "the memory of the GPUs")
+        return
+    room = min(gpu.total_mib for gpu in gpus) * template.declared.tensor_parallel * settings.gpu_share
+    needed = model.weights / 2**20
+    assert needed < room, f"its weights are {needed:.0f} MiB, {room:.0f} MiB of GPU memory are there for them"

@@ -1,0 +1,21 @@
+"""Lasting GPUs: a Docker container that has GPUs keeps them."""
+
+import pytest
+
+from fixtures import docker
+from fixtures.container import Container
+from fixtures.reload import list_around_reload
+from fixtures.settings import Settings
+
+pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(35)]
+
+
+def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None:
+    """A Docker container still sees its GPUs after systemd has reloaded, as it does at each daily upgrade."""
+    if "nvidia" not in docker.info(container)["Runtimes"]:
+        pytest.skip("Docker knows no NVIDIA runtime")
+    listed = list_around_reload(container, settings.command_deadline)
+    assert listed.after == listed.before, (
+        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}: mend the parent with nvidia-ctk "
+        'system create-dev-char-symlinks --create-all, or "exec-opts": ["native.cgroupdriver=cgroupfs"]'
+    )

@@ -1,0 +1,17 @@
+"""GPU faults: what NVIDIA's driver has told the kernel while the servers ran."""
+
+import pytest
+
+from fixtures import kernel_log
+from fixtures.build import Build
+from fixtures.node import Node
+
+pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(55), pytest.mark.deep]
+
+
+def test_no_gpu_fault_was_logged(node: Node, build: Build) -> None:
+    """The kernel has logged no new GPU fault (Xid) since the run began."""
+    if build.xids is None:
+        pytest.skip("the kernel's log was not read when the run began")
+    new = [line for line in kernel_log.xid_lines(node) if line not in build.xids]
+    assert not new, f"{len(new)} new GPU faults: {new[-3:]}; the numbers: docs.nvidia.com/deploy/xid-errors"
