@@ -51,6 +51,16 @@ def test_deadline_kills_what_was_started(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+def test_command_may_clean_up_before_it_is_killed(tmp_path: Path) -> None:
+    """`pct` undoes what it has half done when it is asked to end."""
+    script = 'trap "touch $1; exit" TERM; while :; do sleep 0.05; done'
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        Channel("here").run(["sh", "-c", script, "sh", str(tmp_path / "undone")], deadline=0.3)
+    assert (tmp_path / "undone").exists()
+    assert time.monotonic() - begun < 4
+
+
 def _has_ended(pid: str) -> bool:
     """Whether a process is gone, or only waits for its parent to hear of it."""
     try:

@@ -138,8 +138,8 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
         copy.save()
     print(f"creating a clone of container {source} with ID {target}")
     print(f"create full clone of mountpoint rootfs ({storage.volid(source)})", flush=True)
-    faults.strike("clone-half")
     try:
+        faults.strike("clone-half")
         storage.copy(storage.path(source, given.get("snapname", "")), storage.path(target))
         # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units anew
         # (pve-container, PVE/LXC/Setup/Base.pm, clear_machine_id)

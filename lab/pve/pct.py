@@ -19,6 +19,7 @@ EXEC_PATH = "/sbin:/bin:/usr/sbin:/usr/bin"  # pve-common, PVE/CLIHandler.pm
 def main(argv: list[str]) -> int:
     """Do one command; refusals go to standard error with the real words."""
     verb = argv[0] if argv else ""
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
         verb = words.verb_of(verb)
         faults.strike(verb)
@@ -34,6 +35,11 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return faults.status(verb, 255)
     return 0
+
+
+def _interrupted(*_: object) -> None:
+    """What a worker does when it is told to end (pve-common, PVE/RESTEnvironment.pm): it fails, and cleans up."""
+    raise Refusal("received interrupt")
 
 
 def number(given: Given) -> int:

@@ -1,0 +1,282 @@
+"""Clones for real, in the lab: what the template is for.
+
+One template, of the stand-in for vLLM, which serves after a second: what is proved here is the clones.
+That vLLM itself serves in a clone is shown by the build in test_build.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fixtures import identity
+from fixtures import settings as options
+from fixtures.channel import open_channel
+from fixtures.clone import Clone
+from fixtures.container import Container
+from fixtures.declaration import Declared, load
+from fixtures.image import inspect
+from fixtures.node import Node
+from fixtures.record import Record, from_json
+from fixtures.server import Server
+from fixtures.settings import Settings
+from fixtures.throw_away import KNOCK, ThrowAway
+from lab import vllm
+from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, says
+
+pytestmark = pytest.mark.lab
+
+IMAGE = "vllm/vllm-openai:stand-in"
+STAND_IN = ("-o", f"vllm_image={IMAGE}")
+CLONE = "/lxc-disks/subvol-990-disk-0"
+LABEL = f"phoenix-920: throw-away container 990 cloned from 920@{SNAPSHOT}"
+
+
+@pytest.fixture(scope="module")
+def built(lab: Lab) -> Run:
+    """A template that was built from nothing and tried by a clone."""
+    lab.machine.serve_stand_in(vllm.made() / "registry")
+    lab.destroy()
+    return lab.build(*STAND_IN)
+
+
+def record_of(run: Run) -> Record:
+    return from_json((run.folder / "record.json").read_text())
+
+
+def unaccept(lab: Lab) -> None:
+    """Make the snapshot one whose run died before it was accepted."""
+    description = lab.snapshots()[SNAPSHOT]["description"].partition(" accepted ")[0]
+    path = f"/nodes/{lab.machine.name}/lxc/920/snapshot/{SNAPSHOT}/config"
+    lab.node("pvesh", "set", path, "--description", description)
+
+
+def test_template_is_built_and_tried_in_one_run(lab: Lab, built: Run) -> None:
+    assert (built.status, built.outcome) == (0, "built")
+    assert set(built.checks().values()) == {"passed"}
+    assert "test_clone_serves" in built.checks()
+    clone = record_of(built).clone
+    assert (clone["ctid"], clone["address"], clone["kept"]) == (990, "10.0.0.240", False)
+    assert clone["answer"] == "The capital of France is Paris."
+    assert {"copied_in_seconds", "copy_takes_mib", "first_answer_seconds", "regenerated"} <= set(clone)
+    assert lab.containers() == [903, 920]
+    assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]
+    assert "clone-990-of-920" in built.report
+    assert (built.folder / "server-clone.log.gz").is_file()
+
+
+def test_existing_template_is_not_tried_again(lab: Lab, built: Run) -> None:
+    run = lab.build(*STAND_IN)
+    assert (run.status, run.outcome) == (0, "existing")
+    assert run.seconds < 15
+
+
+# --- two at once --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(lab: Lab, built: Run) -> Iterator[list[Clone]]:
+    """Two clones that run beside their template."""
+    node = Node(open_channel(f"lab:{lab.machine.name}"))
+    template = load(TOP / "lab/phoenix_lxc_configs.json")[920]
+    clones = [clone_of(node, template, number) for number in (990, 991)]
+    try:
+        for clone in clones:
+            clone.ensure_cloned()
+        for clone in clones:
+            clone.start()
+        yield clones
+    finally:
+        for clone in clones:
+            clone.remove()
+
+
+def clone_of(node: Node, template: Declared, number: int) -> Clone:
+    network = replace(template.network, ip=f"10.0.0.{number - 750}/24")
+    declared = replace(template, ctid=number, name=f"clone-{number}", network=network, mac_address=None)
+    return ThrowAway(node, declared, template, settings())
+
+
+def settings() -> Settings:
+    """The suite's own settings, for the stand-in and the lab's model."""
+    values = {name: default for name, default, _ in options.OPTIONS}
+    values |= {"vllm_image": IMAGE, "test_model": "/models/test-model"}
+    return options.read(cast(Any, SimpleNamespace(getini=values.__getitem__, rootpath=TOP)))
+
+
+def test_two_clones_at_once_share_nothing_and_both_answer(lab: Lab, pair: list[Clone]) -> None:
+    node, told = pair[0].node, settings()
+    three = [identity.read(Container(node, 920)), *(identity.read(clone.container) for clone in pair)]
+    assert [identity.shared(three[a], three[b]) for a, b in ((0, 1), (0, 2), (1, 2))] == [[], [], []]
+    assert [identity.missing(each, ssh=True) for each in three] == [[], [], []]
+    assert all(clone.container.service("ssh").is_running for clone in pair)
+    assert on_the_bridge(lab) == {each["addresses"].partition("/")[0]: each["MAC"] for each in three}
+    with contextlib.ExitStack() as servers:
+        for clone in pair:
+            server = Server(clone.container, clone.declared.network.address, told, "all")
+            servers.callback(server.stop)
+            server.start(inspect(clone.container, IMAGE, 60), 1)
+            server.wait_until_ready()
+            assert server.chat(told.test_prompt).has("Paris")
+
+
+def on_the_bridge(lab: Lab) -> dict[str, str]:
+    """Who answers on the node's bridge for each of the three addresses: the MAC."""
+    rows: list[list[str]] = []
+    for address in ("10.0.0.220", "10.0.0.240", "10.0.0.241"):
+        lab.node("sh", "-c", KNOCK, "sh", address)
+        rows.append(lab.node("ip", "-4", "neigh", "show", "to", address).split())
+    return {row[0]: row[row.index("lladdr") + 1] for row in rows}
+
+
+# --- what breaks a clone ------------------------------------------------------------------------------
+
+IDENTITY_LOST = "test_clone_has_an_identity_of_its_own"
+BROKEN = {
+    "gpu": (
+        "sed -i /dev1:/d /etc/pve/lxc/990.conf",
+        {"test_clone_sees_every_gpu", "test_cuda_works_in_the_clone[gpu1]"},
+        ("unlike the template that was sealed: around gpus 1: SIMULATED NVIDIA", "CUDA_ERROR_INVALID_DEVICE"),
+    ),
+    "docker": (
+        f"chmod 0 {CLONE}/usr/sbin/dockerd",
+        {
+            *("test_clone_boots_beside_its_template", IDENTITY_LOST, "test_docker_works_in_the_clone"),
+            *("test_clone_is_what_was_sealed", "test_clone_serves"),
+        },
+        ("docker.service", "differs from the template that was sealed: image digest: ", "software docker: "),
+    ),
+    "image": (
+        f"rm {CLONE}/var/lib/docker/image/overlay2/repositories.json",
+        {"test_clone_is_what_was_sealed", "test_clone_serves"},
+        ("differs from the template that was sealed: image digest: vllm/vllm-openai@sha256:", "-> none"),
+    ),
+    "identity": (
+        f"cp /lxc-disks/subvol-920-disk-0/etc/ssh/ssh_host_rsa_key* {CLONE}/etc/ssh/",
+        {IDENTITY_LOST},
+        ("/etc/ssh/ssh_host_rsa_key.pub: ",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_clone_is_named_and_the_template_not_accepted(lab: Lab, built: Run, name: str) -> None:
+    line, failed, said = BROKEN[name]
+    unaccept(lab)
+    with lab.fault(f"start = sh [ ! -e {CLONE} ] || {line}"):
+        run = lab.build(*STAND_IN)
+    assert (run.status, run.failed()) == (1, failed)
+    says(run, *said)
+    assert run.checks()["test_snapshot_is_accepted"] == "blocked by clone acceptance"
+    assert lab.containers() == [903, 920]
+    assert " accepted " not in lab.snapshots()[SNAPSHOT]["description"]
+
+
+# --- a run that is cut short --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bystanders(lab: Lab) -> Iterator[None]:
+    """Containers that look like a throw-away clone and are somebody else's: a clone of one, and one by hand."""
+    for number, text in ((991, LABEL), (992, "by hand")):
+        clone = ("pct", "clone", "903", str(number), "--snapname", "docker-gpu-snapshot", "--full", "1")
+        lab.node(*clone, "--description", text)
+    try:
+        yield
+        assert {991, 992} <= set(lab.containers())
+    finally:
+        lab.node("sh", "-c", "pct destroy 991; pct destroy 992")
+
+
+def wait_for(lab: Lab, script: str) -> None:
+    for _ in range(600):
+        if lab.node("sh", "-c", f"{{ {script}; }} >/dev/null 2>&1 && echo yes || true"):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"never happened: {script}")
+
+
+def test_killed_run_is_cleaned_up_by_the_next(lab: Lab, built: Run) -> None:
+    unaccept(lab)
+    with bystanders(lab):
+        process = lab.start(*STAND_IN)
+        wait_for(lab, "pct status 990 | grep running")
+        process.kill()
+        process.wait()
+        assert 990 in lab.containers()
+        run = lab.build(*STAND_IN)
+        assert (run.status, run.outcome) == (0, "built")
+        assert lab.containers() == [903, 920, 991, 992]
+
+
+@pytest.mark.parametrize(
+    ("fault", "moment"),
+    [("clone-half = hang", "grep -q create /etc/pve/lxc/990.conf"), ("x = hang", "pct status 990 | grep running")],
+    ids=["while-copying", "while-it-runs"],
+)
+def test_interrupted_run_leaves_no_clone(lab: Lab, built: Run, fault: str, moment: str) -> None:
+    unaccept(lab)
+    with lab.fault(fault):
+        process = lab.start(*STAND_IN)
+        wait_for(lab, moment)
+        process.send_signal(signal.SIGINT)
+        run = lab.finish(process, 90)
+    assert (run.status, run.outcome) == (2, "aborted")
+    assert lab.containers() == [903, 920]
+    assert "lock:" not in lab.node("pct", "config", "920")
+
+
+# --- as declared --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def accepted(lab: Lab, built: Run) -> None:
+    """An accepted template, whatever the tests before have left."""
+    assert lab.build(*STAND_IN, "--no-clone").outcome in ("built", "existing")
+
+
+def test_what_cannot_work_is_refused_before_anything_is_cloned(lab: Lab, accepted: None) -> None:
+    run = lab.build(*STAND_IN, "--accept", "950")
+    assert (run.status, run.failed()) == (1, {"test_clone_can_work"})
+    says(run, "is in the format of Apple's MLX, which vLLM for CUDA can't load", "nothing was changed")
+    assert lab.containers() == [903, 920]
+
+
+def test_declared_container_is_made_kept_and_proved_again(lab: Lab, accepted: None) -> None:
+    run = lab.build(*STAND_IN, "--accept", "951", "--keep")
+    assert (run.status, run.outcome) == (0, "cloned")
+    try:
+        config = lab.node("pct", "config", "951")
+        for line in ("cores: 4", "features: nesting=1,keyctl=1", "hostname: vllmTestModel", "memory: 6144"):
+            assert f"{line}\n" in config
+        assert "hwaddr=52:54:00:67:89:B1,ip=10.0.0.151/24" in config
+        assert "size=80G" in config
+        assert "running" in lab.node("pct", "status", "951")
+        assert record_of(run).clone["answer"] == "The capital of France is Paris."
+        again = lab.build(*STAND_IN, "--accept", "951")
+        assert (again.status, again.outcome) == (0, "cloned")
+        says(again, "was proved to serve, and is in place")
+        assert lab.containers() == [903, 920, 951]
+    finally:
+        lab.node("sh", "-c", "pct stop 951; pct destroy 951")
+
+
+def test_parent_is_proved_and_never_touched(lab: Lab, built: Run) -> None:
+    state = "cat /etc/pve/lxc/903.conf; btrfs subvolume show /lxc-disks/subvol-903-disk-0 | grep -i generation"
+    before = lab.node("sh", "-c", state)
+    run = lab.build("--verify-parent")
+    assert (run.status, run.outcome) == (0, "verified")
+    says(run, "903@docker-gpu-snapshot works", "the parent itself was not touched")
+    with lab.changed_parent("sed -i '/dev1: /d' /etc/pve/lxc/903.conf"):
+        run = lab.build("--verify-parent")
+    assert run.failed() == {"test_gpus_are_listed", "test_cuda_works_on_gpu[gpu1]"}
+    says(run, "903@docker-gpu-snapshot does not work")
+    assert lab.containers() == [903, 920]
+    assert lab.node("sh", "-c", state) == before
