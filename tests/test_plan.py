@@ -52,6 +52,12 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
         (("--rebuild-clone",), {}, ("destroys 920 if this suite made it; clones",)),
         (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
         (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, asks and removes a test server",)),
+        (
+            ("--accept", "950", "--keep"),
+            {},
+            ("clones 950 from vllm-base-snapshot as declared, lets it serve, leaves it",),
+        ),
+        (("--verify-parent",), {}, ("makes a throw-away clone of 903@docker-gpu-snapshot, and destroys it",)),
         (("-k", "storage"), {"exists": False}, ("Only some checks are selected, so nothing would be sealed",)),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fixtures import refusals
+from fixtures import docker, refusals
 from fixtures.declaration import Declared, load
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -17,14 +17,18 @@ GIB = 2**30
 
 def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Any:
     monkeypatch.setattr(refusals, "holders", lambda node: facts.get("holders", {}))
+    monkeypatch.setattr(docker, "foreign", lambda container: facts.get("foreign", []))
     monkeypatch.setattr(refusals, "answers", lambda node, address: facts.get("answers", False))
     node = SimpleNamespace(
         memory=64 * GIB,
+        running=lambda ctid: bool(facts.get("foreign")),
         config=lambda ctid, snapshot: {"rootfs": "lxc-disks:subvol-920-disk-0,size=64G"},
         guests=lambda: facts.get("guests", {}),
         storage=lambda name: {"avail": facts.get("avail", 200) * GIB},
     )
-    return SimpleNamespace(node=node, declared=declared, ctid=declared.ctid, exists=facts.get("exists", False))
+    return SimpleNamespace(
+        node=node, declared=declared, ctid=declared.ctid, container=None, exists=facts.get("exists", False)
+    )
 
 
 def test_what_is_declared_upstream_can_be_cloned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +59,12 @@ def test_impossible_clone_is_refused(
 def test_place_of_a_clone_that_is_there_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     there = clone(UPSTREAM, monkeypatch, exists=True, answers=True, avail=0, guests={950: {"type": "lxc", "name": "x"}})
     assert list(refusals.of_clone(there, TEMPLATE, 40 * GIB)) == []
+
+
+def test_what_its_owner_runs_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = clone(UPSTREAM, monkeypatch, exists=True, foreign=["vllm (vllm/vllm-openai, Up 2 days)"])
+    (reason,) = refusals.of_clone(there, TEMPLATE, 0)
+    assert "vllm (vllm/vllm-openai, Up 2 days)" in reason
 
 
 @pytest.mark.parametrize(

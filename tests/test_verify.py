@@ -291,7 +291,7 @@ def test_verify_with_a_rebuild_is_refused(words: tuple[str, ...]) -> None:
     ("words", "files"),
     [
         (("--accept", "950"), {"010_preflight", "070_sealed", "075_recorded", "080_clone_acceptance"}),
-        (("--verify-parent",), {"010_preflight", "030_inherited_stack"}),
+        (("--verify-parent",), {"010_preflight", "030_inherited_stack", "035_lasting_gpus"}),
     ],
 )
 def test_runs_about_clones_select_theirs(words: tuple[str, ...], files: set[str]) -> None:
