@@ -178,6 +178,11 @@ BROKEN = {
         {"test_clone_is_what_was_sealed", "test_clone_serves"},
         ("differs from the template that was sealed: image digest: vllm/vllm-openai@sha256:", "-> none"),
     ),
+    "record": (
+        f"sed -i s/Paris/Berlin/ {CLONE}/etc/phoenix/record.json; chmod 0 {CLONE}/etc/phoenix/verify",
+        {"test_clone_is_what_was_sealed", "test_clone_knows_what_it_came_from"},
+        ("differs from the template that was sealed: carried record.json: ",),
+    ),
     "identity": (
         f"cp /lxc-disks/subvol-920-disk-0/etc/ssh/ssh_host_rsa_key* {CLONE}/etc/ssh/",
         {IDENTITY_LOST},
@@ -197,6 +202,16 @@ def test_broken_clone_is_named_and_the_template_not_accepted(lab: Lab, built: Ru
     assert run.checks()["test_snapshot_is_accepted"] == "blocked by clone acceptance"
     assert lab.containers() == [903, 920]
     assert " accepted " not in lab.snapshots()[SNAPSHOT]["description"]
+
+
+def test_clone_with_its_parents_address_is_never_started(lab: Lab, built: Run) -> None:
+    unaccept(lab)
+    with lab.fault("set = lie"):
+        run = lab.build(*STAND_IN)
+    assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
+    says(run, "net0 ip is 10.0.0.220/24, declared is 10.0.0.240/24")
+    assert '"start", "990"' not in (run.folder / "commands.jsonl").read_text()
+    assert lab.containers() == [903, 920]
 
 
 # --- a run that is cut short --------------------------------------------------------------------------
