@@ -90,7 +90,7 @@ def test_snapshot_holds_little_but_parent_and_image(lab: Lab, built: Run) -> Non
 
 
 def folder_mib(lab: Lab, folder: str) -> int:
-    return int(lab.node("du", "--summarize", "--block-size=1M", folder).split()[0])
+    return int(lab.node("du", "--summarize", "--apparent-size", "--block-size=1M", folder).split()[0])
 
 
 # --- two at once --------------------------------------------------------------------------------------
