@@ -295,9 +295,10 @@ def test_declared_container_is_made_kept_and_proved_again(lab: Lab, accepted: No
         assert "size=80G" in config
         assert "running" in lab.node("pct", "status", "951")
         assert record_of(run).clone["answer"] == "The capital of France is Paris."
+        lab.inside("sh", "-c", "echo >> /models/test-model/config.json", ctid=951)
         again = lab.build(*STAND_IN, "--accept", "951")
         assert (again.status, again.outcome) == (0, "cloned")
-        says(again, "was proved to serve, and is in place")
+        says(again, "was proved to serve, and is in place", "has changed since it was made: model files config.json")
         assert lab.containers() == [903, 920, 951]
     finally:
         lab.node("sh", "-c", "pct stop 951; pct destroy 951")
