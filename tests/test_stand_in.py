@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.channel import DeadlineExceeded
+from fixtures.channel import Channel, DeadlineExceeded
 from fixtures.server import Server, ServerError
 from lab.stand_in import server as stand_in
 from lab.vllm import await_port
@@ -30,11 +30,13 @@ def serve() -> Iterator[Callable[[str], Server]]:
         command = [sys.executable, stand_in.__file__, "serve", MODEL, "--port", str(port)]
         processes.append(subprocess.Popen(command, env={**os.environ, "STAND_IN": fault}, stderr=subprocess.DEVNULL))
         await_port("127.0.0.1", port, 10)
-        settings = SimpleNamespace(
-            test_model=MODEL, test_prompt="?", answer_deadline=1.0, ready_deadline=3.0, server_env=()
-        )
+        key = {"VLLM_API_KEY": "any"}
+        deadlines = {"answer_deadline": 1.0, "ready_deadline": 3.0}
+        settings = SimpleNamespace(test_model=MODEL, test_prompt="?", server_env=(), variables=key, **deadlines)
         ended = SimpleNamespace(succeeded=False)
-        container = cast(Any, SimpleNamespace(execute=lambda *_, **__: ended))
+        container = cast(
+            Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
+        )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
         server._url, server._started = f"http://127.0.0.1:{port}", time.monotonic()
         return server
