@@ -9,6 +9,7 @@ pytest_plugins = [
     "fixtures.foresight",
     "fixtures.serving",
     "fixtures.acceptance",
+    "fixtures.waiving",
     "fixtures.recorder",
     "fixtures.diagnosis",
     "fixtures.sealing",
