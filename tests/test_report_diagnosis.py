@@ -37,7 +37,7 @@ def test_page_is_quiet(page: Browser) -> None:
 
 def test_mend_stands_at_the_head(page: Browser) -> None:
     text = page.driver.find_element(By.CSS_SELECTOR, ".failures .mend").text
-    assert text.startswith("A6: The container is locked. A task (snapshot")
+    assert text.startswith("A6: The container is locked. Why: a task (snapshot")
     assert "Mend: wait for the task; only if none is running: pct unlock 920." in text
 
 
