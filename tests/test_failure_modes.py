@@ -143,3 +143,25 @@ def test_lines_are_fit_for_a_terminal() -> None:
         for field in ("what", "why", "mend"):
             assert "\n" not in mode[field]
             assert not mode[field].endswith(".")
+
+
+def test_words_of_our_own_checks_are_still_theirs() -> None:
+    """A signature for a check of this suite is of no use when that check has come to say something else."""
+    files = [*(TOP / "tests_920").glob("*.py"), *(TOP / "fixtures").glob("*.py")]
+    source = "".join(path.read_text() for path in files if path.name != "failure_modes.py")
+    source = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source).replace('\\"', '"').replace("\\'", "'")
+    for mode in catalogue().values():
+        for origin, texts in cases(f"{mode.id}.match.txt"):
+            if not (named := re.match(r"this suite: (test_\w+)", origin)):
+                continue
+            assert f"def {named[1]}(" in source, (mode.id, origin)
+            (_, line), *_ = diagnose(texts)[0].places
+            words = [part for signature in mode.signatures for part in literals(signature.get("failure"))]
+            mine = [part for part in words if part in line and not part.startswith("assert")]  # the comparison itself
+            assert not mine or any(part in source for part in mine), (mode.id, origin)
+
+
+def literals(pattern: re.Pattern[str] | None) -> list[str]:
+    """The plain words of a pattern that are long enough to be found in a source."""
+    plain = re.sub(r"\\\w", "|", pattern.pattern) if pattern else ""  # \b and the like are no words
+    return re.findall(r"[A-Za-z' ,:]{6,}", plain)
