@@ -83,9 +83,9 @@ def test_spoiled_manifest_is_refused(spoil: Callable[[Any], None], said: str) ->
 
 def test_hub_cache_is_looked_for_where_it_is_mounted_from() -> None:
     settings: Any = SimpleNamespace(
-        vllm_image="i", test_model="a/b", server_mounts=("/srv/hf:/root/hf:ro", "volume:/x")
+        vllm_image="i", test_model="a/b", server_mounts=("/srv/hf:/root/hf:ro", "volume:/x"), keep_model="/var/hub"
     )
-    assert manifest.wanted(settings) == {"image": "i", "model": "a/b", "caches": ["/srv/hf"]}
+    assert manifest.wanted(settings) == {"image": "i", "model": "a/b", "caches": ["/srv/hf", "/var/hub"]}
 
 
 # --- inside -------------------------------------------------------------------------------------------

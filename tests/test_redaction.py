@@ -170,6 +170,8 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
         server_args=(),
         server_mounts=(),
         server_port=8000,
+        warm_caches="",
+        keep_model="",
         test_model="/m",
         command_deadline=1.0,
         ready_deadline=1.0,
