@@ -8,6 +8,7 @@ pytest_plugins = [
     "fixtures.given",
     "fixtures.foresight",
     "fixtures.serving",
+    "fixtures.tidy",
     "fixtures.acceptance",
     "fixtures.waiving",
     "fixtures.recorder",

@@ -211,7 +211,7 @@ def compared(*drifts: Drift) -> Comparison:
     ],
 )
 def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, expected: Outcome) -> None:
-    stages = ("preflight", "serving", "seal", "recorded", "accepted")
+    stages = ("preflight", "serving", "tidy", "seal", "recorded", "accepted")
     ledger = Ledger([Check(stage, stage) for stage in stages])
     ledger.outcomes = {"recorded": "passed" if passed else "skipped", "serving": "passed"}
     build: Any = SimpleNamespace(

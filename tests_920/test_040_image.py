@@ -2,12 +2,18 @@
 
 import pytest
 
+from fixtures import tidy
 from fixtures.build import Build
 from fixtures.container import Container
 from fixtures.image import Image, pull
 from fixtures.settings import Settings
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
+
+
+def test_clone_is_measured(container: Container) -> None:
+    """What 920 holds before the image comes is noted, so that later it can be told what was added."""
+    assert tidy.note(container) > 0
 
 
 def test_image_is_pulled(container: Container, settings: Settings, build: Build) -> None:

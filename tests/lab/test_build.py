@@ -161,6 +161,7 @@ STAGES = (
     "inherited stack",
     "image",
     "serving",
+    "tidy",
     "seal",
     "sealed",
     "recorded",

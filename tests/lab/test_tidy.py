@@ -1,0 +1,142 @@
+"""What a template must not hold is found, and what the suite has left is removed, in a container that never serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures import tidy, warm
+from fixtures.channel import open_channel
+from fixtures.container import Container
+from fixtures.node import Node
+from tests.lab.harness import Lab
+
+pytestmark = pytest.mark.lab
+
+CTID = 930
+IMAGE = "vllm/vllm-openai@sha256:" + 64 * "a"
+SECRET = {"HF_TOKEN": "not-of-any-form-920"}
+
+
+@pytest.fixture(scope="module")
+def container(lab: Lab) -> Iterator[Container]:
+    """A fresh clone of the parent, with what it holds noted."""
+    lab.node("pct", "clone", "903", str(CTID), "--snapname", "docker-gpu-snapshot", "--full", "1", "--hostname", "tidy")
+    lab.node("pct", "start", str(CTID))
+    container = Container(Node(open_channel(f"lab:{lab.machine.name}")), CTID)
+    container.wait_until_booted(60)
+    tidy.note(container)
+    yield container
+    lab.node("sh", "-c", f"pct stop {CTID}; pct destroy {CTID}")
+
+
+@pytest.fixture
+def settings() -> Any:
+    return SimpleNamespace(warm_caches="/var/lib/phoenix/caches", keep_model="/var/lib/phoenix/huggingface")
+
+
+def findings(container: Container, settings: Any, cleaned: bool = True) -> tidy.Findings:
+    done = tidy.clean(container, IMAGE, settings) if cleaned else {"at": time.time() + 1, "freed": {}}
+    return tidy.look(container, IMAGE, settings, SECRET, done)
+
+
+def test_fresh_clone_is_tidy(container: Container, settings: Any) -> None:
+    found = findings(container, settings)
+    everything = [found.containers, found.docker, found.secrets, found.histories, found.logs, found.growth]
+    assert everything == [[], [], [], [], [], []]
+    assert found.content["sizes"]["/usr"] > 100_000_000
+    assert [one["path"] for one in found.content["rest"]] == ["/var/log"]
+    assert tidy.note(container) == tidy.note(container) > 300_000_000
+
+
+SECRETS = {
+    "/root/.netrc": ("machine hub login me", "passwords for other machines"),
+    "/root/.docker/config.json": ('{"auths": {"ghcr.io": {"auth": "bWU6aXQ="}}}', "a login to a registry"),
+    "/home/me/.ssh/id_ed25519": ("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "a private key"),
+    "/etc/environment.d/hub.conf": (f"HF_TOKEN=hf_{34 * 'x'}", "a token for the Hugging Face Hub"),
+    "/root/.ssh/authorized_keys": ("ssh-ed25519 AAAA build", "1 added keys that may log in"),
+    "/var/lib/phoenix/caches/a/config.json": (f'{{"key": "{SECRET["HF_TOKEN"]}"}}', "the value of HF_TOKEN"),
+    "/var/lib/phoenix/huggingface/token": ("whatever", "a token for the Hugging Face Hub"),
+}
+
+
+def test_secrets_are_found_by_place_form_and_value(container: Container, settings: Any) -> None:
+    write = 'umask 077; mkdir -p "$(dirname "$1")"; cat > "$1"'
+    for path, (text, _) in SECRETS.items():
+        container.ask("sh", "-c", write, "sh", path, stdin=text.encode())
+    try:
+        found = findings(container, settings).secrets
+    finally:
+        container.ask("rm", "-rf", "/home/me", "/root/.docker", "/root/.ssh", *SECRETS)
+    assert len(found) == len(SECRETS)
+    for path, (_, what) in SECRETS.items():
+        (line,) = [line for line in found if line.startswith(f"{path}: ")]
+        assert what in line
+        assert f"pct exec {CTID} -- rm {path}" in line
+    assert not any(SECRET["HF_TOKEN"] in line for line in found)
+
+
+def test_history_is_found(container: Container, settings: Any) -> None:
+    container.ask("sh", "-c", "echo docker login > /root/.bash_history; : > /root/.python_history")
+    found = findings(container, settings).histories
+    container.ask("sh", "-c", "rm /root/.bash_history /root/.python_history")
+    assert [line.partition(":")[0] for line in found] == ["/root/.bash_history"]
+
+
+MAKE_IMAGES = """
+tar --create --absolute-names /etc/os-release | docker import - left:first >/dev/null
+tar --create --absolute-names /etc/os-release /etc/passwd | docker import - left:first >/dev/null
+docker create --name somebodys left:first sh >/dev/null
+docker volume create somewhere >/dev/null
+"""
+
+
+def test_what_docker_holds_is_found(container: Container, settings: Any) -> None:
+    """A container, a dangling image and the one that took its name, a volume."""
+    container.ask("sh", "-c", MAKE_IMAGES)
+    found = findings(container, settings)
+    container.ask("sh", "-c", "docker rm somebodys; docker volume rm somewhere; docker image rm left:first")
+    container.ask("docker", "image", "prune", "--force")
+    assert [line.partition(";")[0] for line in found.containers] == ["somebodys (left:first, created)"]
+    whats = sorted(line.partition(": ")[2].partition(",")[0].partition(" sha256")[0] for line in found.docker)
+    assert whats == ["image left:first", "image without a name", "volume"]
+    assert findings(container, settings).docker == []
+
+
+def test_logs_of_the_build_are_found_and_removed(container: Container, settings: Any) -> None:
+    container.ask("sh", "-c", "logger built; journalctl --sync; echo built >> /var/log/apt/history.log")
+    time.sleep(1)  # the journal is asked in whole seconds
+    left = findings(container, settings, cleaned=False).logs
+    assert [line.partition(",")[0] for line in left if "history.log" in line] == ["/var/log/apt/history.log: log"]
+    assert any("lines of the journal" in line for line in left)
+    found = findings(container, settings)
+    assert found.logs == []
+    assert found.content["freed"]["/var/log/apt/history.log"] == len("built\n")
+    assert "built" not in container.ask("journalctl", "--output", "cat", "--identifier", "root")
+
+
+def test_growth_is_measured_and_its_cause_named(container: Container, settings: Any) -> None:
+    container.ask("sh", "-c", "head -c 60000000 /dev/urandom > /opt/forgotten")
+    found = findings(container, settings).growth
+    container.ask("rm", "/opt/forgotten")
+    assert found[0].startswith("grown by 5")
+    assert found[1] == "/opt/forgotten: file, 57.2 MiB"
+
+
+def test_caches_that_are_declared_do_not_count(container: Container, settings: Any) -> None:
+    """The image's own folder stays and is counted apart; that of another image is of no use and goes."""
+    folder = warm.folder_name(container, IMAGE)
+    assert folder.startswith("aaaaaaaaaaaa-SIMULATED")
+    container.ask("sh", "-c", f"cd {settings.warm_caches} && mkdir -p {folder} bbbbbbbbbbbb-GPU")
+    container.ask("sh", "-c", f"cd {settings.warm_caches} && head -c 60000000 /dev/urandom > {folder}/cache")
+    container.ask("sh", "-c", f"cd {settings.warm_caches} && cp {folder}/cache bbbbbbbbbbbb-GPU/")
+    found = findings(container, settings)
+    assert found.growth == []
+    assert found.content["caches"][settings.warm_caches] == 60_000_000
+    assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
+    assert findings(container, SimpleNamespace(warm_caches="", keep_model="")).growth
+    container.ask("rm", "-r", settings.warm_caches)
