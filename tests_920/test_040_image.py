@@ -2,11 +2,13 @@
 
 import pytest
 
-from fixtures import tidy
+from fixtures import docker, gpus, tidy
 from fixtures.build import Build
 from fixtures.container import Container
 from fixtures.image import Image, pull
 from fixtures.settings import Settings
+from fixtures.stages import NotProved
+from fixtures.template import Template
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
@@ -25,3 +27,12 @@ def test_image_is_pulled(container: Container, settings: Settings, build: Build)
 def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     """The image's entrypoint is one that is known to serve a model."""
     assert settings.test_model in image.serve_command(settings.test_model, [])
+
+
+def test_torch_computes_on_gpu(build: Build, image: Image, template: Template, gpu: int) -> None:
+    """In the image, a product that torch makes on this GPU has the same numbers as on the CPU."""
+    if build.simulated:
+        raise NotProved("not proved: simulated GPU")
+    index, deadline = template.declared.gpus.index(gpu), build.settings.boot_deadline
+    said = gpus.torch_computes(template.container, image, index, f"{docker.LABEL}=torch", deadline)
+    assert said.startswith("True"), f"GPU {gpu}: torch computes other numbers than the CPU: {said}"

@@ -1,12 +1,16 @@
 """Serving: a test server, started as clones will start theirs, serves the model on each GPU."""
 
+import warnings
+
 import pytest
 
-from fixtures import docker
+from fixtures import docker, health, performance
+from fixtures.build import Build
 from fixtures.container import Container
 from fixtures.image import Image
 from fixtures.server import Server
 from fixtures.settings import Settings
+from fixtures.stages import NotProved
 from fixtures.template import Template
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.deep]
@@ -37,6 +41,32 @@ class TestServer:
         """Inside the server's container exactly the GPUs are listed that it was given."""
         given = len(template.declared.gpus) if ready_server.gpus == "all" else 1
         assert len(ready_server.devices()) == given
+
+    def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
+        """The server's speed is measured: the first token, one request, and many at once."""
+        effort = performance.SHORT if build.simulated else performance.STEADY
+        ready_server.figures = performance.measure(ready_server, effort)
+        assert all(figure.value > 0 for figure in ready_server.figures)
+
+    def test_gpu_is_healthy_under_load(
+        self, ready_server: Server, container: Container, template: Template, build: Build, gpu: int
+    ) -> None:
+        """With the server at work this GPU is healthy: memory errors, clocks, temperature, its PCIe link."""
+        index = template.declared.gpus.index(gpu)
+        with performance.load(ready_server, 1 if build.simulated else performance.MANY):
+            values = health.read(container, index, build.settings.command_deadline)
+        build.health[f"GPU {gpu} under load"] = values
+        failures, notes = health.judge(values, loaded=not build.simulated)
+        assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
+        for note in notes:
+            warnings.warn(f"GPU {gpu}: {note}", stacklevel=1)
+
+    def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
+        """The server is as fast as the reference for this GPU and image says; without one, nothing is judged."""
+        if build.simulated:
+            raise NotProved("not proved: simulated GPU")
+        slow = performance.compare(ready_server, build, image, gpu)
+        assert not slow, f"GPU {gpu}: {'; '.join(slow)}; {health.clocks(build.health.get(f'GPU {gpu} under load', {}))}"
 
 
 def test_no_server_is_left(container: Container) -> None:

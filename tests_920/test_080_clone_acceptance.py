@@ -76,7 +76,9 @@ def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) ->
 
 def test_cuda_works_in_the_clone(clone: Clone, settings: Settings, gpu: int) -> None:
     """In the clone, CUDA initialises on this GPU, and data survives the way to its memory and back."""
-    result = gpus.probe_cuda(clone.container, clone.declared.gpus.index(gpu), settings.command_deadline)
+    result = gpus.probe_cuda(
+        clone.container, clone.declared.gpus.index(gpu), settings.gpu_memory_mb, settings.command_deadline
+    )
     assert not result.error, f"GPU {gpu} in clone {clone.ctid}: {result.error} (CUDA counts {result.count} GPUs)"
 
 

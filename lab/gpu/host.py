@@ -1,0 +1,114 @@
+"""The machine's real GPUs for the lab's containers: device nodes, the driver's programs, a container runtime.
+
+What Proxmox VE containers are given by hand is given here: the nodes are passed through, and the driver's
+user-space part is copied in, of the version that the kernel runs. NVIDIA's container toolkit is copied if
+this machine has it. If not, the lab's own runtime passes the real devices on, and its version says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+from lab.command import execute
+from lab.errors import LabError
+from lab.gpu import install as simulated
+
+LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4")
+NEEDED = LIBRARIES[:3]  # the fourth came with driver 545
+TOOLKIT = ("nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-container-cli", "nvidia-ctk")
+TOOLKIT_LIBRARIES = ("libnvidia-container.so.1", "libnvidia-container-go.so.1")
+CONFIG = Path("/etc/nvidia-container-runtime/config.toml")
+MEMORY_MB = 32768  # of 920, if the machine has twice that
+SERVER_ARGS = "--max-model-len 2048 --gpu-memory-utilization 0.3"
+
+
+def device_nodes(dev: Path = Path("/dev")) -> list[str]:
+    """Names under /dev of the nodes of this machine's GPUs.
+
+    Raises:
+        LabError: There is no GPU with a driver.
+    """
+    names = sorted(path.name for path in dev.glob("nvidia*") if stat.S_ISCHR(path.stat().st_mode))
+    cards = [name for name in names if re.fullmatch(r"nvidia\d+", name)]
+    shared = [name for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools") if name in names]
+    if not cards or shared[:2] != ["nvidiactl", "nvidia-uvm"]:
+        raise LabError(f"this machine has no usable GPU: {dev} has {', '.join(names) or 'no NVIDIA device'}")
+    return cards + shared
+
+
+def declaration(declared: dict[str, Any]) -> dict[str, Any]:
+    """The lab's declaration for this machine: its GPUs, its cores, and the memory that vLLM on a GPU needs.
+
+    Args:
+        declared: The lab's own.
+    """
+    cards = [name.removeprefix("nvidia") for name in device_nodes() if name[6:].isdigit()]
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    for container in declared["lxc_configs"].values():
+        container["gpu_assignment"] = ",".join(cards)
+        container["cores"] = os.cpu_count() or 1
+    declared["lxc_configs"]["920"]["memory_mb"] = min(MEMORY_MB, whole // 2)
+    return declared
+
+
+def options(node: str, declared: Path) -> str:
+    """What pytest is told on this machine, an option a line, for its `@file`."""
+    settings = {"lxc_configs": declared, "test_model": "/models/test-model", "server_args": SERVER_ARGS}
+    lines = [f"--node=lab:{node}", *(f"--override-ini={name}={value}" for name, value in settings.items())]
+    return "\n".join(lines) + "\n"
+
+
+def libraries(names: tuple[str, ...]) -> dict[str, Path]:
+    """Where the loader finds libraries of this machine; those that it does not find are left out."""
+    rows = re.findall(r"^\s*(\S+) \(libc6,x86-64[^)]*\) => (\S+)$", execute(["ldconfig", "-p"], seconds=20), re.M)
+    return {name: Path(path) for name, path in reversed(rows) if name in names}
+
+
+def install(rootfs: Path) -> None:
+    """Install the driver's programs, and a container runtime, into a container's root file system.
+
+    Args:
+        rootfs: Where that is mounted. The container must have python3 and runc.
+
+    Raises:
+        LabError: The driver is not whole, or a step failed.
+    """
+    found, smi = libraries(LIBRARIES), shutil.which("nvidia-smi")
+    if missing := [name for name in NEEDED if name not in found] + ["nvidia-smi"] * (not smi):
+        raise LabError(f"the driver of this machine is not whole: {', '.join(missing)} not found; see ldconfig -p")
+    folder = rootfs / "usr/lib/x86_64-linux-gnu"
+    shutil.copy(str(smi), rootfs / "usr/bin/nvidia-smi")
+    _copy_libraries(found, folder)
+    if all(shutil.which(name) for name in TOOLKIT):
+        for name in TOOLKIT:
+            shutil.copy(str(shutil.which(name)), rootfs / "usr/bin" / name)
+        _copy_libraries(libraries(TOOLKIT_LIBRARIES), folder)
+        if CONFIG.exists():
+            (rootfs / CONFIG.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CONFIG, rootfs / CONFIG.relative_to("/"))
+    else:
+        for name in simulated.SCRIPTS:
+            text = (simulated.HERE / name).read_text()
+            (rootfs / "usr/bin" / name).write_text(text.replace("SIMULATED", "of the phoenix-920 lab"))
+            (rootfs / "usr/bin" / name).chmod(0o755)
+    execute(["ldconfig", "-r", str(rootfs)], seconds=60)
+
+
+def _copy_libraries(found: dict[str, Path], folder: Path) -> None:
+    for name, path in found.items():
+        real = path.resolve()
+        shutil.copy(real, folder / real.name)
+        if real.name != name:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(real.name)
+
+
+def text(declared: dict[str, Any]) -> str:
+    """A declaration as its file has it."""
+    return json.dumps(declared, indent=2) + "\n"

@@ -1,0 +1,161 @@
+"""What is judged of a GPU: its health, its speed, and what a simulated one can't show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fixtures import health, performance, sparkline
+from fixtures.gpus import Gpu, memory_share
+from fixtures.image import Image
+from fixtures.record import Figure
+from fixtures.reference import Reference, ReferenceUnreadable, outside
+from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved
+
+# An H100's own words, idle (nvidia-smi of driver 580.159.04)
+H100 = {
+    "ecc.errors.uncorrected.volatile.total": "0",
+    "ecc.errors.corrected.volatile.total": "0",
+    "retired_pages.pending": "[N/A]",
+    "remapped_rows.pending": "No",
+    "remapped_rows.failure": "No",
+    "clocks_event_reasons.active": "0x0000000000000001",
+    "temperature.gpu": "33",
+    "enforced.power.limit": "700.00",
+    "power.default_limit": "700.00",
+    "pcie.link.width.current": "16",
+    "pcie.link.width.max": "16",
+    "pcie.link.gen.current": "5",
+    "pcie.link.gen.max": "5",
+    "persistence_mode": "Enabled",
+    "compute_mode": "Default",
+    "mig.mode.current": "Disabled",
+}
+
+
+def test_healthy_gpu_has_no_findings() -> None:
+    assert health.judge(H100, loaded=True) == ([], [])
+    assert health.judge(H100 | {"clocks_event_reasons.active": "0x0000000000000004"}, loaded=True) == ([], [])
+
+
+def test_consumer_card_that_reports_little_has_no_findings() -> None:
+    assert health.judge(dict.fromkeys(H100, "[N/A]") | {"temperature.gpu": "60"}, loaded=True) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("ecc.errors.uncorrected.volatile.total", "3", "could not be corrected"),
+        ("retired_pages.pending", "Yes", "reboot"),
+        ("remapped_rows.pending", "Yes", "reboot"),
+        ("remapped_rows.failure", "Yes", "replace the card"),
+        ("clocks_event_reasons.active", "0x0000000000000088", "hardware slowdown, power brake"),
+        ("clocks_event_reasons.active", "rubbish", "no value it can have"),
+        ("temperature.gpu", "95", "too hot"),
+        ("pcie.link.width.current", "4", "fewer PCIe lanes"),
+        ("pcie.link.gen.current", "1", "slower"),
+        ("compute_mode", "Exclusive_Process", "-c DEFAULT"),
+        ("mig.mode.current", "Enabled", "-mig 0"),
+        ("temperature.gpu", "[GPU requires reset]", "given the GPU up"),
+    ],
+)
+def test_each_fault_is_named_with_its_mend(field: str, value: str, said: str) -> None:
+    (line,), warnings = health.judge(H100 | {field: value}, loaded=True)
+    assert line.startswith(f"{field} is {value}: ")
+    assert said in line
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ecc.errors.corrected.volatile.total", "5000"),
+        ("persistence_mode", "Disabled"),
+        ("enforced.power.limit", "350.00"),
+    ],
+)
+def test_what_only_deserves_a_look_warns(field: str, value: str) -> None:
+    failures, (line,) = health.judge(H100 | {field: value}, loaded=False)
+    assert failures == []
+    assert value in line
+
+
+def test_link_that_rests_is_judged_under_load_only() -> None:
+    resting = H100 | {"pcie.link.gen.current": "1"}
+    assert health.judge(resting, loaded=False) == ([], [])
+    assert health.judge(resting, loaded=True)[0]
+
+
+def test_phases_are_read_from_the_log() -> None:
+    log = """[default_loader.py:430] Loading weights took 0.19 seconds
+[monitor.py:53] torch.compile took 27.17 s in total
+[monitor.py:81] Initial profiling/warmup run took 33.73 s
+[model_runner.py:726] Graph capturing finished in 5 secs, took 0.38 GiB
+[core.py:337] init engine (profile, create kv cache, warmup model) took 87.12 s (compilation: 27.17 s)"""
+    assert list(performance.phases(log).values()) == [0.19, 27.17, 33.73, 5.0, 87.12]
+    assert performance.phases("nothing of the kind") == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "share"),
+    [((), 0.9), (("--gpu-memory-utilization", "0.3"), 0.3), (("--x", "--gpu-memory-utilization=0.5"), 0.5)],
+)
+def test_share_of_the_memory_is_the_servers_own(arguments: tuple[str, ...], share: float) -> None:
+    assert memory_share(arguments) == share
+
+
+def figures(speed: float, ready: float = 50.0) -> list[Figure]:
+    return [Figure("one request", speed, "tokens/s", speed, speed), Figure("until ready", ready, "s", ready, ready)]
+
+
+def reference(folder: Path, model: str = "m") -> Reference:
+    gpu = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", "580", 81559, "9.0")
+    settings = SimpleNamespace(test_model=model, server_args=("--a",))
+    return Reference(folder, gpu, Image("v", f"v@sha256:{'a' * 64}", (), 0), cast(Any, settings))
+
+
+def test_reference_is_the_median_with_its_spread(tmp_path: Path) -> None:
+    for speed in (470.0, 480.0, 400.0):
+        reference(tmp_path).add(figures(speed))
+    book = reference(tmp_path)
+    assert book.path.name == "nvidia-h100-80gb-hbm3-aaaaaaaaaaaa.json"
+    assert book.values["one request"] == [470.0, -34, None, "tokens/s"]
+    assert book.values["until ready"] == [50.0, None, 30, "s"]
+    one = book.compared(figures(460.0)[0])
+    assert one.history == [470.0, 480.0, 400.0]
+    assert outside(one) == ""
+    assert "polyline" in sparkline.draw(one)
+
+
+def test_worse_figure_is_outside_and_better_one_is_not(tmp_path: Path) -> None:
+    reference(tmp_path).add(figures(470.0))
+    book = reference(tmp_path)
+    slow, late = (book.compared(each) for each in figures(400.0, 80.0))
+    assert "one request: 400.0 tokens/s (repeats 400.0 to 400.0) is below 470 -10 %" in outside(slow)
+    assert "is above 50 +30 %" in outside(late)
+    assert [outside(book.compared(each)) for each in figures(900.0, 5.0)] == ["", ""]
+
+
+def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:
+    reference(tmp_path).add(figures(470.0))
+    assert reference(tmp_path, model="other").runs == []
+
+
+def test_spoilt_reference_is_named(tmp_path: Path) -> None:
+    reference(tmp_path).path.write_text("[]")
+    with pytest.raises(ReferenceUnreadable, match="mend or remove it"):
+        reference(tmp_path)
+
+
+def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
+    """It is excused only where GPUs are simulated; the same exception on real hardware leaves the check unproved."""
+    skipped = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
+    book = Ledger([Check("one", "a"), Check("one", "b"), Check("two", "c")])
+    book.note("one", "a", skipped, simulated=True)
+    book.note("one", "b", skipped, simulated=False)
+    assert book.outcomes == {"a": NOT_PROVED, "b": "skipped"}
+    assert book.unproved(before="two") == ["b"]
+    assert issubclass(NotProved, pytest.skip.Exception)
