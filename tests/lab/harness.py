@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -95,10 +96,14 @@ class Lab:
         rows = json.loads(self.node("pvesh", "get", path, "--output-format", "json"))
         return {row["name"]: row for row in rows if row["name"] != "current"}
 
-    def servers(self) -> str:
+    def servers(self, *options: str) -> str:
         """The Docker containers in 920; empty if there are none, or 920 or its Docker is off."""
-        script = "pct status 920 2>/dev/null | grep -q running && pct exec 920 -- docker ps --all --quiet || true"
-        return self.node("sh", "-c", script).strip()
+        listed = f"pct exec 920 -- {shlex.join(['docker', 'ps', '--all', '--quiet', *options])}"
+        return self.node("sh", "-c", f"pct status 920 2>/dev/null | grep -q running && {listed} || true").strip()
+
+    def serves(self) -> bool:
+        """Whether a test server is there, ready or not; a probe is none."""
+        return bool(self.servers("--filter", "name=vllm_test_container"))
 
     def destroy(self) -> None:
         """Remove 920, whatever became of it."""

@@ -373,7 +373,7 @@ def test_fault_is_found_while_serving_or_sealing(lab: Lab, name: str) -> None:
 def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> None:
     process = lab.start()
     for _ in range(600):
-        if process.poll() is not None or lab.servers():
+        if process.poll() is not None or lab.serves():
             break
         time.sleep(0.2)
     time.sleep(3)

@@ -65,7 +65,7 @@ def test_build_leaves_all_files(built: Run, keys: tuple[Path, Path]) -> None:
     provenance = verify_envelope(built.folder / "provenance.dsse.json", keys[1])
     assert verify_envelope(built.folder / "record.dsse.json", keys[1])["predicate"]["result"] != "FAILED"
     assert changed_files(provenance, built.folder) == []
-    assert len(provenance["predicate"]["runDetails"]["byproducts"]) == 8
+    assert len(provenance["predicate"]["runDetails"]["byproducts"]) == 9
 
 
 def test_record_is_true(lab: Lab, built: Run) -> None:
@@ -117,7 +117,7 @@ def test_existing_run_leaves_all_files(lab: Lab, built: Run) -> None:
 def test_failed_run_leaves_all_files(lab: Lab) -> None:
     run = lab.build("--rebuild", "-o", "vllm_image=vllm/vllm-openai:no-such-tag")
     assert (run.status, record_of(run).outcome) == (1, Outcome.FAILED)
-    assert names(run.folder) == FILES | {"record.intoto.json", "provenance.intoto.json"}
+    assert names(run.folder) == FILES | {"record.intoto.json", "provenance.intoto.json", "evidence-image.txt"}
     schemas.check_folder(run.folder)
     assert record_of(run).software["docker"]
     (subject,) = record_of(run).subjects
