@@ -3,10 +3,11 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
@@ -111,12 +112,54 @@ def test_forward_carries_bytes_both_ways() -> None:
         socket.create_connection(address, timeout=2)
 
 
-def test_ssh_line_survives_the_far_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for ssh hands its last word to a shell, as sshd does."""
-    ssh = tmp_path / "ssh"
+@pytest.mark.parametrize("printed", ["yes", "yes >&2", "tr '\\0' x </dev/zero"])
+def test_output_without_end_is_ended(printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endless lines or one endless line: the command is killed, and memory stays bounded."""
+    monkeypatch.setattr("fixtures.pipes.MOST", 2**20)
+    heard: list[Command] = []
+    channel = Channel("here", listeners=[heard.append])
+    begun = time.monotonic()
+    with pytest.raises(ChannelError, match="printed more than"):
+        channel.run(["sh", "-c", printed], deadline=60)
+    assert time.monotonic() - begun < 20
+    assert len(heard[0].stdout + heard[0].stderr) < 2 * 2**20
+
+
+def test_long_line_and_foreign_bytes_arrive() -> None:
+    script = "head -c 20000000 /dev/zero | tr '\\0' x; printf '\\377\\n'"
+    assert LOCAL.run(["sh", "-c", script], deadline=60).stdout == b"x" * 20_000_000 + b"\xff\n"
+
+
+def test_much_goes_in_while_much_comes_out() -> None:
+    much = bytes(range(256)) * 40_000
+    assert LOCAL.run(["cat"], deadline=60, stdin=much).stdout == much
+    assert LOCAL.run(["true"], deadline=60, stdin=much).succeeded  # does not read it
+
+
+NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+WORDS = st.sampled_from(
+    ["$(id)", "`id`", "'", '"', "\n", "\\", "-", "--", "", " ", "*", "~", "!", "\x1b[31m", "${IFS}"]
+)
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
+    """A channel over a stand-in for ssh, which hands its last word to a shell, as sshd does."""
+    ssh = tmp_path_factory.mktemp("bin") / "ssh"
     ssh.write_text('#!/bin/sh\nfor word; do line=$word; done\nexec sh -c "$line"\n')
     ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    channel = open_channel("ssh://root@node")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(ssh.parent), prepend=":")
+        yield open_channel("ssh://root@node")
+
+
+@given(st.lists(NASTY | WORDS, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_no_word_is_taken_apart_by_the_far_shell(far: Channel, words: list[str]) -> None:
+    out = far.run(["printf", "%s\\0", "begin", *words], deadline=20).stdout
+    assert [each.decode() for each in out.split(b"\0")[:-1]] == ["begin", *words]
+
+
+def test_ssh_line_survives_the_far_shell(far: Channel) -> None:
     nasty = "a b'c\"$(id)`id`;\n*"
-    assert channel.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()
+    assert far.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()

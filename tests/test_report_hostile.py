@@ -76,6 +76,8 @@ def test_whole_report_of_a_hostile_node(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CI": "1", "BUILD_TAG": SCRIPT}
     run = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, timeout=120, check=False)
     assert run.returncode == 1
+    assert not {b"\x1b", b"\x07", b"\x00"} & {bytes([each]) for each in run.stdout + run.stderr}
+    assert len(run.stdout) < 1_000_000
     assert report.stat().st_size < 2_000_000
     with browser(tmp_path / "profile") as chromium:
         chromium.open(report)

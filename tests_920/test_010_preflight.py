@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 
-from fixtures import address, conf, throw_away
+from fixtures import address, conf, storage, throw_away
 from fixtures.build import Build
 from fixtures.clone import MARK
 from fixtures.foresight import unseen
-from fixtures.node import Node, net_option
+from fixtures.node import Node, net_option, plain_description
 from fixtures.settings import Settings
 from fixtures.template import Template, bind_mounts
 
@@ -76,6 +76,17 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     )
 
 
+def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
+    """The storage knows of nothing that depends on a snapshot which a rebuild replaces."""
+    dependents = storage.dependents(template) if (build.rebuild or build.rebuild_clone) and template.snapshot() else []
+    if dependents is None:
+        unseen(f"whether something depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
+    assert not dependents, (
+        f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}, so --rebuild does not "
+        "replace it: remove them, or make full copies of them"
+    )
+
+
 @pytest.mark.on_existing
 def test_no_clone_is_left(node: Node, settings: Settings, build: Build) -> None:
     """No throw-away clone of an earlier run is left; one that was is removed, unless nothing may be changed."""
@@ -96,6 +107,15 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     expected = ("lxc", template.declared.name)
     assert guest is None or (guest["type"], guest["name"]) == expected, (
         f"{template.ctid} is taken by {guest['type']} {guest['name']!r}, declared is {expected}"
+    )
+
+
+def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:
+    """A container of that number which this suite has made was cloned from the declared parent's snapshot."""
+    said = plain_description(node.config(template.ctid)) if template.exists else ""
+    assert not said.startswith(MARK) or said == template.origin, (
+        f"{template.ctid} says of itself {said!r}, expected is {template.origin!r}: it is not what is declared, "
+        f"so it is left alone; if it can go: pct destroy {template.ctid}"
     )
 
 
