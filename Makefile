@@ -37,7 +37,7 @@ lint: $(VENV)/ready ## ruff, mypy, shellcheck, and the schemas of the workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fixtures tests_920 lab tests conftest.py
-	$(VENV)/bin/shellcheck *.sh .ci/* lab/tools lab/node-init
+	$(VENV)/bin/shellcheck *.sh .ci/* lab/tools lab/node-init tests/debian13
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 
