@@ -39,7 +39,7 @@ def test_template_of_ones_own(lab: Lab, environment: dict[str, str]) -> None:
     assert [line.split()[2] for line in said.splitlines() if "outcome: " in line] == ["built", "existing", "verified"]
     record = from_json((lab.reports / "latest/record.json").read_text())
     assert record.outcome is Outcome.VERIFIED
-    assert lab.inside("bash", "-c", "cat < /dev/tcp/127.0.0.1/9930", ctid=930).count("GPU ") == 2
+    assert lab.inside("bash", "-c", "cat < /dev/tcp/127.0.0.1/9930", ctid=930).count("(UUID: ") == 2
 
 
 def test_commands_of_the_pages(lab: Lab, environment: dict[str, str], tmp_path: Path) -> None:
