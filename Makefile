@@ -8,10 +8,13 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: accept test test-fast test-lab test-long samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock help
+.PHONY: doctor accept test test-fast test-lab test-long samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+doctor: ## what this machine can do, and what is missing for the rest
+	@$(PYTHON) -m lab.doctor
 
 accept: lab-up $(VENV)/ready ## build template 920 in the lab and leave the report
 	$(PYTEST) tests_920 @lab/options
@@ -30,10 +33,13 @@ test-long: test-tools $(VENV)/ready ## each fault by itself, and that the next n
 samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples
 
-lint: $(VENV)/ready ## ruff and mypy
+lint: $(VENV)/ready ## ruff, mypy, shellcheck, and the schemas of the workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fixtures tests_920 lab tests conftest.py
+	$(VENV)/bin/shellcheck *.sh .ci/* lab/tools lab/node-init tests/debian13
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 
 lab-tools: ## install what the lab needs of Debian or Ubuntu
 	@lab/tools
@@ -58,6 +64,19 @@ keys: ## a key pair that signs attestations, outside the checkout: -o signing_ke
 	mkdir -p $(KEYS)
 	umask 077 && openssl genpkey -algorithm ed25519 -out $(KEYS)/phoenix-920.pem
 	openssl pkey -in $(KEYS)/phoenix-920.pem -pubout -out $(KEYS)/phoenix-920.pub.pem
+
+# root only for the third: a Debian 13 in a folder, with its Python 3.13
+test-lowest test-newest: test-%: $(VENV)/ready
+	rm -rf $(CACHE)/range-$*
+	mkdir -p $(CACHE)/range-$*
+	$(VENV)/bin/uv pip compile --quiet --extra dev --resolution $(if $(filter lowest,$*),lowest-direct,highest) \
+	  --output-file $(CACHE)/range-$*/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(CACHE)/range-$*/venv
+	$(CACHE)/range-$*/venv/bin/pip install --quiet --disable-pip-version-check -r $(CACHE)/range-$*/requirements.txt
+	$(CACHE)/range-$*/venv/bin/python -m pytest tests -m "not lab"
+
+test-py313: test-tools ## the fast tests with Python 3.13, in a Debian 13 of its own
+	tests/debian13
 
 lock: ## write requirements.txt anew with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(CACHE)/lock

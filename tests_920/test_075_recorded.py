@@ -15,42 +15,42 @@ pytestmark = [pytest.mark.stage("recorded"), pytest.mark.order(75), pytest.mark.
 
 def test_record_is_kept(comparison: Comparison) -> None:
     """The node keeps the record under the digest that the snapshot names, unchanged."""
-    assert comparison.lines("record") == ""
+    assert not (drift := comparison.lines("record")), drift
 
 
 def test_snapshot_is_the_recorded_one(comparison: Comparison) -> None:
     """The snapshot is the one that was sealed, with its configuration, not another of the same name."""
-    assert comparison.lines("snapshot") == ""
+    assert not (drift := comparison.lines("snapshot")), drift
 
 
 def test_configuration_is_as_recorded(comparison: Comparison) -> None:
     """The container's configuration is the one that was sealed."""
-    assert comparison.lines("configuration") == ""
+    assert not (drift := comparison.lines("configuration")), drift
 
 
 def test_container_carries_the_record(inner_comparison: Comparison) -> None:
     """The container, and so each clone, carries the record that was sealed."""
-    assert inner_comparison.lines("carried") == ""
+    assert not (drift := inner_comparison.lines("carried")), drift
 
 
 def test_image_is_as_recorded(inner_comparison: Comparison) -> None:
     """The image is the one that was proved."""
-    assert inner_comparison.lines("image") == ""
+    assert not (drift := inner_comparison.lines("image")), drift
 
 
 def test_model_is_as_recorded(inner_comparison: Comparison) -> None:
     """The model's files are the ones that were served."""
-    assert inner_comparison.lines("model") == ""
+    assert not (drift := inner_comparison.lines("model")), drift
 
 
 def test_packages_are_as_recorded(inner_comparison: Comparison) -> None:
     """The installed packages are the ones that were sealed."""
-    assert inner_comparison.lines("packages") == ""
+    assert not (drift := inner_comparison.lines("packages")), drift
 
 
 def test_stack_is_as_recorded(inner_comparison: Comparison) -> None:
     """Docker, its configuration, NVIDIA's toolkit and libraries are the ones that were sealed."""
-    assert inner_comparison.lines("files", "software") == ""
+    assert not (drift := inner_comparison.lines("files", "software")), drift
 
 
 def test_surroundings_are_compared(inner_comparison: Comparison) -> None:

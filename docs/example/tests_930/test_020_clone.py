@@ -1,0 +1,3 @@
+"""Clone: as for 920."""
+
+from tests_920.test_020_clone import *

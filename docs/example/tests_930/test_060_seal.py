@@ -1,0 +1,3 @@
+"""Seal: as for 920."""
+
+from tests_920.test_060_seal import *

@@ -1,0 +1,115 @@
+"""What this machine can do, and what is missing for the rest, with the command that adds it.
+
+    python3 -m lab.doctor
+
+Needs Python alone, as it is asked before anything is installed. Ends with 0 if something can be done here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+LAB_DISK_GIB, LAB_MEMORY_GIB = 20, 6  # image and model 5, the node's disk 12 and some room; vLLM's CPU build
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something that this machine may be used for.
+
+    Attributes:
+        what: It, in words.
+        seen: What was found.
+        missing: What is missing, each with what adds it; none if it can be done.
+    """
+
+    what: str
+    seen: str
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+def _said(*argv: str) -> str:
+    """What a command prints; empty if it fails or is not there."""
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def tests() -> Use:
+    """The fast tests, and the suite against a node elsewhere."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    old = () if sys.version_info >= (3, 11) else (("Python 3.11 or newer", "apt-get install python3.11"),)
+    git = () if shutil.which("git") else (("git", "apt-get install git"),)
+    return Use(
+        "run the fast tests, and the suite on a node elsewhere (--node ssh://root@HOST)", f"Python {version}", old + git
+    )
+
+
+def laboratory() -> Use:
+    """The lab."""
+    missing = []
+    if packages := _said(str(TOP / "lab/tools"), "missing").split():
+        missing.append((f"packages: {' '.join(packages)}", "make lab-tools"))
+    if os.geteuid() != 0:
+        missing.append(("root, for namespaces, mounts and containers", "sudo make lab-up"))
+    systems = Path("/proc/filesystems").read_text(encoding="utf-8").split()
+    for each in ("btrfs", "overlay"):
+        if each not in systems and not _said("modinfo", "--field", "name", each):
+            missing.append((f"the file system {each} in the kernel", f"modprobe {each}"))
+    place = Path(os.environ.get("PHOENIX_LAB_STATE", "/var/lib"))
+    free = shutil.disk_usage(place if place.exists() else "/").free // 2**30
+    if free < LAB_DISK_GIB:
+        missing.append(
+            (f"{LAB_DISK_GIB} GiB of disk; {free} are free", "PHOENIX_LAB_STATE and PHOENIX_CACHE on a larger disk")
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if memory < LAB_MEMORY_GIB:
+        missing.append((f"{LAB_MEMORY_GIB} GiB of memory; there are {memory:.0f}", "a larger machine"))
+    return Use("build 920 in the lab (make accept)", f"{free} GiB free, {memory:.0f} GiB of memory", tuple(missing))
+
+
+def node() -> Use:
+    """A real build here."""
+    version = _said("pveversion")
+    if not version:
+        return Use(
+            "build 920 on this machine (pytest tests_920)", "", (("Proxmox VE", "name a node: --node ssh://root@HOST"),)
+        )
+    root = () if os.geteuid() == 0 else (("root", "sudo"),)
+    parent = () if _said("pct", "config", "903") else (("container 903", "the orchestrator makes it"),)
+    return Use("build 920 on this machine (pytest tests_920)", version, root + parent)
+
+
+def gpus() -> Use:
+    """GPUs that a container here could be given."""
+    listed = _said("nvidia-smi", "-L").splitlines()
+    devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    if listed and devices:
+        return Use("give GPUs to containers", "; ".join(line.partition(" (UUID")[0] for line in listed))
+    what = "NVIDIA's driver" if not listed else "device nodes /dev/nvidia*"
+    return Use("give GPUs to containers", "", ((what, "the driver on the node; in the lab the GPU is simulated"),))
+
+
+def main() -> int:
+    """Print what can be done and what is missing.
+
+    Returns:
+        0 if the lab or a real build can be run here, else 1.
+    """
+    uses = [tests(), laboratory(), node(), gpus()]
+    for use in uses:
+        print(f"{'no ' if use.missing else 'yes'}  {use.what}{f': {use.seen}' if use.seen else ''}")
+        for what, command in use.missing:
+            print(f"       missing: {what}\n       add it:  {command}")
+    return 0 if not uses[1].missing or not uses[2].missing else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

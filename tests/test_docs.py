@@ -1,0 +1,69 @@
+"""The documentation: up to date, its links lead somewhere, its commands run (those of the lab in tests/lab)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fixtures import settings
+from tests.docs import PAGES, TOP, Block, blocks
+
+
+def test_settings_are_all_there() -> None:
+    page = (TOP / "docs/settings.md").read_text(encoding="utf-8")
+    assert page == settings.page(), "docs/settings.md is out of date: python -m fixtures.settings > docs/settings.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    silent = [block.name for block in blocks() if not block.kind and not block.reason]
+    unknown = [block.name for block in blocks() if block.kind not in ("", "fast", "install", "lab", "930")]
+    assert not silent + unknown
+
+
+def run(block: Block, folder: Path, **env: str) -> str:
+    """Run a block, in which `venv/` is the environment of this test, as a user would at the top of the project."""
+    text = block.text.replace("venv/bin/pytest", f"{sys.executable} -m pytest")
+    text = text.replace("venv/bin/", f"{Path(sys.executable).parent}/")
+    done = subprocess.run(
+        ["bash", "-euc", text], cwd=folder, env=env or None, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{block.name}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", blocks("fast"), ids=lambda block: block.name)
+def test_block_runs(block: Block) -> None:
+    run(block, TOP)
+
+
+def test_install_needs_nothing_of_the_node(tmp_path: Path) -> None:
+    """The environment is made where there is no ensurepip, with pip as one file, and is not made anew."""
+    wheel, program = tmp_path / "pip", tmp_path / "pip.pyz"
+    subprocess.run([sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", wheel, "pip"], check=True)
+    next(wheel.iterdir()).rename(program)
+    with zipfile.ZipFile(program, "a") as archive:
+        archive.writestr("__main__.py", "import runpy; runpy.run_module('pip', run_name='__main__')")
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci/install").write_text((TOP / ".ci/install").read_text().replace("-m ensurepip", "-m no_ensurepip"))
+    (tmp_path / ".ci/install").chmod(0o755)
+    (tmp_path / "requirements.txt").write_text("iniconfig\n")
+    (block,) = blocks("install")
+    path = f"{tmp_path}:/usr/bin:/bin"
+    for _ in range(2):
+        run(block, tmp_path, PATH=path, PIP_PYZ=program.as_uri(), HOME=str(Path.home()))
+    subprocess.run([tmp_path / "venv/bin/python", "-c", "import iniconfig"], check=True)
