@@ -85,8 +85,9 @@ lock: ## write requirements.txt anew with the newest versions that pyproject.tom
 	mv requirements.new requirements.txt
 	rm -r $(CACHE)/lock
 
-# tools first: a fresh Debian has no python3-venv
-$(VENV)/ready: requirements.txt
+# Its name is made of what is in it, so it is never out of date, and never remade under whoever uses it.
+# Tools first: a fresh Debian has no python3-venv.
+$(VENV)/ready:
 	@lab/tools
 	rm -rf $(VENV)
 	mkdir -p $(CACHE)
