@@ -45,7 +45,7 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
         (
             (),
             {"description": f"{MARKED} accepted now"},
-            ("existing", "image             3 checks   skipped: it is there"),
+            ("existing", "image             5 checks   skipped: it is there"),
         ),
         ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
         (("--rebuild",), {"description": MARKED}, ("takes vllm-base-snapshot, in place of the one that is there",)),
