@@ -100,10 +100,10 @@ def test_commands_are_logged(suite: Suite) -> None:
 
 @pytest.mark.parametrize("hook", ["", "@pytest.hookimpl(trylast=True)", "@pytest.hookimpl(wrapper=True)"])
 def test_broken_reporter_does_not_lose_the_record(suite: Suite, hook: str) -> None:
-    body = "yield; raise OSError('no paper')" if "wrapper" in hook else "raise OSError('no paper')"
+    body = "yield; raise ValueError('no paper')" if "wrapper" in hook else "raise ValueError('no paper')"
     run = suite.run(plugin=f"import pytest\n{hook}\ndef pytest_sessionfinish(session):\n    {body}\n")
     assert run.record.outcome is Outcome.FAILED
-    assert "a reporter broke: OSError: no paper" in run.record.warnings
+    assert "a reporter broke: ValueError: no paper" in run.record.warnings
     assert (run.folder / "provenance.intoto.json").exists()
 
 
@@ -121,6 +121,14 @@ def test_outcome_says_how_the_run_ended(suite: Suite, error: str, outcome: Outco
     run = suite.run(*only, plugin=plugin)
     assert (run.record.outcome, run.record.verdict) == (outcome, Verdict.FAILED)
     schemas.check_folder(run.folder)
+
+
+def test_full_disk_is_no_traceback(suite: Suite) -> None:
+    run = suite.run(plugin="def pytest_sessionfinish(session):\n    raise OSError(28, 'No space left on device')\n")
+    assert run.status == 3
+    assert "a report was not written: [Errno 28] No space left on device" in run.output
+    assert "Traceback" not in run.output
+    assert run.record.outcome is Outcome.FAILED
 
 
 def test_what_can_not_be_written_fails_the_run(suite: Suite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.channel import open_channel
+from fixtures.record import from_json
+from fixtures.run_lock import RunLock
 from tests.lab.harness import TOP, Lab, says
 
 pytestmark = pytest.mark.lab
@@ -139,7 +143,9 @@ def test_too_small_disk_is_refused_in_seconds(lab: Lab, tmp_path: Path) -> None:
     with on_node(MIRROR.format(daemon=DAEMON), NO_MIRROR.format(daemon=DAEMON))(lab):
         run = lab.build(*declared(tmp_path, storage_size_gb=32))
     assert run.failed() == {"test_declared_disk_is_large_enough"}
-    assert run.seconds < 10
+    record = from_json((run.folder / "record.json").read_text())
+    (refused,) = [check for check in record.checks if check.verdict == "failed"]
+    assert refused.started + refused.seconds - record.started < 10
     says(run, "storage_size_gb is 32, the image needs 36.5 GiB: 8.1 GiB packed, says http://10.0.0.1:5920, times 4.5")
     assert "920.conf" not in lab.node("ls", "/etc/pve/lxc/")
 
@@ -170,3 +176,51 @@ def test_gpu_fault_of_this_run_is_found(lab: Lab) -> None:
         says(run, "79, GPU has fallen off the bus")
     finally:
         lab.node("rm", "/run/simulated-kernel-log")
+
+
+OTHER_LINEAGE = """pct clone 903 920 --snapname docker-gpu-snapshot --full 1 --hostname BaseTemplateVLLM \
+  --description 'phoenix-920: container 920 cloned from 902@base-snapshot'"""
+
+
+def test_container_of_another_lineage_is_left_alone(lab: Lab) -> None:
+    with on_node(OTHER_LINEAGE, "pct destroy 920")(lab):
+        before = lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf; pct list")
+        run = lab.build(checks=FIRST)
+        assert lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf; pct list") == before
+    assert run.failed() == {"test_container_is_of_the_declared_parent"}
+    says(run, "cloned from 902@base-snapshot", "it is left alone")
+
+
+def test_second_run_is_refused(lab: Lab) -> None:
+    lock = RunLock(open_channel(f"lab:{lab.machine.name}"), 920)
+    lock.acquire("the-first", shared=False, command="a build")
+    assert lock.held
+    before = sorted(lab.reports.iterdir())
+    try:
+        run = lab.build()
+    finally:
+        lock.release()
+    assert (run.status, sorted(lab.reports.iterdir())) == (4, before)
+    says(run, "ERROR: container 920: another run works on it (a build)", "invocation the-first; nothing was touched")
+    assert lab.build(checks=ROOM).status == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "status", "said"),
+    [
+        ("4k", 4, "the record of this run can't be written: No space left on device"),
+        ("64k", 3, "a report was not written: [Errno 28] No space left on device"),
+    ],
+)
+def test_full_disk_is_one_line(lab: Lab, tmp_path: Path, size: str, status: int, said: str) -> None:
+    """Full from the first moment, or full when the reports are written: said, and no traceback."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "full", tmp_path], check=True)
+    try:
+        (tmp_path / "filler").write_bytes(b"x" * 4096)
+        run = lab.build("-o", f"report_folder={tmp_path}/reports", checks=ROOM)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert run.status == status
+    says(run, said)
+    assert "Traceback" not in run.output
+    assert "INTERNALERROR" not in run.output
