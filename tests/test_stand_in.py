@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from fixtures import performance
 from fixtures.channel import Channel, DeadlineExceeded
 from fixtures.server import Server, ServerError
 from lab.stand_in import server as stand_in
@@ -52,6 +53,12 @@ def test_it_serves(serve: Callable[[str], Server]) -> None:
     assert server.wait_until_ready().answered > 0
     assert server.models() == [MODEL]
     assert server.chat("What is the capital of France?").has("Paris")
+
+
+def test_its_speed_can_be_measured(serve: Callable[[str], Server]) -> None:
+    server = serve("")
+    server.wait_until_ready()
+    assert all(figure.value > 0 for figure in performance.measure(server, performance.SHORT))
 
 
 @pytest.mark.parametrize("fault", ["other-model", "silent"])

@@ -66,8 +66,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.misbehave(int(asked.get("max_tokens", 16)))
         words = {"empty": "", "garbled": "!" * 64}.get(self.fault, ANSWER).split()
+        words *= 1 + int(asked.get("min_tokens", 0)) // max(1, len(words))
         words = words[: int(asked.get("max_tokens", 16))]
         usage = {"prompt_tokens": 16, "completion_tokens": len(words), "total_tokens": 16 + len(words)}
+        if asked.get("stream"):
+            self.reply(200, stream(words, usage))
+            return
         said = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": said, "finish_reason": "stop"}
         self.reply(200, {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage})
@@ -107,6 +111,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def stream(words: list[str], usage: dict[str, int]) -> str:
+    """An answer in parts, a word each, and at the end how many there were."""
+    parts = [{"choices": [{"index": 0, "delta": {"content": f"{word} "}}]} for word in words]
+    ends = [json.dumps({"choices": [], "usage": usage}), "[DONE]"]
+    return "".join(f"data: {line}\n\n" for line in [*map(json.dumps, parts), *ends])
 
 
 def main() -> None:

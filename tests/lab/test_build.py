@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.stages import declared_checks
-from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, says
+from tests.lab.harness import LOST_GPU, SNAPSHOT, TOP, Lab, Run, says
 
 pytestmark = pytest.mark.lab
 
@@ -115,13 +115,7 @@ FAULTS = {
     "gpu-missing": Fault(
         parent("sed -i '/dev1: /d' /etc/pve/lxc/903.conf"),
         "inherited stack",
-        {
-            "test_gpus_are_listed",
-            *(
-                f"test_{name}[gpu1]"
-                for name in ("gpu_may_be_used", "gpu_is_healthy", "gpu_has_room", "cuda_works_on_gpu")
-            ),
-        },
+        LOST_GPU,
         (
             "assigned are (0, 1), listed are",
             "/dev/nvidia1 is not there",
