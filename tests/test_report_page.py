@@ -168,7 +168,7 @@ def test_paper_has_no_controls(page: Browser) -> None:
     page.look(media="print", scheme="dark")
     assert not page.driver.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
     assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.pages_on_paper() <= 8
+    assert page.pages_on_paper() <= 14
 
 
 def test_pictures_say_what_they_show(page: Browser) -> None:
