@@ -8,7 +8,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: doctor accept test test-fast test-lab test-long samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab test-long faults kills samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,8 +27,14 @@ test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the 
 test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m "lab and not long"
 
-test-long: test-tools $(VENV)/ready ## each fault by itself, and that the next normal run is green (30 minutes)
+test-long: test-tools $(VENV)/ready ## the tests that take many minutes, in a lab of their own
 	$(PYTEST) tests -m long
+
+faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (30 minutes)
+	$(VENV)/bin/python -m tests.faults --write docs/faults.md
+
+kills: test-tools $(VENV)/ready ## kill -9 at 220 random moments, and what that leaves: docs/kills.md (90 minutes)
+	$(VENV)/bin/python -m tests.faults.kills --write docs/kills.md
 
 samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples

@@ -76,4 +76,4 @@ def test_no_server_is_left(container: Container) -> None:
 
 def test_port_is_free_again(container: Container, settings: Settings) -> None:
     """Nothing listens on the test server's port any more."""
-    assert not container.socket(f"tcp://{settings.server_port}").is_listening
+    assert not container.listeners(settings.server_port)

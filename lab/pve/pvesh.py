@@ -116,7 +116,7 @@ def _storages(_: Given) -> Any:
     total, free = storage.sizes()
     flags = {"active": 1, "enabled": 1, "shared": 0}
     amounts = {"total": total, "avail": free, "used": total - free}
-    return [{"storage": storage.NAME, "type": "btrfs", "content": "rootdir", **flags, **amounts}]
+    return [{"storage": storage.NAME, "type": storage.kind(), "content": "rootdir", **flags, **amounts}]
 
 
 def _tasks(_: Given) -> Any:

@@ -39,7 +39,7 @@ def _status(_: Given) -> None:
     used = total - free
     print(f"{'Name':<17} {'Type':>10} {'Status':>10} {'Total':>15} {'Used':>15} {'Available':>15} {'%':>8}")
     numbers = f"{total:>15} {used:>15} {free:>15} {100 * used / total:>7.2f}%"
-    print(f"{storage.NAME:<17} {'btrfs':>10} {'active':>10} {numbers}")
+    print(f"{storage.NAME:<17} {storage.kind():>10} {'active':>10} {numbers}")
 
 
 def _list(given: Given) -> None:

@@ -33,6 +33,12 @@ def path(vmid: int, snapshot: str = "") -> str:
     return f"{SNAPSHOTS}/{volume(vmid)}@{snapshot}" if snapshot else f"{FOLDER}/{volume(vmid)}"
 
 
+def kind() -> str:
+    """The storage's type, as the node's storage.cfg declares it."""
+    with open("/etc/pve/storage.cfg") as file:
+        return file.readline().partition(":")[0]
+
+
 def check(name: str) -> None:
     """Refuse a storage that the node does not have."""
     if name != NAME:

@@ -19,11 +19,12 @@ from typing import Any
 REPOSITORY = "http://10.0.0.1:5000/v2/vllm/vllm-openai"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+HUGE = 8_700_000_000  # bytes that the registry is told, of vLLM's real image; it can't be pulled
 LARGE = 24 * 2**20  # bytes that can't be packed, so that a download can be slow or cut off
 
 
 def push() -> None:
-    """Push `stand-in`, and `stand-in-large` and `stand-in-shell`, which differ in size and in entrypoint."""
+    """Push `stand-in` and its variants: of another size, entrypoint, or with other demands on the GPUs."""
     base = json.loads(_get("manifests/latest", MANIFEST))
     config = json.loads(_get(f"blobs/{base['config']['digest']}"))
     server = Path(__file__).with_name("server.py").read_bytes()
@@ -31,7 +32,14 @@ def push() -> None:
     large = _layer({"usr/local/bin/vllm": server, "usr/share/ballast": os.urandom(LARGE)})
     _push_image("stand-in", base, config, small)
     _push_image("stand-in-large", base, config, large)
-    _push_image("stand-in-shell", base, {**config, "config": {**config["config"], "Entrypoint": ["sh"]}}, small)
+    _push_image("stand-in-huge", base, config, small, size=HUGE)
+    words = config["config"]
+    for tag, other in {
+        "stand-in-shell": {"Entrypoint": ["sh"]},
+        "stand-in-new-cuda": {"Env": [*words["Env"], "NVIDIA_REQUIRE_CUDA=cuda>=99.0"]},
+        "stand-in-old-gpus": {"Env": [*words["Env"], "TORCH_CUDA_ARCH_LIST=7.0 8.0"]},
+    }.items():
+        _push_image(tag, base, {**config, "config": {**words, **other}}, small)
 
 
 def _layer(files: dict[str, bytes]) -> bytes:
@@ -45,13 +53,13 @@ def _layer(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def _push_image(tag: str, base: dict[str, Any], config: dict[str, Any], layer: bytes) -> None:
+def _push_image(tag: str, base: dict[str, Any], config: dict[str, Any], layer: bytes, size: int = 0) -> None:
     packed = gzip.compress(layer, compresslevel=1, mtime=0)
     difs = [config["rootfs"]["diff_ids"][0], _digest(layer)]
     text = json.dumps({**config, "rootfs": {"type": "layers", "diff_ids": difs}, "history": []}).encode()
     for blob in (packed, text):
         _push_blob(blob)
-    layers = [base["layers"][0], {"mediaType": LAYER, "size": len(packed), "digest": _digest(packed)}]
+    layers = [base["layers"][0], {"mediaType": LAYER, "size": size or len(packed), "digest": _digest(packed)}]
     described = {**base["config"], "size": len(text), "digest": _digest(text)}
     _send("PUT", f"{REPOSITORY}/manifests/{tag}", json.dumps({**base, "config": described, "layers": layers}).encode())
 

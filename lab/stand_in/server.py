@@ -26,6 +26,7 @@ FAULTS = {
     "http-500": "answers a chat with status 500",
     "empty": "answers with nothing",
     "garbled": "answers with one character again and again",
+    "short-stream": "streams fewer words than it was asked for",
     "endless": "answers with a stream that never ends",
     "other-model": "lists and serves another model than it was asked for",
     "two-models": "lists a second model",
@@ -64,17 +65,32 @@ class Handler(BaseHTTPRequestHandler):
             message = f"The model `{asked.get('model')}` does not exist."
             self.reply(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
             return
-        self.misbehave(int(asked.get("max_tokens", 16)))
+        most, least = int(asked.get("max_tokens", 16)), int(asked.get("min_tokens", 0))
+        self.misbehave(most)
         words = {"empty": "", "garbled": "!" * 64}.get(self.fault, ANSWER).split()
-        words *= 1 + int(asked.get("min_tokens", 0)) // max(1, len(words))
-        words = words[: int(asked.get("max_tokens", 16))]
+        words = (words + ["Paris"] * least)[: max(least, len(words))][:most]
         usage = {"prompt_tokens": 16, "completion_tokens": len(words), "total_tokens": 16 + len(words)}
         if asked.get("stream"):
-            self.reply(200, stream(words, usage))
+            if self.fault == "short-stream":
+                usage["completion_tokens"] = 1
+            self.stream(words, usage)
             return
         said = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": said, "finish_reason": "stop"}
         self.reply(200, {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage})
+
+    def stream(self, words: list[str], usage: dict[str, int]) -> None:
+        """Answer word by word, as server-sent events; the last one says what was used."""
+        parts: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": word}}]} for word in words]
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for part in (*parts, {"choices": [], "usage": usage}):
+            event = {"object": "chat.completion.chunk", "model": self.model, **part}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
 
     def misbehave(self, tokens: int) -> None:
         """Do what the faults of the answer itself do."""
@@ -111,13 +127,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-
-def stream(words: list[str], usage: dict[str, int]) -> str:
-    """An answer in parts, a word each, and at the end how many there were."""
-    parts = [{"choices": [{"index": 0, "delta": {"content": f"{word} "}}]} for word in words]
-    ends = [json.dumps({"choices": [], "usage": usage}), "[DONE]"]
-    return "".join(f"data: {line}\n\n" for line in [*map(json.dumps, parts), *ends])
 
 
 def main() -> None:

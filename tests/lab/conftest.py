@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine
 from tests.lab.harness import Lab
@@ -21,6 +22,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     machine.erase()
     try:
         up(machine)
+        machine.serve_stand_in(vllm.made() / "registry")
         yield Lab(machine, tmp_path_factory.mktemp("reports"))
     finally:
         machine.erase()

@@ -29,6 +29,7 @@ LOST_GPU = {
     "test_gpus_are_listed",
     *(f"test_{name}[gpu1]" for name in ("gpu_may_be_used", "gpu_is_healthy", "gpu_has_room", "cuda_works_on_gpu")),
 }
+STAND_IN = ("-o", "vllm_image=vllm/vllm-openai:stand-in")  # starts in a second, where vLLM itself adds nothing
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class Lab:
         """Whether a test server is there, ready or not; a probe is none."""
         return bool(self.servers("--filter", "name=vllm_test_container"))
 
+    def forget_images(self) -> None:
+        """Remove vLLM's images from 920, if the next build is of another one: a tidy template holds one."""
+        images = "docker image ls --quiet vllm/vllm-openai | sort -u | xargs --no-run-if-empty docker image rm --force"
+        self.node("sh", "-c", f"pct exec 920 -- sh -c '{images}' || true")
+
     def destroy(self) -> None:
         """Remove 920, whatever became of it."""
         script = "[ ! -e /etc/pve/lxc/920.conf ] || { pct unlock 920; pct stop 920; pct destroy 920; } >/dev/null 2>&1"
@@ -160,7 +166,7 @@ class Lab:
         try:
             yield f"ssh://root@{self.machine.name}"
         finally:
-            self.node("sh", "-c", "kill $(cat /run/dropbear.pid)")
+            self.node("sh", "-c", "kill $(cat /run/dropbear.pid) || true")  # a test may have cut it
 
     def start(self, *words: str, checks: str = "tests_920") -> subprocess.Popen[str]:
         """Start the suite as a user would, with a folder for its report."""

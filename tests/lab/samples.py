@@ -13,8 +13,8 @@ from pathlib import Path
 from lab.__main__ import up
 from lab.machine import Machine
 from tests.browser import browser
+from tests.faults.catalogue import BY_NAME
 from tests.lab.harness import TOP, Lab, Run
-from tests.lab.test_build import FAULTS
 
 SAMPLES = TOP / "reports/samples"
 PICTURE = TOP / "docs/report.png"
@@ -52,7 +52,7 @@ def main(name: str) -> None:
         up(machine)
         with tempfile.TemporaryDirectory() as reports:
             lab = Lab(machine, Path(reports))
-            fault = FAULTS["gpu-missing"]
+            fault = BY_NAME["gpu-missing"]
             with fault.put(lab):
                 keep(lab.build(*fault.words), "red")
             keep(lab.build(), "green")

@@ -2,7 +2,8 @@
 
 The tests run in order, as a template lives: refused for its parent's faults, built, found existing,
 proved anew, and then spoiled in every way that a run can be. Each leaves the lab so that a normal
-run succeeds; `make test-long` shows that for each fault by itself.
+run succeeds. The main build serves with the real vLLM, the others with its stand-in; the faults
+themselves are in tests/faults.
 """
 
 from __future__ import annotations
@@ -11,213 +12,16 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from fixtures.stages import declared_checks
-from tests.lab.harness import LOST_GPU, SNAPSHOT, TOP, Lab, Run, says
+from tests.faults.catalogue import BY_NAME
+from tests.faults.fault import stand_in
+from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run, says
 
 pytestmark = pytest.mark.lab
-
-LISTENER = """cat > etc/systemd/system/squatter.service <<EOF
-[Service]
-ExecStart=/usr/bin/python3 -m http.server 8000
-EOF
-ln -s ../squatter.service etc/systemd/system/multi-user.target.wants/"""
-NO_RUNTIME = """python3 - <<EOF
-import json
-path = "etc/docker/daemon.json"
-settings = json.load(open(path))
-del settings["runtimes"]
-json.dump(settings, open(path, "w"))
-EOF"""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that is wrong, and where the suite must find it.
-
-    Attributes:
-        put: Makes it so, and undoes it.
-        stage: The stage that must fail, and block all later ones.
-        failed: The checks that must fail, and no others.
-        said: What the terminal must say.
-        words: Further words of the command line.
-        outcome: The word for what came of the run.
-    """
-
-    put: Callable[[Lab], AbstractContextManager[None]]
-    stage: str
-    failed: set[str]
-    said: tuple[str, ...]
-    words: tuple[str, ...] = ()
-    outcome: str = "failed"
-
-
-def parent(script: str) -> Callable[[Lab], AbstractContextManager[None]]:
-    """A fault of the parent's snapshot; 920 has to be cloned from it."""
-
-    @contextmanager
-    def put(lab: Lab) -> Iterator[None]:
-        lab.destroy()
-        with lab.changed_parent(script):
-            yield
-        lab.destroy()
-
-    return put
-
-
-def command(*lines: str) -> Callable[[Lab], AbstractContextManager[None]]:
-    """A fault of the node's commands."""
-    return lambda lab: lab.fault(*lines)
-
-
-def setting(_: Lab) -> AbstractContextManager[None]:
-    """A fault that is a setting: nothing has to be done to the lab."""
-    return nullcontext()
-
-
-@contextmanager
-def half_made(lab: Lab) -> Iterator[None]:
-    """A snapshot whose task died; mended as the report says."""
-    if "920.conf" not in lab.node("ls", "/etc/pve/lxc/"):
-        lab.build(*FAULTS["unknown-tag"].words)  # leaves a clone
-    with lab.fault("snapshot-half = die"):
-        lab.node("sh", "-c", f"pct snapshot 920 {SNAPSHOT} || true")
-    yield
-    lab.node("pct", "unlock", "920")
-    lab.node("pct", "delsnapshot", "920", SNAPSHOT, "--force")
-
-
-def each_gpu(*names: str) -> set[str]:
-    return {f"{name}[gpu{index}]" for name in names for index in (0, 1)}
-
-
-UNWELL = r"gpu1.clocks_event_reasons.active = 0x40\ngpu1.process = 4242, python3, 15000\ngpu1.cuda.error = 214\n"
-UNWELL_CHECKS = ("gpu_is_healthy", "gpu_has_room", "cuda_works_on_gpu")
-FAULTS = {
-    "docker-stopped": Fault(
-        parent("rm etc/systemd/system/multi-user.target.wants/docker.service"),
-        "inherited stack",
-        {"test_docker_is_running"},
-        ("is_running",),
-    ),
-    "runtime-missing": Fault(
-        parent(NO_RUNTIME),
-        "inherited stack",
-        {"test_nvidia_runtime_is_registered"},
-        ("nvidia-ctk runtime configure --runtime=docker",),
-    ),
-    "gpu-missing": Fault(
-        parent("sed -i '/dev1: /d' /etc/pve/lxc/903.conf"),
-        "inherited stack",
-        LOST_GPU,
-        (
-            "assigned are (0, 1), listed are",
-            "/dev/nvidia1 is not there",
-            "GPU 1: cuDeviceGet: 101 CUDA_ERROR_INVALID_DEVICE",
-        ),
-    ),
-    "gpu-unwell": Fault(
-        parent(f"printf '{UNWELL}' > etc/simulated-gpu.conf"),
-        "inherited stack",
-        {f"test_{name}[gpu1]" for name in UNWELL_CHECKS},
-        (
-            "GPU 1: clocks_event_reasons.active is 0x40: hardware thermal slowdown",
-            "GPU 1 has 852 MiB free of 16311, the server takes 14680; others hold the rest: 4242, python3, 15000",
-            "GPU 1: cuCtxCreate_v2: 214 CUDA_ERROR_ECC_UNCORRECTABLE",
-        ),
-    ),
-    "port-taken": Fault(
-        parent(LISTENER), "inherited stack", {"test_port_is_free"}, ("port 8000 is held", '"python3"', "server_port")
-    ),
-    "unknown-tag": Fault(
-        setting,
-        "image",
-        {"test_image_is_pulled"},
-        ("docker pull", "vllm/vllm-openai:no-such-tag"),
-        ("-o", "vllm_image=vllm/vllm-openai:no-such-tag"),
-    ),
-    "snapshot-half-made": Fault(
-        half_made,
-        "preflight",
-        {"test_nothing_holds_a_lock", "test_snapshot_name_is_not_half_made"},
-        (f"920@{SNAPSHOT} is half made (snapstate prepare)", f"pct delsnapshot 920 {SNAPSHOT} --force"),
-    ),
-    "model-missing": Fault(
-        setting,
-        "serving",
-        each_gpu("test_server_gets_ready"),
-        ("docker run ended with 125", "bind source path does not exist: /models/none"),
-        ("-o", "test_model=/models/none"),
-    ),
-    "wrong-word": Fault(
-        setting,
-        "serving",
-        each_gpu("test_server_answers"),
-        ("the answer has no 'Berlin': 'The capital of France is Paris.'", "end of the test server's log"),
-        ("-o", "expected_word=Berlin"),
-    ),
-    "shutdown-hangs": Fault(
-        command("shutdown = hang"),
-        "seal",
-        {"test_everything_passed", "sealing[3]"},
-        ("pct shutdown 920 --timeout 5", "took longer than its 20 s"),
-        ("-o", "shutdown_deadline=5"),
-        "timeout",
-    ),
-}
-STAGES = (
-    "preflight",
-    "clone",
-    "inherited stack",
-    "image",
-    "serving",
-    "tidy",
-    "seal",
-    "sealed",
-    "recorded",
-    "clone acceptance",
-    "accepted",
-)
-
-
-def assert_caught(lab: Lab, fault: Fault, run: Run) -> None:
-    """The right checks have failed, all later stages were blocked, nothing was sealed or left."""
-    assert (run.status, run.outcome) == (1, fault.outcome)
-    assert run.failed() == fault.failed
-    blocked = {why for why in run.checks().values() if why.startswith("blocked by")}
-    assert blocked == {f"blocked by {fault.stage}"}
-    says(run, *fault.said)
-    snapshot = lab.snapshots().get(SNAPSHOT)
-    assert snapshot is None or "snapstate" in snapshot
-    assert lab.servers() == ""
-
-
-def catch(lab: Lab, name: str) -> None:
-    fault = FAULTS[name]
-    with fault.put(lab):
-        assert_caught(lab, fault, lab.build(*fault.words))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "docker-stopped",
-        "runtime-missing",
-        "gpu-missing",
-        "gpu-unwell",
-        "port-taken",
-        "unknown-tag",
-        "snapshot-half-made",
-    ],
-)
-def test_fault_is_found_before_the_long_part(lab: Lab, name: str) -> None:
-    catch(lab, name)
 
 
 def test_build_where_every_command_takes_a_second(lab: Lab) -> None:
@@ -311,17 +115,18 @@ def test_part_of_the_suite_never_seals(lab: Lab, checks: str, words: list[str]) 
 
 def test_failed_rebuild_keeps_the_old_snapshot(lab: Lab) -> None:
     before = lab.snapshots()
-    fault = FAULTS["wrong-word"]
-    run = lab.build("--rebuild", "-o", "server_memory_mb=5000", *fault.words)
-    assert (run.status, run.failed()) == (1, fault.failed)
+    fault = BY_NAME["wrong-word"]
+    run = lab.build(*STAND_IN, "--rebuild", "-o", "server_memory_mb=5000", *fault.words)
+    assert (run.status, run.failed()) == (1, fault.checks())
     assert lab.snapshots() == before
     assert "memory: 4096" in lab.node("pct", "config", "920")  # raised while the server ran, and put back
 
 
 def test_rebuild_over_ssh_replaces_the_snapshot(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.forget_images()
     before = lab.snapshots()
     with lab.ssh(tmp_path, monkeypatch) as node:
-        assert_built(lab, lab.build("--rebuild", "--node", node))
+        assert_built(lab, lab.build(*STAND_IN, "--rebuild", "--node", node))
     assert lab.snapshots()[SNAPSHOT]["snaptime"] > before[SNAPSHOT]["snaptime"]
 
 
@@ -358,19 +163,14 @@ def test_container_of_another_is_left_alone(lab: Lab) -> None:
     lab.node("pct", "set", "920", "--description", description, "--memory", "4096")
 
 
-@pytest.mark.parametrize("name", ["model-missing", "shutdown-hangs"])
-def test_fault_is_found_while_serving_or_sealing(lab: Lab, name: str) -> None:
-    catch(lab, name)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> None:
-    process = lab.start()
+    process = lab.start(*STAND_IN, *stand_in("silent"))  # it loads for ever
     for _ in range(600):
         if process.poll() is not None or lab.serves():
             break
         time.sleep(0.2)
-    time.sleep(3)
+    time.sleep(1)
     process.send_signal(number)
     run = lab.finish(process, 60)
     assert (run.status, run.outcome) == (2, "aborted")
@@ -385,26 +185,18 @@ def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> No
 def test_sealed_but_not_accepted_is_finished_by_the_next_run(lab: Lab) -> None:
     """A run that dies after the snapshot leaves 920 off; the next one starts it and repeats what is missing."""
     with lab.fault("start = die"):
-        run = lab.build()
+        run = lab.build(*STAND_IN)
     assert (run.status, run.outcome) == (1, "failed")
     says(run, "was sealed but not accepted")
     assert "stopped" in lab.node("pct", "status", "920")
     assert_unaccepted(lab)
-    again = lab.build("--no-clone")
+    again = lab.build(*STAND_IN, "--no-clone")
     assert (again.status, again.outcome) == (0, "built")
     assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]
-    assert lab.build().outcome == "existing"
+    assert lab.build(*STAND_IN).outcome == "existing"
 
 
 def assert_unaccepted(lab: Lab) -> None:
     description = lab.snapshots()[SNAPSHOT]["description"]
     assert description.startswith("phoenix-920: sealed")
     assert "accepted" not in description
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", FAULTS)
-def test_next_run_after_a_fault_is_green(lab: Lab, name: str) -> None:
-    lab.destroy()
-    catch(lab, name)
-    assert_built(lab, lab.build("--no-clone"), clone=False)

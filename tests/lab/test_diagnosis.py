@@ -7,8 +7,9 @@ import html
 import pytest
 
 from fixtures.record import from_json
+from tests.faults.catalogue import BY_NAME
+from tests.faults.trial import WORDS, prepare
 from tests.lab.harness import Lab, Run, says
-from tests.lab.test_build import FAULTS
 
 pytestmark = pytest.mark.lab
 
@@ -23,10 +24,11 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_fault_is_put_down_to_its_cause(lab: Lab, name: str) -> None:
     check, diagnosis, what = EXPECTED[name]
-    fault = FAULTS[name]
+    fault = BY_NAME[name]
+    prepare(lab, fault.ground)
     with fault.put(lab):
-        run = lab.build(*fault.words)
-    assert run.failed() == fault.failed
+        run = lab.build(*WORDS, *fault.words)
+    assert run.failed() == fault.checks()
     says(run, f"{diagnosis[0]} {what}", "why: ", "mend: ")
     found = {each.name.partition("::")[2]: each.diagnosis for each in from_json(record(run)).checks}
     assert found[check] == diagnosis
@@ -37,8 +39,9 @@ def test_fault_is_put_down_to_its_cause(lab: Lab, name: str) -> None:
 
 def test_evidence_is_of_the_machines(lab: Lab) -> None:
     """In a container that runs, Docker, journal and kernel are asked too, in seconds."""
-    fault = FAULTS["unknown-tag"]
-    run = lab.build(*fault.words)
+    fault = BY_NAME["unknown-tag"]
+    prepare(lab, fault.ground)
+    run = lab.build(*WORDS, *fault.words)
     evidence = (run.folder / "evidence-image.txt").read_text()
     assert '"Driver":"overlay2"' in evidence
     assert "status: running" in evidence
@@ -49,7 +52,7 @@ def test_evidence_is_of_the_machines(lab: Lab) -> None:
 def test_container_that_is_off_is_said(lab: Lab) -> None:
     lab.destroy()
     with lab.fault("start = die"):
-        run = lab.build()
+        run = lab.build(*WORDS)
     assert run.failed() == {"test_container_starts"}
     assert "container '920' not running!" in (run.folder / "evidence-clone.txt").read_text()
 

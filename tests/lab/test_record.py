@@ -51,6 +51,7 @@ def built(lab: Lab, keys: tuple[Path, Path]) -> Run:
         "-o",
         f"signing_key={keys[0]}",
     ]
+    lab.forget_images()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)

@@ -1,0 +1,16 @@
+"""A pytest plugin: the clock of the machine that the suite runs on jumps back by a day while it runs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+DAY = 86400
+REAL = time.time
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Jump when the image is to be pulled."""
+    if "test_image_is_pulled" in nodeid:
+        pytest.MonkeyPatch().setattr(time, "time", lambda: REAL() - DAY)

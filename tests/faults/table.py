@@ -1,0 +1,62 @@
+"""The table of the fault lab, for docs/faults.md."""
+
+from __future__ import annotations
+
+from tests.faults.trial import NEVER, Line, declared, short
+
+HEAD = """# What the suite makes of faults
+
+Written by `make faults`, which puts each of these faults for real in the lab. *Sealed* is "not accepted" where the
+fault strikes after the snapshot was taken: such a snapshot does not count as done. *Next run* stands with the first
+fault that left the lab in that kind of state. Faults marked with * are of a GPU, which the lab simulates.
+"""
+
+
+def text(lines: list[Line], seconds: float) -> str:
+    """The whole page.
+
+    Args:
+        lines: What came of each fault.
+        seconds: How long all of it took.
+    """
+    wrong = [line for line in lines if line.wrong]
+    said = f"{len(lines)} faults in {seconds / 60:.0f} minutes; {len(wrong) or 'none'} not as it must be."
+    rows = [
+        "| fault | found by | seconds | diagnosis | sealed | left over | state left | next run |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(line) for line in lines),
+    ]
+    problems = [f"- **{line.fault.name}**: {'; '.join(line.wrong)}" for line in wrong]
+    return "\n".join([HEAD, said, "", *rows, "", *problems, *([""] if problems else []), *mutations(lines)]) + "\n"
+
+
+def _row(line: Line) -> str:
+    fault = line.fault
+    cells = (
+        f"{fault.what}{' *' if fault.simulated else ''}",
+        line.stage,
+        f"{line.seconds:.0f}",
+        ", ".join(line.diagnoses) or "none",
+        line.sealed,
+        ", ".join(line.left) or "nothing",
+        line.state,
+        "green" if line.green == "yes" else line.green,
+    )
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def mutations(lines: list[Line]) -> list[str]:
+    """Which fault turns each check red, alone where that is possible."""
+    found = {short(check.name): _turns_red(short(check.name), lines) for check in declared((0, 1))}
+    rows = [f"| `{name}` | {fault} |" for name, fault in found.items()]
+    return ["## Each check can fail", "", "| check | turned red by |", "|---|---|", *rows]
+
+
+def _turns_red(check: str, lines: list[Line]) -> str:
+    red = [line.fault for line in lines if not line.wrong and check in line.fault.checks()]
+    alone = [fault for fault in red if {name.partition("[")[0] for name in fault.failed} == {check.partition("[")[0]}]
+    if alone:
+        return alone[0].what
+    if red:
+        return f"{red[0].what} ({red[0].paired or 'with others'})"
+    return NEVER.get(check.partition("[")[0], "nothing")
