@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.fault import Fault, Ground, Put, both, command, cut, docker, docker_daemon, inside, node, parent
+from tests.lab.harness import LOST_GPU
 
 SIMULATED = "/etc/simulated-gpu.conf"
 REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = GPU-0000000{index}")]
@@ -280,7 +281,7 @@ INHERITED = (
     stack(
         "gpu-missing",
         "one GPU's device is not passed through",
-        ("test_gpus_are_listed", "test_cuda_works_on_gpu[gpu1]", "test_gpu_may_be_used[gpu1]"),
+        tuple(sorted(LOST_GPU)),
         parent("sed -i '/dev1: /d' /etc/pve/lxc/903.conf"),
         "assigned are (0, 1), listed are",
         "GPU 1: cuDeviceGet: 101 CUDA_ERROR_INVALID_DEVICE (CUDA counts 1 GPUs)",
