@@ -149,6 +149,7 @@ def main() -> None:
             held.append(bytearray(os.urandom(1 << 20)) * 64)
     Handler.model = "another/model" if fault == "other-model" else words.model
     Handler.fault = fault
+    ThreadingHTTPServer.request_queue_size = 64  # five at once are few where a server's speed is measured
     server = ThreadingHTTPServer(("", words.port), Handler)
     print("INFO:     Application startup complete.", flush=True)
     server.serve_forever()

@@ -39,7 +39,7 @@ OF_THE_API = (  # checks that ask it
     *("test_nobody_answers_at_the_address", "test_node_has_the_memory", "test_nothing_holds_a_lock"),
     *("test_number_is_free_or_a_container", "test_parent_has_no_bind_mount", "test_parent_is_as_declared"),
     *("test_parent_snapshot_is_whole", "test_snapshot_name_is_not_half_made", "test_storage_can_snapshot"),
-    "test_storage_has_room",
+    *("test_storage_has_room", "test_container_is_of_the_declared_parent"),
 )
 FULL = node(
     "fallocate -l $(($(df --output=avail -B1 /lxc-disks | tail -n 1) - 1000000000)) /lxc-disks/ballast",

@@ -7,6 +7,10 @@ from tests.lab.harness import LOST_GPU
 
 SIMULATED = "/etc/simulated-gpu.conf"
 REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = GPU-0000000{index}")]
+ASKED = (  # nvidia-smi is; and without it nothing says that a GPU is simulated, which the lab's must to be let off
+    *("test_gpus_are_listed", "test_gpus_survive_a_reload"),
+    *("test_gpu_has_room[gpu]", "test_gpu_is_healthy[gpu]", "test_gpu_computes[gpu]"),
+)
 LISTENER = """cat > etc/systemd/system/squatter.service <<EOF
 [Service]
 ExecStart=/usr/bin/python3 -m http.server 8000
@@ -261,14 +265,14 @@ INHERITED = (
     stack(
         "nvidia-smi-missing",
         "nvidia-smi is not there",
-        ("test_gpus_are_listed", "test_gpus_survive_a_reload"),
+        ASKED,
         moved("/usr/bin/nvidia-smi"),
         simulated=True,
     ),
     stack(
         "driver-mismatch",
         "driver and userspace are of two versions",
-        ("test_gpus_are_listed", "test_gpus_survive_a_reload"),
+        ASKED,
         inside(
             "mv /usr/bin/nvidia-smi /root/moved; printf '#!/bin/sh\\necho Failed to initialize NVML: "
             "Driver/library version mismatch\\nexit 18\\n' > /usr/bin/nvidia-smi; chmod 755 /usr/bin/nvidia-smi",
