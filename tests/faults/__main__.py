@@ -64,7 +64,7 @@ def try_all(lab: Lab, faults: list[Fault], *, verbose: bool) -> list[Line]:
     begun = time.monotonic()
     for number, fault in enumerate(faults, 1):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            line = _try_one(lab, fault, {each.state for each in lines if each.green})
+            line = _try_one(lab, fault, {each.state for each in lines if each.green == "yes"})
         lines.append(line)
         if verbose or line.wrong:
             print(printed.getvalue())

@@ -104,7 +104,7 @@ def node(put: str, undo: str) -> Put:
         try:
             yield ()
         finally:
-            lab.node("sh", "-c", undo)
+            lab.node("sh", "-c", f"{undo}\ntrue")  # a run that did not come so far has left less to undo
 
     return fault
 
@@ -118,7 +118,7 @@ def inside(put: str, undo: str) -> Put:
         try:
             yield ()
         finally:
-            lab.inside("sh", "-c", undo)
+            lab.inside("sh", "-c", f"{undo}\ntrue")
 
     return fault
 

@@ -198,7 +198,10 @@ SERVING = (
     serving(
         "server-dies-later",
         "the server dies at its first question",
-        ("test_server_answers[gpu]", "test_server_sees_its_gpus[gpu]"),
+        (
+            *("test_server_answers[gpu]", "test_server_sees_its_gpus[gpu]"),
+            *("test_server_is_measured[gpu]", "test_gpu_is_healthy_under_load[gpu]"),
+        ),
         setting(),
         "the chat was not answered",
         words=stand_in("dies-later"),
@@ -224,7 +227,7 @@ SERVING = (
         "port-stays",
         "something listens on the port after the last server",
         ("test_port_is_free_again",),
-        docker(AFTER_LAST.format(LISTEN)),
+        both(inside("true", "pkill --full 'http.server 800[0]'"), docker(AFTER_LAST.format(LISTEN))),
     ),
 )
 

@@ -256,10 +256,11 @@ INHERITED = (
         diagnosis="B6",
     ),
     stack(
-        "gpu-unknown-error",
-        "nvidia-smi says [Unknown Error] of a GPU",
+        "gpus-with-one-uuid",
+        "two GPUs have one UUID",
         ("test_gpus_are_listed",),
-        gpus_say("gpu1.index = [Unknown Error]"),
+        gpus_say("gpu1.uuid = GPU-SIMULATED-0000-0000-0000-000000000000"),
+        "two GPUs have one UUID",
         simulated=True,
     ),
     stack(
