@@ -12,6 +12,7 @@ import pytest
 from fixtures import tidy, warm
 from fixtures.channel import open_channel
 from fixtures.container import Container
+from fixtures.image import Image
 from fixtures.node import Node
 from tests.lab.harness import Lab
 
@@ -150,3 +151,30 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
     assert findings(container, SimpleNamespace(warm_caches="", keep_model="")).growth
     container.ask("rm", "-r", settings.warm_caches)
+
+
+def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> None:
+    """Half-written ones begin anew; those that hold a secret of the server go, as each clone would carry it."""
+    variables = {"VLLM_API_KEY": "sk-920-of-this-run", "VLLM_ATTENTION_BACKEND": "FLASH_ATTN"}
+    settings: Any = SimpleNamespace(
+        warm_caches="/var/lib/phoenix/caches", keep_model="", server_env=(), server_mounts=(), test_model="/m"
+    )
+    image = Image("vllm/vllm-openai", IMAGE, ("vllm", "serve"), 1)
+
+    def server_writes(text: str) -> warm.Warmth:
+        warmth = warm.prepare(container, image, settings)
+        container.ask("sh", "-c", f'mkdir -p {warmth.folder}/vllm; echo "$1" >> {warmth.folder}/vllm/f', "sh", text)
+        return warmth
+
+    def written(warmth: warm.Warmth) -> str:
+        return container.execute("cat", f"{warmth.folder}/vllm/f").out
+
+    server_writes("half")
+    warmth = server_writes("whole, by FLASH_ATTN")
+    assert written(warmth).split() == ["whole,", "by", "FLASH_ATTN"]
+    assert warmth.keep(container, variables)
+    assert server_writes("more").folder == warmth.folder
+    assert written(warmth).startswith("whole")
+    assert not server_writes(variables["VLLM_API_KEY"]).keep(container, variables)
+    assert container.execute("ls", warmth.folder).exit_status != 0
+    assert f"{warmth.folder}/vllm:/root/.cache/vllm" in warmth.words
