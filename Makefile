@@ -22,7 +22,7 @@ accept: lab-up $(VENV)/ready ## build template 920 in the lab and leave the repo
 test: lint test-fast test-lab ## all tests
 
 test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the lab
-	$(PYTEST) tests -m "not lab"
+	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
 
 test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m "lab and not long"

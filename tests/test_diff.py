@@ -36,7 +36,11 @@ def test_times_do_not_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "nothing differs but times" in capsys.readouterr().out
 
 
-def test_what_differs_is_shown_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_differs_is_shown_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)  # the columns are headed by the paths
     other = replace(
         RECORD,
         software={"docker": "27.0"},
@@ -44,7 +48,7 @@ def test_what_differs_is_shown_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
         manifest={"packages": {"bash": "5.3"}},
         served=[replace(RECORD.served[0], answers=[{"text": "Berlin", "seconds": 0.4}])],
     )
-    a, b = put(tmp_path / "a", RECORD), put(tmp_path / "b", other)
+    a, b = put(Path("a"), RECORD), put(Path("b"), other)
     page = tmp_path / "diff.html"
     assert diff.main([a, b, "--html", str(page)]) == 1
     out = " ".join(capsys.readouterr().out.split())

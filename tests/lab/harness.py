@@ -116,10 +116,10 @@ class Lab:
         images = "docker image ls --quiet vllm/vllm-openai | sort -u | xargs --no-run-if-empty docker image rm --force"
         self.node("sh", "-c", f"pct exec 920 -- sh -c '{images}' || true")
 
-    def destroy(self) -> None:
-        """Remove 920, whatever became of it."""
-        script = "[ ! -e /etc/pve/lxc/920.conf ] || { pct unlock 920; pct stop 920; pct destroy 920; } >/dev/null 2>&1"
-        self.node("sh", "-c", script)
+    def destroy(self, ctid: int = 920) -> None:
+        """Remove a container if it is there, whatever became of it."""
+        gone = f"{{ pct unlock {ctid}; pct stop {ctid}; pct destroy {ctid}; }} >/dev/null 2>&1"
+        self.node("sh", "-c", f"[ ! -e /etc/pve/lxc/{ctid}.conf ] || {gone}")
 
     @contextmanager
     def fault(self, *lines: str) -> Iterator[None]:

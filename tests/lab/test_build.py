@@ -26,7 +26,6 @@ pytestmark = pytest.mark.lab
 
 def test_build_where_every_command_takes_a_second(lab: Lab) -> None:
     """From nothing to accepted, on a node whose commands are slow and refuse with any exit status."""
-    lab.destroy()
     with lab.fault("* = delay 1", "* = status random"):
         run = lab.build("--no-clone", seconds=900)
     assert_built(lab, run, clone=False)

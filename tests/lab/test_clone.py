@@ -43,7 +43,6 @@ LABEL = f"phoenix-920: throw-away container 990 cloned from 920@{SNAPSHOT}"
 def built(lab: Lab) -> Run:
     """A template that was built from nothing and tried by a clone."""
     lab.machine.serve_stand_in(vllm.made() / "registry")
-    lab.destroy()
     return lab.build(*STAND_IN)
 
 

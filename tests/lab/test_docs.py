@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ DECLARATION = TOP / "lab/phoenix_lxc_configs.json"
 
 
 @pytest.fixture(scope="module")
-def environment(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user's who has the options of the lab set, and has declared 930 as well."""
+def environment(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A user's who has the options of the lab set, and has declared 930 as well; 930 is gone in the end."""
     declared = json.loads(DECLARATION.read_text())
     entry = json.loads((TOP / "docs/example/930.json").read_text())["930"]
     here = {key: declared["lxc_configs"]["920"][key] for key in ("template", "storage_pool")}
@@ -29,7 +30,8 @@ def environment(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     path.write_text(json.dumps(declared))
     options = [f"--override-ini=report_folder={lab.reports}", f"--override-ini=lxc_configs={path}"]
     options = [f"@{TOP}/lab/options", f"--node=lab:{lab.machine.name}", "-p no:cacheprovider", *options]
-    return {**os.environ, "PYTEST_ADDOPTS": " ".join(options)}
+    yield {**os.environ, "PYTEST_ADDOPTS": " ".join(options)}
+    lab.destroy(930)
 
 
 def test_template_of_ones_own(lab: Lab, environment: dict[str, str]) -> None:

@@ -24,7 +24,6 @@ SCRIPT = f"{TOP}/phoenix_hypervisor_setup_920.sh 920"
 @pytest.fixture(scope="module")
 def built(lab: Lab) -> None:
     lab.machine.serve_stand_in(vllm.made() / "registry")
-    lab.destroy()
     assert lab.build(OPTIONS[0], "--no-clone").outcome == "built"
 
 
