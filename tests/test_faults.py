@@ -1,7 +1,11 @@
 """The catalogue of faults is whole: each check of the build is turned red by one, alone where that can be."""
 
+from pathlib import Path
+
+from tests.faults import kills, results, table
+from tests.faults.__main__ import earlier
 from tests.faults.catalogue import BY_NAME, FAULTS
-from tests.faults.trial import NEVER, declared, short
+from tests.faults.trial import NEVER, Line, declared, short
 
 GPUS = (0, 1)
 
@@ -31,3 +35,23 @@ def families(names: object) -> set[str]:
 def test_each_stage_has_one_fault_that_is_tried_each_time() -> None:
     stages = list(dict.fromkeys(check.stage for check in declared(GPUS)))
     assert sorted(fault.stage for fault in FAULTS if fault.quick) == sorted(stages)
+
+
+def test_table_tells_of_earlier_runs_too(tmp_path: Path) -> None:
+    """A fault that was put again stands in it once, as it came out last."""
+    file, (again, other) = tmp_path / "results", FAULTS[:2]
+    for fault, seconds, occasion in ((again, 1.0, "Monday"), (other, 2.0, "Monday"), (again, 3.0, "Tuesday")):
+        results.add(file, {**vars(Line(fault, seconds=seconds, occasion=occasion)), "fault": fault.name})
+    page = table.text(earlier(file, []))
+    assert "2 faults, none not as it must be; 1 on Tuesday; 1 on Monday." in page
+    assert f"The longest time to a verdict was 3 s: {again.what}." in page
+    assert [line.fault for line in earlier(file, [again])] == [other]
+
+
+def test_loops_of_one_kind_are_one_table() -> None:
+    kill = {"number": 1, "what": "power", "stage": "seal", "seconds": 1.0, "state": "off", "broken": []}
+    loop = {"title": kills.FAST, "seed": 1, "occasion": "Monday", "seconds": 60.0, "ended": {"built": 2}, "wrong": []}
+    page = kills.text([{**loop, "kills": [kill]}, {**loop, "seed": 2, "kills": [kill, {**kill, "broken": ["lost"]}]}])
+    assert "3 kills: power 3. Runs in between that came to their end: built 4." in page
+    assert "| seal | 3 | off 3 | lost |" in page
+    assert kills.FULL not in page

@@ -1,7 +1,8 @@
 """The fault lab: puts every fault for real and says what the suite made of it.
 
-`python -m tests.faults [--only NAME ...] [--node NODE] [--write FILE]`; `make faults` runs all of them and
-writes docs/faults.md. Exits with 1 if a line is not as it must be.
+`python -m tests.faults [--only NAME ...] [--node NODE] [--results FILE] [--write FILE]`; `make faults` runs all of
+them and writes docs/faults.md. With `--results` the table tells of the faults of earlier runs too. Exits with 1 if a
+line is not as it must be.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine
-from tests.faults import table
+from tests.faults import results, table
 from tests.faults.catalogue import BY_NAME, FAULTS
 from tests.faults.fault import Fault
 from tests.faults.trial import WORDS, Line, try_fault
@@ -30,19 +31,20 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=BY_NAME, help="only these")
     parser.add_argument("--node", default="pve-faults", help="name of the lab node; erased at the end")
     parser.add_argument("--keep", action="store_true", help="use the node if it is up, and leave it up")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="faults that the table tells of too; added to")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--verbose", action="store_true", help="show what the suite prints")
     words = parser.parse_args()
     faults = [BY_NAME[name] for name in words.only] if words.only else list(FAULTS)
     machine = Machine(words.node)
-    begun = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            lines = try_all(ready(machine, Path(folder), fresh=not words.keep), faults, verbose=words.verbose)
+            lab = ready(machine, Path(folder), fresh=not words.keep)
+            lines = try_all(lab, faults, words.results, verbose=words.verbose)
     finally:
         if not words.keep:
             machine.erase()
-    text = table.text(lines, time.monotonic() - begun)
+    text = table.text(lines)
     print(text)
     if words.write:
         words.write.write_text(text)
@@ -58,14 +60,21 @@ def ready(machine: Machine, reports: Path, *, fresh: bool) -> Lab:
     return Lab(machine, reports)
 
 
-def try_all(lab: Lab, faults: list[Fault], *, verbose: bool) -> list[Line]:
-    """Try faults; for each kind of state that they leave, try once that the next normal run is green."""
-    lines: list[Line] = []
+def try_all(lab: Lab, faults: list[Fault], file: Path | None, *, verbose: bool) -> list[Line]:
+    """Try faults; for each kind of state that they leave, try once that the next normal run is green.
+
+    Returns:
+        What came of them and, if there is such a file, of those in it that are not tried again.
+    """
+    lines = earlier(file, faults) if file else []
     begun = time.monotonic()
     for number, fault in enumerate(faults, 1):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             line = _try_one(lab, fault, {each.state for each in lines if each.green == "yes"})
+        line.occasion = results.occasion()
         lines.append(line)
+        if file:
+            results.add(file, {**vars(line), "fault": fault.name})
         if verbose or line.wrong:
             print(printed.getvalue())
         said = (
@@ -77,7 +86,13 @@ def try_all(lab: Lab, faults: list[Fault], *, verbose: bool) -> list[Line]:
             f"{time.monotonic() - begun:6.0f} s {number:3}/{len(faults)} {fault.name}: {line.seconds:.1f} s, {said}",
             flush=True,
         )
-    return lines
+    return sorted(lines, key=lambda line: FAULTS.index(line.fault))
+
+
+def earlier(file: Path, faults: list[Fault]) -> list[Line]:
+    """What came last of each other fault."""
+    last = {facts["fault"]: facts for facts in results.read(file) if facts["fault"] in BY_NAME}
+    return [Line(**{**facts, "fault": BY_NAME[name]}) for name, facts in last.items() if BY_NAME[name] not in faults]
 
 
 def _try_one(lab: Lab, fault: Fault, shown: set[str]) -> Line:

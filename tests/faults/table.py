@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tests.faults.trial import NEVER, Line, declared, short
 
 HEAD = """# What the suite makes of faults
@@ -12,15 +14,15 @@ fault that left the lab in that kind of state. Faults marked with * are of a GPU
 """
 
 
-def text(lines: list[Line], seconds: float) -> str:
-    """The whole page.
-
-    Args:
-        lines: What came of each fault.
-        seconds: How long all of it took.
-    """
+def text(lines: list[Line]) -> str:
+    """The whole page, of what came of each fault."""
     wrong = [line for line in lines if line.wrong]
-    said = f"{len(lines)} faults in {seconds / 60:.0f} minutes; {len(wrong) or 'none'} not as it must be."
+    slowest = max(lines, key=lambda line: line.seconds)
+    occasions = [f"{count} on {when}" for when, count in Counter(line.occasion for line in lines).most_common()]
+    said = (
+        f"{len(lines)} faults, {len(wrong) or 'none'} not as it must be; {'; '.join(occasions)}. The longest time to "
+        f"a verdict was {slowest.seconds:.0f} s: {slowest.fault.what}."
+    )
     rows = [
         "| fault | found by | seconds | diagnosis | sealed | left over | state left | next run |",
         "|---|---|---|---|---|---|---|---|",

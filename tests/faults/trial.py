@@ -52,6 +52,7 @@ class Line:
         state: The kind of state in which the lab was left, with the fault undone.
         green: Whether the next normal run was green; empty if that was not tried.
         wrong: What is not as it must be.
+        occasion: When it was put, and on which commit.
     """
 
     fault: Fault
@@ -63,6 +64,7 @@ class Line:
     state: str = ""
     green: str = ""
     wrong: list[str] = field(default_factory=list)
+    occasion: str = ""
 
 
 def prepare(lab: Lab, ground: Ground) -> None:
