@@ -75,9 +75,10 @@ def test_mistake_is_named(tmp_path: Path, keys: str, value: Any, said: str) -> N
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"lxc_configs": 3}'])
-def test_nonsense_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("check", [True, False])
+def test_nonsense_is_refused(tmp_path: Path, text: str, check: bool) -> None:
     with pytest.raises(DeclarationError):
-        load(written(tmp_path, text))
+        load(written(tmp_path, text), check=check)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
