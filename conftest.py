@@ -7,6 +7,7 @@ pytest_plugins = [
     "fixtures.blocking",
     "fixtures.given",
     "fixtures.foresight",
+    "fixtures.ahead",
     "fixtures.serving",
     "fixtures.tidy",
     "fixtures.acceptance",

@@ -3,9 +3,10 @@
 import pytest
 
 from fixtures import docker, gpus, tidy
+from fixtures.ahead import Ahead
 from fixtures.build import Build
 from fixtures.container import Container
-from fixtures.image import Image, pull
+from fixtures.image import Image
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
 from fixtures.template import Template
@@ -18,9 +19,9 @@ def test_clone_is_measured(container: Container) -> None:
     assert tidy.note(container) > 0
 
 
-def test_image_is_pulled(container: Container, settings: Settings, build: Build) -> None:
+def test_image_is_pulled(ahead: Ahead, build: Build) -> None:
     """The vLLM image is pulled, and its digest is used from then on."""
-    build.image = pull(container, settings.vllm_image, settings.pull_deadline)
+    build.image = ahead.image()  # on its way since the inherited stack is checked
     assert "@sha256:" in build.image.digest
 
 
