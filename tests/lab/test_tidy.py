@@ -172,7 +172,10 @@ def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> Non
     server_writes("half")
     warmth = server_writes("whole, by FLASH_ATTN")
     assert written(warmth).split() == ["whole,", "by", "FLASH_ATTN"]
+    headers = f"{warmth.folder}/inductor/precompiled_headers"
+    container.ask("mkdir", "-p", headers)
     assert warmth.keep(container, variables)
+    assert container.execute("ls", headers).exit_status != 0  # which serve to compile, and are large
     assert server_writes("more").folder == warmth.folder
     assert written(warmth).startswith("whole")
     assert not server_writes(variables["VLLM_API_KEY"]).keep(container, variables)
