@@ -14,7 +14,7 @@ SLOW = [
     "jsonschema.validators",
     "rich.console",
     "securesystemslib",
-    "urllib3",
+    "urllib3.connection",
 ]
 COLLECT = """
 import sys, pytest
