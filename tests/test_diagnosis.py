@@ -121,10 +121,10 @@ def test_full_disk_here_does_not_hide_the_failure(suite: Suite) -> None:
     plugin = """
 from fixtures import run_folder
 write = run_folder.write
-def full(path, content):
+def full(path, *content, **more):
     if path.name.startswith("evidence"):
         raise OSError(28, "No space left on device")
-    write(path, content)
+    write(path, *content, **more)
 run_folder.write = full
 """
     node(suite, UNKNOWN)
