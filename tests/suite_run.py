@@ -15,6 +15,7 @@ TOP = Path(__file__).parent.parent
 NODE = """#!/bin/sh
 case $1 in
   hostname) echo stub ;;
+  python3) exit 127 ;; # each command makes its own way
   pveversion) echo pve-manager/9.0.0/stub ;;
   bash) echo held; exec cat >/dev/null ;; # the lock of the run
   *) echo "refused: $HUGGING_FACE_HUB_TOKEN, $REGISTRY_PASSWORD" >&2; exit 1 ;;

@@ -13,38 +13,47 @@ from hypothesis import strategies as st
 from fixtures.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
 
 LOCAL = Channel("local")
+FAR = Channel("far", prefix=("env",))  # over a link, as to a lab node or over ssh
+INSIDE = LOCAL.inside("ct920", ("env",))  # over a link of its own, as into a container
+anywhere = pytest.mark.parametrize("channel", [LOCAL, FAR, INSIDE], ids=["here", "far", "inside"])
 
 
+@anywhere
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
-def test_exit_status_is_exact(status: int) -> None:
-    assert LOCAL.run(["sh", "-c", f"exit {status}"], deadline=10).exit_status == status
+def test_exit_status_is_exact(channel: Channel, status: int) -> None:
+    assert channel.run(["sh", "-c", f"exit {status}"], deadline=10).exit_status == status
 
 
-def test_signal_is_told_as_a_shell_does() -> None:
-    assert LOCAL.run(["sh", "-c", "kill -9 $$"], deadline=10).exit_status == 137
+@anywhere
+def test_signal_is_told_as_a_shell_does(channel: Channel) -> None:
+    assert channel.run(["sh", "-c", "kill -9 $$"], deadline=10).exit_status == 137
 
 
+@anywhere
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
-def test_words_arrive_as_they_are(word: str) -> None:
-    assert LOCAL.run(["printf", "%s", word], deadline=10).stdout == word.encode()
+def test_words_arrive_as_they_are(channel: Channel, word: str) -> None:
+    assert channel.run(["printf", "%s", word], deadline=10).stdout == word.encode()
 
 
-def test_output_is_bytes() -> None:
-    command = LOCAL.run(["printf", r"\377\000ok"], deadline=10)
+@anywhere
+def test_output_is_bytes(channel: Channel) -> None:
+    command = channel.run(["printf", r"\377\000ok"], deadline=10)
     assert command.stdout == b"\xff\x00ok"
     assert command.out.endswith("ok")
 
 
-def test_standard_input_is_closed_or_given() -> None:
-    assert LOCAL.run(["cat"], deadline=10).stdout == b""
-    assert LOCAL.run(["cat"], deadline=10, stdin=b"hello").stdout == b"hello"
+@anywhere
+def test_standard_input_is_closed_or_given(channel: Channel) -> None:
+    assert channel.run(["cat"], deadline=10).stdout == b""
+    assert channel.run(["cat"], deadline=10, stdin=b"hello").stdout == b"hello"
 
 
-def test_deadline_kills_what_was_started(tmp_path: Path) -> None:
+@anywhere
+def test_deadline_kills_what_was_started(channel: Channel, tmp_path: Path) -> None:
     begun = time.monotonic()
     script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
     with pytest.raises(DeadlineExceeded, match=r"longer than its 0\.5 s"):
-        LOCAL.run(["sh", "-c", script], deadline=0.5)
+        channel.run(["sh", "-c", script], deadline=0.5)
     assert time.monotonic() - begun < 5
     pid = (tmp_path / "pid").read_text().strip()
     while not _has_ended(pid):
@@ -52,12 +61,13 @@ def test_deadline_kills_what_was_started(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_command_may_clean_up_before_it_is_killed(tmp_path: Path) -> None:
+@anywhere
+def test_command_may_clean_up_before_it_is_killed(channel: Channel, tmp_path: Path) -> None:
     """`pct` undoes what it has half done when it is asked to end."""
     script = 'trap "touch $1; exit" TERM; while :; do sleep 0.05; done'
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        Channel("here").run(["sh", "-c", script, "sh", str(tmp_path / "undone")], deadline=0.3)
+        channel.run(["sh", "-c", script, "sh", str(tmp_path / "undone")], deadline=0.3)
     assert (tmp_path / "undone").exists()
     assert time.monotonic() - begun < 4
 
@@ -73,8 +83,10 @@ def _has_ended(pid: str) -> bool:
 def test_each_command_is_heard() -> None:
     heard: list[Command] = []
     channel = Channel("here", listeners=[heard.append])
-    channel.run(["true"], deadline=10, where="ct920")
-    assert [(c.where, c.argv, c.exit_status) for c in heard] == [("here/ct920", ("true",), 0)]
+    channel.run(["true"], deadline=10)
+    channel.inside("ct920", ("env",)).run(["false"], deadline=10)
+    told = [(command.where, command.argv, command.exit_status) for command in heard]
+    assert told == [("here", ("true",), 0), ("here/ct920", ("false",), 1)]
 
 
 def test_missing_program_is_named() -> None:
@@ -115,7 +127,7 @@ def test_forward_carries_bytes_both_ways() -> None:
 @pytest.mark.parametrize("printed", ["yes", "yes >&2", "tr '\\0' x </dev/zero"])
 def test_output_without_end_is_ended(printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless lines or one endless line: the command is killed, and memory stays bounded."""
-    monkeypatch.setattr("fixtures.pipes.MOST", 2**20)
+    monkeypatch.setattr("fixtures.runner.MOST", 2**20)
     heard: list[Command] = []
     channel = Channel("here", listeners=[heard.append])
     begun = time.monotonic()
@@ -125,15 +137,17 @@ def test_output_without_end_is_ended(printed: str, monkeypatch: pytest.MonkeyPat
     assert len(heard[0].stdout + heard[0].stderr) < 2 * 2**20
 
 
-def test_long_line_and_foreign_bytes_arrive() -> None:
+@anywhere
+def test_long_line_and_foreign_bytes_arrive(channel: Channel) -> None:
     script = "head -c 20000000 /dev/zero | tr '\\0' x; printf '\\377\\n'"
-    assert LOCAL.run(["sh", "-c", script], deadline=60).stdout == b"x" * 20_000_000 + b"\xff\n"
+    assert channel.run(["sh", "-c", script], deadline=60).stdout == b"x" * 20_000_000 + b"\xff\n"
 
 
-def test_much_goes_in_while_much_comes_out() -> None:
+@anywhere
+def test_much_goes_in_while_much_comes_out(channel: Channel) -> None:
     much = bytes(range(256)) * 40_000
-    assert LOCAL.run(["cat"], deadline=60, stdin=much).stdout == much
-    assert LOCAL.run(["true"], deadline=60, stdin=much).succeeded  # does not read it
+    assert channel.run(["cat"], deadline=60, stdin=much).stdout == much
+    assert channel.run(["true"], deadline=60, stdin=much).succeeded  # does not read it
 
 
 NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)

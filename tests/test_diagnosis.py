@@ -14,6 +14,7 @@ from tests.suite_run import Suite
 
 LOCKED = """#!/bin/sh
 case "$1" in
+  python3) exit 127 ;;
   hostname) echo stub ;;
   pveversion) echo pve-manager/9.0.0/stub ;;
   sh) {sh} ;;
@@ -76,8 +77,9 @@ def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
     node(suite, UNKNOWN)
     run = suite.run()
     assert len(failed(run.record.checks)) > 5
-    commands = [json.loads(line)["argv"] for line in (run.folder / "commands.jsonl").read_text().splitlines()]
-    assert [argv[:2] for argv in commands].count(["sh", "-s"]) == 1
+    commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
+    asked = [command["where"] for command in commands if command["argv"][:2] == ["sh", "-s"]]
+    assert sorted(asked) == ["lab:stub", "lab:stub/ct920"]
     page = (run.folder / "report.html").read_text()
     assert page.count("What was asked at that moment: node") == 1
     assert page.count("the first failure of this stage, and in evidence-preflight.txt") == len(
@@ -89,8 +91,9 @@ def test_dead_node_is_said_and_costs_seconds(suite: Suite) -> None:
     node(suite, UNKNOWN, sh="[ $2 = -c ] || sleep 1000", pct="sleep 1000")
     run = suite.run("-o", "command_deadline=2")
     commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
-    (asked,) = [command for command in commands if command["argv"][:2] == ["sh", "-s"]]
-    assert asked["seconds"] < 6
+    asked = [command["seconds"] for command in commands if command["argv"][:2] == ["sh", "-s"]]
+    assert len(asked) == 2
+    assert max(asked) < 6
     evidence = (run.folder / "evidence-preflight.txt").read_text()
     assert re.search(
         r"=== node\nnothing could be asked: `sh -s 920 \d+` on lab:stub took longer than its 4 s", evidence

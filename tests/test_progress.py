@@ -15,7 +15,13 @@ from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
 
 # a node on which the second question takes two seconds, and a moment between two lines that is shorter than real
-SLOW = "#!/bin/sh\ncase $1 in pveversion) sleep 2; echo pve-manager/9.0.0/stub;; *) echo refused >&2; exit 1;; esac\n"
+SLOW = """#!/bin/sh
+case $1 in
+  python3) exit 127 ;;
+  pveversion) sleep 2; echo pve-manager/9.0.0/stub ;;
+  *) echo refused >&2; exit 1 ;;
+esac
+"""
 SHORT = "import fixtures.progress\nfixtures.progress.PERIOD = 0.5\n"
 STILL = ("-p", "no:cacheprovider", "-k", "proxmox or parent_is_as_declared")
 

@@ -8,7 +8,6 @@ import pytest
 
 from fixtures import plot, waterfall
 from fixtures.axis import duration, mark_text, marks
-from fixtures.container import ENVIRONMENT, unwrap
 from fixtures.record import CheckResult, CommandEntry, GpuSample, ServedModel
 
 SERVE = ["docker", "run", "image", "/model"]
@@ -113,10 +112,3 @@ def test_axis_has_few_marks_within_it(total: float) -> None:
     assert places[0] == 0
     assert places[-1] <= total
     assert len({mark_text(place) for place in places}) == len(places)
-
-
-def test_command_in_the_container_is_told_from_its_wrapping() -> None:
-    wrapped = ["pct", "exec", "920", "--", *ENVIRONMENT, "timeout", "--kill-after=5", "60", "docker", "info"]
-    assert unwrap(wrapped) == ["docker", "info"]
-    assert unwrap(["pct", "exec", "920", "--", "x"]) == ["pct", "exec", "920", "--", "x"]
-    assert unwrap(["pct", "list"]) == ["pct", "list"]

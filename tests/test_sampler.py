@@ -20,8 +20,8 @@ RECORDED = Path(__file__).parent / "data/nvidia-h100/loop-nounits.csv"
 
 def sampler(*argv: str) -> Sampler:
     """One whose command is another."""
-    container = SimpleNamespace(node=SimpleNamespace(channel=Channel("local")), wrap=lambda *_: list(argv))
-    return Sampler(cast(Container, container))
+    channel = SimpleNamespace(spawn=lambda _, **options: Channel("local").spawn(argv, **options))
+    return Sampler(cast(Container, SimpleNamespace(channel=channel)))
 
 
 def gone(pid: int) -> bool:

@@ -313,7 +313,7 @@ LOGGED = (
         "the kernel reports a GPU fault while the servers run",
         ("test_no_gpu_fault_was_logged",),
         both(
-            command(f"exec = sh grep -q detach /proc/$PPID/cmdline && echo '{XID}' >> /run/simulated-kernel-log"),
+            command(f"exec = sh grep -q follow /proc/$PPID/cmdline && echo '{XID}' >> /run/simulated-kernel-log"),
             node("true", "rm -f /run/simulated-kernel-log"),
         ),
         "GPU faults",

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures import docker
-from fixtures.channel import kill, open_channel
+from fixtures.channel import open_channel
 from fixtures.container import Container
 from fixtures.node import Node
 from fixtures.reload import list_around_reload
+from fixtures.runner import kill
 from fixtures.server import LEASH
 from tests.lab.harness import Lab
 
@@ -65,8 +66,7 @@ def test_server_ends_with_its_run(container: Container) -> None:
     for label in (docker.LABEL, "somebody"):
         container.ask("sh", "-c", SLEEPER, "sh", label)
     assert len(docker.own(container)) == 1
-    words = container.wrap(("sh", "-c", LEASH), 60)
-    leash = container.node.channel.spawn(words, deadline=60, stdin=subprocess.PIPE)
+    leash = container.channel.spawn(("sh", "-c", LEASH), deadline=60, stdin=subprocess.PIPE)
     try:
         time.sleep(1)
         assert len(docker.own(container)) == 1
