@@ -56,7 +56,7 @@ def test_deadline_kills_what_was_started(channel: Channel, tmp_path: Path) -> No
         channel.run(["sh", "-c", script], deadline=0.5)
     assert time.monotonic() - begun < 5
     pid = (tmp_path / "pid").read_text().strip()
-    while not _has_ended(pid):
+    while not has_ended(pid):
         assert time.monotonic() - begun < 10
         time.sleep(0.05)
 
@@ -72,7 +72,7 @@ def test_command_may_clean_up_before_it_is_killed(channel: Channel, tmp_path: Pa
     assert time.monotonic() - begun < 4
 
 
-def _has_ended(pid: str) -> bool:
+def has_ended(pid: str) -> bool:
     """Whether a process is gone, or only waits for its parent to hear of it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"

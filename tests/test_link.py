@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fixtures import runner
 from fixtures.channel import Channel, ChannelError, Command, DeadlineExceeded
 from fixtures.runner import HELLO
+from tests.test_channel import has_ended
 
 TOP = Path(__file__).parent.parent
 PARENT = ("sh", "-c", "echo $PPID")  # the far side's process
@@ -31,7 +32,7 @@ def far() -> Iterator[Channel]:
 
 def await_end(pid: str) -> None:
     end = time.monotonic() + 15
-    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+    while not has_ended(pid):
         assert time.monotonic() < end, f"{pid} still runs"
         time.sleep(0.05)
 
