@@ -32,9 +32,13 @@ printf '{BYSTANDER}' > /etc/pve/lxc/999.conf
 btrfs -q subvolume create /lxc-disks/subvol-999-disk-0; touch /lxc-disks/subvol-999-disk-0/theirs
 mkdir -p /var/lib/phoenix-920/records; touch /var/lib/phoenix-920/records/theirs
 """
-LISTEN = """
-echo 'snapshot = sh pct status 920 >> /run/at-snapshot' > /etc/pve/lab-faults; touch /run/at-snapshot
+TAKE = """
+rm -f /etc/pve/lab-faults /run/at-snapshot /etc/pve/lxc/999.conf /var/lib/phoenix-920/records/theirs
+btrfs -q subvolume delete /lxc-disks/subvol-999-disk-0
 """
+LISTENER = "snapshot = sh pct status 920 >> /run/at-snapshot"
+LISTEN = f"echo '{LISTENER}' > /etc/pve/lab-faults; touch /run/at-snapshot"
+BYSTANDER_LEFT = "container 999.conf"  # in the list of what is left over
 LOOK = f"""
 cat /etc/pve/lxc/903.conf /etc/pve/lxc/999.conf
 ls /lxc-disks/subvol-999-disk-0 /lxc-disks/.snapshots | grep -e theirs -e 903
@@ -79,6 +83,10 @@ class Watch:
         """Write down from now on in which state 920 is when a snapshot is taken."""
         self.lab.node("sh", "-c", LISTEN)
 
+    def end(self) -> None:
+        """Take away what was put."""
+        self.lab.node("sh", "-c", TAKE)
+
     def broken(self, record: dict[str, Any] | None) -> list[str]:
         """The invariants that do not hold now.
 
@@ -111,6 +119,48 @@ class Watch:
         return [f"sealed without {missing}"] if missing else []
 
 
+def await_quiet(lab: Lab) -> list[str]:
+    """Wait for what a killed run has started on the node: it goes on there by itself. Says if it does not end."""
+    for _ in range(120):
+        if lab.node("sh", "-c", BUSY).strip() == "0":
+            return []
+        time.sleep(0.5)
+    return ["a command of a killed run is still busy after a minute"]
+
+
+def record_since(lab: Lab, before: set[Path]) -> dict[str, Any] | None:
+    """The record of the run that has just ended; None if it had no folder yet.
+
+    Args:
+        before: The folders that there were when it began.
+    """
+    new = [path for path in lab.reports.iterdir() if path not in before and not path.name.startswith(".")]
+    folders = [path for path in new if path.is_dir() and not path.is_symlink()]
+    return json.loads((folders[0] / "record.json").read_text()) if folders else None
+
+
+def state(lab: Lab) -> str:
+    """The kind of state that 920 is in, and whether it is off though it should not be."""
+    found = state_of(lab)
+    if found in ("sealed", "accepted", "half made") and "running" not in lab.node("pct", "status", "920"):
+        return f"{found}, off"
+    return found
+
+
+def locked(lab: Lab) -> bool:
+    """Whether a container of the node is locked."""
+    return "lock:" in lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf")
+
+
+def mend(lab: Lab) -> None:
+    """What the report says where a task of the node has died: unlock, and remove what is half made."""
+    if state_of(lab) not in ("locked", "half made") and not locked(lab):
+        return
+    lab.node("sh", "-c", f"for ctid in 903 920; do pct unlock $ctid; done; {DELETE}")
+    if "subvol-920" not in lab.node("ls", "/lxc-disks/"):
+        lab.destroy()
+
+
 class Loop:
     """Runs that are killed one after the other.
 
@@ -134,11 +184,11 @@ class Loop:
         with contextlib.suppress(KeyboardInterrupt):
             while len(self.kills) < kills:
                 self._one()
-        self._mend()
+        mend(self.lab)
         last = self.lab.build(*self.words, seconds=900)  # with a clone
         if last.status or state_of(self.lab) != "accepted":
             self.wrong.append(f"the last run: {last.status} {last.outcome}, failed {sorted(last.failed())}")
-        if (left := left_over(self.lab)) and left != ["container 999.conf"]:
+        if (left := left_over(self.lab)) and left != [BYSTANDER_LEFT]:
             self.wrong.append(f"left over in the end: {left}")
 
     def _one(self) -> None:
@@ -160,6 +210,10 @@ class Loop:
         except subprocess.TimeoutExpired:
             self._kill(process, limit, before)
             return
+        except KeyboardInterrupt:
+            process.kill()
+            process.communicate(timeout=60)
+            raise
         took = time.monotonic() - begun
         self.longest[kind] = 0.5 * self.longest[kind] + 0.6 * took
         outcome = output.partition("outcome: ")[2].partition(" ")[0]
@@ -177,53 +231,22 @@ class Loop:
             ready(self.lab.machine, self.lab.reports, fresh=False)
             self.watch.listen()
         process.communicate(timeout=60)
-        self._await_quiet()
-        record = self._record(before)
+        self.wrong += await_quiet(self.lab)
+        record = record_since(self.lab, before)
         stage = _stage(record)
-        kill = Kill(len(self.kills) + 1, what, stage, seconds, self._state(), self.watch.broken(record))
+        kill = Kill(len(self.kills) + 1, what, stage, seconds, state(self.lab), self.watch.broken(record))
         self.kills.append(kill)
         said = f"BROKEN: {'; '.join(kill.broken)}" if kill.broken else kill.state
         now = time.monotonic() - self._begun
         print(f"{now:6.0f} s kill {kill.number:3} of {what} after {seconds:.1f} s, {stage}: {said}", flush=True)
 
-    def _await_quiet(self) -> None:
-        """Wait for what the killed run has started on the node: it goes on there by itself."""
-        for _ in range(120):
-            if self.lab.node("sh", "-c", BUSY).strip() == "0":
-                return
-            time.sleep(0.5)
-        self.wrong.append("a command of a killed run is still busy after a minute")
-
-    def _record(self, before: set[Path]) -> dict[str, Any] | None:
-        """The record of the run that has just ended; None if it had no folder yet."""
-        new = [path for path in self.lab.reports.iterdir() if path not in before and not path.name.startswith(".")]
-        folders = [path for path in new if path.is_dir() and not path.is_symlink()]
-        return json.loads((folders[0] / "record.json").read_text()) if folders else None
-
-    def _state(self) -> str:
-        state = state_of(self.lab)
-        if state in ("sealed", "accepted", "half made") and "running" not in self.lab.node("pct", "status", "920"):
-            return f"{state}, off"
-        return state
-
     def _refused(self, output: str) -> None:
         """A run that was let be has failed: it must say why, and what it says must mend it."""
         text = " ".join(output.split())
-        if not (self._locked() or state_of(self.lab) == "half made") or "pct unlock" not in text:
+        if not (locked(self.lab) or state_of(self.lab) == "half made") or "pct unlock" not in text:
             self.wrong.append(f"a run after kill {len(self.kills)} failed: {text[-600:]}")
             print(output, flush=True)
-        self._mend()
-
-    def _mend(self) -> None:
-        """What the report says where a task of the node has died: unlock, and remove what is half made."""
-        if state_of(self.lab) not in ("locked", "half made") and not self._locked():
-            return
-        self.lab.node("sh", "-c", f"for ctid in 903 920; do pct unlock $ctid; done; {DELETE}")
-        if "subvol-920" not in self.lab.node("ls", "/lxc-disks/"):
-            self.lab.destroy()
-
-    def _locked(self) -> bool:
-        return "lock:" in self.lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf")
+        mend(self.lab)
 
 
 def _stage(record: dict[str, Any] | None) -> str:

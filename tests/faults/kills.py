@@ -1,18 +1,20 @@
-"""Kill loops: runs of the suite that are ended with kill -9 at random moments.
+"""Runs of the suite that are ended with kill -9 or a loss of power, at given moments and at random ones.
 
-`python -m tests.faults.kills [--fast N] [--full N] [--seed S] [--results FILE] [--write FILE]`; `make kills` writes
-docs/kills.md. Ctrl-C ends a loop early; its last run has to be green all the same. With `--results` the table tells
-of the loops of earlier runs too, and of those beside this one.
+`python -m tests.faults.kills [--no-moments] [--fast N] [--full N] [--seed S] [--results FILE] [--write FILE]`;
+`make kills` writes docs/kills.md. Ctrl-C ends a loop early; its last run has to be green all the same. With
+`--results` the tables tell of earlier runs too, and of those beside this one.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,22 +23,43 @@ from lab.machine import Machine
 from tests.faults import results
 from tests.faults.__main__ import ready
 from tests.faults.kill_loop import Loop
+from tests.faults.moments import strike_all
 from tests.faults.trial import GPUS, WORDS, declared
 
-HEAD = """# What kill -9 leaves
+HEAD = """# What kill -9 and a loss of power leave
 
-Written by `make kills`. Each run was ended at a random moment, the next one went on from there. After each kill: 903
-and what is not ours are unchanged; there is at most one snapshot; it was taken of a stopped container, and all checks
-before sealing had passed, as the record in it says; the record of the killed run says that it was aborted.
+Written by `make kills`. Each run was ended, and the next one went on from there. After each end: 903 and what is not
+ours are unchanged; there is at most one snapshot; it was taken of a stopped container, and all checks before sealing
+had passed, as the record in it says; the record of a killed run says that it was aborted.
 """
-FAST, FULL = "Fast parts", "Full builds"
+FAST, FULL = "At random moments of fast runs", "At random moments of full builds"
+GIVEN = """## At given moments
+
+The stand-in serves. *power* ends the node with the suite on it; with *power of the node alone* the suite runs elsewhere
+and has to end red by itself. Between stages the next run was tried once for each state that one way has left.
+"""
 ABOUT = {FAST: "The server is the stand-in for vLLM.", FULL: "920 is built from nothing, with the real vLLM."}
 
 
-def text(loops: list[dict[str, Any]]) -> str:
-    """The whole page: a section for each kind of loop."""
+def text(found: list[dict[str, Any]]) -> str:
+    """The whole page: the given moments, and a section for each kind of loop."""
+    loops, strikes = [each for each in found if "title" in each], [each for each in found if "moment" in each]
     titles = [title for title in ABOUT if any(loop["title"] == title for loop in loops)]
-    return "\n".join([HEAD, *(_section(title, [loop for loop in loops if loop["title"] == title]) for title in titles)])
+    sections = [_section(title, [loop for loop in loops if loop["title"] == title]) for title in titles]
+    return "\n".join([HEAD, *([_given(strikes)] if strikes else []), *sections])
+
+
+def _given(strikes: list[dict[str, Any]]) -> str:
+    """A row for each moment, as it came out last."""
+    last = {(each["moment"], each["way"]): each for each in strikes}
+    rows = ["| moment | ended by | left behind | next run | |", "|---|---|---|---|---|"]
+    rows += [
+        f"| {moment} | {way} | {each['state']} | {each['then']} | {'; '.join(each['wrong']) or 'as it must be'} |"
+        for (moment, way), each in last.items()
+    ]
+    when = ", ".join(dict.fromkeys(each["occasion"] for each in last.values()))
+    wrong = sum(bool(each["wrong"]) for each in last.values()) or "none"
+    return "\n".join([GIVEN, f"{when}: {len(last)} ends, {wrong} not as it must be.", "", *rows, ""])
 
 
 def _section(title: str, loops: list[dict[str, Any]]) -> str:
@@ -92,32 +115,50 @@ def _loop(machine: Machine, title: str, kills: int, seed: int) -> dict[str, Any]
     }
 
 
+def _moments(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Strike at every given moment, on a fresh node."""
+    with tempfile.TemporaryDirectory() as folder:
+        for found in strike_all(ready(machine, Path(folder), fresh=True)):
+            said = f"WRONG: {'; '.join(found.wrong)}" if found.wrong else f"{found.state}, {found.then}"
+            print(f"{found.moment}, {found.way}: {said}", flush=True)
+            yield {**asdict(found), "occasion": results.occasion()}
+
+
+def _all(machine: Machine, words: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if words.moments:
+        yield from _moments(machine)
+    for title, count in ((FAST, words.fast), (FULL, words.full)):
+        if count:
+            yield _loop(machine, title, count, words.seed)
+
+
 def main() -> int:
-    """Run both loops."""
-    parser = argparse.ArgumentParser(prog="kills", description="Kill runs of the suite at random moments.")
+    """Do all of it."""
+    parser = argparse.ArgumentParser(prog="kills", description="End runs of the suite, and see what that leaves.")
     parser.add_argument("--fast", type=int, default=200, help="kills with the stand-in for vLLM")
     parser.add_argument("--full", type=int, default=20, help="kills in builds from nothing with the real vLLM")
+    parser.add_argument("--moments", action=argparse.BooleanOptionalAction, default=True, help="the given moments too")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--node", default="pve-kills", help="name of the lab node; erased at the end")
     parser.add_argument("--results", type=Path, metavar="FILE", help="loops that the table tells of too; added to")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there")
     words = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
     machine = Machine(words.node)
     print(f"seed {words.seed}", flush=True)
-    loops: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     try:
-        for title, count in ((FAST, words.fast), (FULL, words.full)):
-            if count:
-                loops.append(_loop(machine, title, count, words.seed))
-                if words.results:
-                    results.add(words.results, loops[-1])
+        for each in _all(machine, words):
+            found.append(each)
+            if words.results:
+                results.add(words.results, each)
     finally:
         machine.erase()
-    page = text(results.read(words.results) if words.results else loops)
+    page = text(results.read(words.results) if words.results else found)
     print(page)
     if words.write:
         words.write.write_text(page)
-    return 1 if any(loop["wrong"] or any(kill["broken"] for kill in loop["kills"]) for loop in loops) else 0
+    return 1 if any(each["wrong"] or any(kill["broken"] for kill in each.get("kills", ())) for each in found) else 0
 
 
 if __name__ == "__main__":

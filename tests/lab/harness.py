@@ -111,6 +111,16 @@ class Lab:
         """Whether a test server is there, ready or not; a probe is none."""
         return bool(self.servers("--filter", "name=vllm_test_container"))
 
+    def parent(self) -> str:
+        """Everything of 903: its configuration, its snapshots, and its files now and in its snapshot."""
+        every = "find {} -printf '%p %y %s %T@ %m %U %G %l\\n' | sort | sha256sum"
+        folders = (PARENT, "/lxc-disks/subvol-903-disk-0")
+        return self.node(
+            "sh",
+            "-c",
+            f"cat /etc/pve/lxc/903.conf; ls /lxc-disks/.snapshots | grep 903; {'; '.join(map(every.format, folders))}",
+        )
+
     def forget_images(self) -> None:
         """Remove vLLM's images from 920, if the next build is of another one: a tidy template holds one."""
         images = "docker image ls --quiet vllm/vllm-openai | sort -u | xargs --no-run-if-empty docker image rm --force"

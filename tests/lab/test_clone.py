@@ -40,7 +40,13 @@ LABEL = f"phoenix-920: throw-away container 990 cloned from 920@{SNAPSHOT}"
 
 
 @pytest.fixture(scope="module")
-def built(lab: Lab) -> Run:
+def parent_before(lab: Lab) -> str:
+    """What 903 was before anything was built from it."""
+    return lab.parent()
+
+
+@pytest.fixture(scope="module")
+def built(lab: Lab, parent_before: str) -> Run:
     """A template that was built from nothing and tried by a clone."""
     lab.machine.serve_stand_in(vllm.made() / "registry")
     return lab.build(*STAND_IN)
@@ -69,6 +75,11 @@ def test_template_is_built_and_tried_in_one_run(lab: Lab, built: Run) -> None:
     assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]
     assert "clone-990-of-920" in built.report
     assert (built.folder / "server-clone.log.gz").is_file()
+
+
+def test_build_leaves_the_parent_as_it_was(lab: Lab, built: Run, parent_before: str) -> None:
+    """Its configuration, its snapshot, and every file of both."""
+    assert lab.parent() == parent_before
 
 
 def test_existing_template_is_not_tried_again(lab: Lab, built: Run) -> None:
