@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.harness import SNAPSHOT, Lab, Run, says
+from tests.lab.harness import SNAPSHOT, STAND_IN, Lab, Run, says
 
 pytestmark = pytest.mark.lab
 
@@ -20,7 +20,7 @@ RUNS = 20
 @pytest.fixture(scope="module")
 def built(lab: Lab) -> str:
     """A lab with an accepted template; the digest of its manifest."""
-    run = lab.build("--no-clone")
+    run = lab.build(*STAND_IN, "--no-clone")
     if run.outcome not in ("built", "existing"):
         pytest.fail(f"neither built nor existing, but {run.outcome}")
     return digest(lab)
@@ -32,7 +32,7 @@ def digest(lab: Lab) -> str:
 
 
 def verify(lab: Lab, *words: str) -> Run:
-    return lab.build("--verify", *words)
+    return lab.build(*STAND_IN, "--verify", *words)
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_untouched_template_never_drifts(lab: Lab, built: str) -> None:
     """Nothing in many runs, each of them quick; and nothing on the node is changed by them."""
     state = f"cat /etc/pve/lxc/*.conf; find {RECORDS} -printf '%p %T@ %s\\n'"
     before = lab.node("sh", "-c", state)
-    runs = [verify(lab) if number % 2 else lab.build() for number in range(RUNS)]
+    runs = [verify(lab) if number % 2 else lab.build(*STAND_IN) for number in range(RUNS)]
     assert {(run.status, run.outcome) for run in runs} == {(0, "existing"), (0, "verified")}
     assert max(run.seconds for run in runs) < 10
     predicate = summary(runs[-1])
@@ -104,7 +104,7 @@ def test_clone_knows_what_it_came_from(lab: Lab, built: str) -> None:
 def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> None:
     state = f"cat /etc/pve/lxc/*.conf; find {RECORDS} -printf '%p %T@ %s\\n'"
     before = lab.node("sh", "-c", state)
-    run = lab.build("--verify-deep")
+    run = lab.build(*STAND_IN, "--verify-deep")
     assert (run.status, run.outcome) == (0, "verified")
     says(run, "is what its record says, and serves.")
     assert {"test_server_answers[gpu0]", "test_server_answers[gpu1]", "test_cuda_works_on_gpu[gpu1]"} <= set(
@@ -150,10 +150,10 @@ CHANGES = {
         ("configuration memory: 4096 -> 4000",),
     ),
     "image": Change(
-        "pct exec 920 -- sh -c 'docker tag vllm/vllm-openai:latest kept:1"
-        " && tar -c -C /etc hostname | docker import - vllm/vllm-openai:latest'",
-        "pct exec 920 -- sh -c 'docker image rm vllm/vllm-openai:latest"
-        " && docker tag kept:1 vllm/vllm-openai:latest && docker image rm kept:1'",
+        "pct exec 920 -- sh -c 'docker tag vllm/vllm-openai:stand-in kept:1"
+        " && tar -c -C /etc hostname | docker import - vllm/vllm-openai:stand-in'",
+        "pct exec 920 -- sh -c 'docker image rm vllm/vllm-openai:stand-in"
+        " && docker tag kept:1 vllm/vllm-openai:stand-in && docker image rm kept:1'",
         {"test_image_is_as_recorded"},
         ("image digest: vllm/vllm-openai@sha256:", "-> none", "image id: sha256:"),
     ),
@@ -211,7 +211,7 @@ def test_change_is_named(lab: Lab, built: str, name: str) -> None:
     change = CHANGES[name]
     lab.node("sh", "-c", change.do)
     try:
-        run, again = verify(lab), lab.build()
+        run, again = verify(lab), lab.build(*STAND_IN)
     finally:
         lab.node("sh", "-c", change.undo)
     says(run, *change.said)
