@@ -31,6 +31,8 @@ FAULTS = {
     "other-model": "lists and serves another model than it was asked for",
     "two-models": "lists a second model",
     "dies-later": "dies at the first question that is no trial",
+    "talks": "writes 50 MB into its log before it serves",
+    "talks-on": "writes 200 MB",
 }
 
 
@@ -147,6 +149,9 @@ def main() -> None:
         held = []
         while True:
             held.append(bytearray(os.urandom(1 << 20)) * 64)
+    if fault.startswith("talks"):
+        for number in range(50_000 if fault == "talks" else 200_000):
+            print(f"INFO {number:>8} {'blah ' * 197}")
     Handler.model = "another/model" if fault == "other-model" else words.model
     Handler.fault = fault
     ThreadingHTTPServer.request_queue_size = 64  # five at once are few where a server's speed is measured

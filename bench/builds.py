@@ -1,0 +1,98 @@
+"""How long building takes: against a shell script that does the same, and against what can't be hurried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.figures import Figure, Line
+from bench.place import Place
+from bench.spans import Run
+from bench.timing import TOP, timed
+from fixtures.declaration import load
+from tests.faults.fault import stand_in
+from tests.lab.harness import SNAPSHOT, STAND_IN
+
+SERVER = ("--enforce-eager", "--max-model-len", "2048", "--dtype", "float32")  # as in lab/options
+BASELINE = 'shim=$1; shift; exec "$shim" sh -s -- "$@" < bench/baseline.sh'
+MODEL = "/models/test-model"
+LATEST = "vllm/vllm-openai:latest"
+
+
+def steps(place: Place) -> list[Figure]:
+    """The seed's steps of a full build, after the same by a shell script on a fresh clone; the image not pulled."""
+    ratios, ours, theirs, whole = [], [], [], []
+    for _ in range(max(1, place.runs // 3)):
+        place.forget_template()
+        _clone(place)
+        script = ["sh", "-c", BASELINE, "sh", str(place.lab.machine.shim), "920", LATEST, MODEL, SNAPSHOT, *SERVER]
+        theirs.append(timed(script, deadline=900).seconds)
+        place.forget_template()
+        whole.append(place.suite(deadline=1200).seconds)
+        ours.append(sum(Run(place.last).steps().values()))
+        ratios.append(ours[-1] / theirs[-1])
+    return [
+        Figure("of the script", ratios, at_most=0.9),
+        Figure("ours", ours, " s"),
+        Figure("the script", theirs, " s"),
+        Figure("the whole run", whole, " s"),
+    ]
+
+
+def _clone(place: Place) -> None:
+    """A fresh clone that is started, as the script finds it."""
+    declared = load(TOP / "lab/phoenix_lxc_configs.json")[920]
+    size = ("--memory", str(declared.memory_mb), "--cores", str(declared.cores), "--net0", declared.net0)
+    clone = ("--snapname", "docker-gpu-snapshot", "--full", "1", "--hostname", declared.name)
+    for words in (("clone", "903", "920", *clone), ("set", "920", *size), ("start", "920")):
+        place.lab.node("pct", *words)
+
+
+def overhead(place: Place) -> list[Figure]:
+    """A whole run with the image there, without what only the outside needs in the same run."""
+    _ = place.whole_template
+    seconds, shares, whole = [], [], []
+    for _ in range(max(1, place.runs // 3)):
+        whole.append(place.suite("--rebuild", deadline=1200).seconds)
+        seconds.append(whole[-1] - Run(place.last).outside())
+        shares.append(100 * seconds[-1] / whole[-1])
+    return [
+        Figure("more", seconds, " s", at_most=3),
+        Figure("of the whole", shares, " %", at_most=5),
+        Figure("the whole run", whole, " s"),
+    ]
+
+
+def noticed(place: Place) -> list[Figure]:
+    """From the line in which a server says that it serves to the moment at which that is noticed."""
+    _ = place.template
+    file = place.folder / "noticed"
+    for _ in range(max(1, place.runs // 2)):
+        command = place.argv("-p", "bench.noticing", "--verify-deep", "--no-clone", *STAND_IN)
+        timed(command, {"NOTICED": str(file), "PYTHONPATH": str(TOP)})
+    return [Figure("later", [float(line) for line in file.read_text().split()], " s", at_most=0.3)]
+
+
+def memory(place: Place) -> list[Figure]:
+    """The most memory that a run takes, with a short log of its server and with long ones."""
+    _ = place.template
+    logs: tuple[Sequence[str], ...] = ((), stand_in("talks"), stand_in("talks-on"))
+    short, long, longer = (place.suite("--verify-deep", "--no-clone", *STAND_IN, *log).rss_mb for log in logs)
+    return [
+        Figure("with a log of 200 MB", [longer], " MB", at_most=150),
+        Figure("more than with one of 50 MB", [longer - long], " MB", at_most=5),
+        Figure("with a short one", [short], " MB"),
+    ]
+
+
+LINES = (
+    Line("noticed", "from ready server to noticed ready", "the server's own log", noticed),
+    Line("memory", "memory of the suite", "", memory),
+    Line(
+        "steps",
+        "the seed's steps with one server start, image not yet pulled",
+        "`bench/baseline.sh`, which polls every 10 s",
+        steps,
+        whole=True,
+    ),
+    Line("overhead", "full build, image there", "what only the outside needs, in the same run", overhead, whole=True),
+)

@@ -1,0 +1,55 @@
+"""Many nodes in the time of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from bench.figures import Figure, Line
+from bench.place import Place
+from bench.timing import PYTEST, timed
+from lab import vllm
+from lab.__main__ import up
+from lab.machine import Machine
+from tests.lab.harness import STAND_IN, Lab
+
+NODES = 4
+
+
+@contextlib.contextmanager
+def _several(place: Place) -> Iterator[list[Place]]:
+    """So many nodes, each with a template; the first is the one that is there."""
+    machines = [Machine(f"{place.name}-{number}") for number in range(2, NODES + 1)]
+    try:
+        places = [place]
+        for machine in machines:
+            machine.erase()
+            up(machine)
+            machine.serve_stand_in(vllm.made() / "registry")
+            places.append(Place(Lab(machine, place.lab.reports), place.folder, place.runs))
+        for each in places:
+            _ = each.template
+        yield places
+    finally:
+        for machine in machines:
+            machine.erase()
+
+
+def nodes(place: Place) -> list[Figure]:
+    """`--verify` of four nodes at once, by turns with that of one."""
+    with _several(place) as places:
+        words = [f"--node=lab:{each.name}" for each in places]
+        options = ["--override-ini=lxc_configs=lab/phoenix_lxc_configs.json", "-o", "test_model=/models/test-model"]
+        reports = f"--override-ini=report_folder={place.lab.reports}"
+        command = [*PYTEST, "tests_920", *options, reports, "-q", "--verify", *STAND_IN]
+        pairs = []
+        for _ in range(place.runs):
+            alone = timed([*command, words[0]]).seconds
+            pairs.append((timed([*command, *words, "-n", str(NODES)]).seconds, alone))
+    return [
+        Figure("of one node's time", [many / one for many, one in pairs], at_most=1.5),
+        Figure("one", [one for _, one in pairs], " s"),
+    ]
+
+
+LINES = (Line("nodes", "4 lab nodes at once, checks only (`--verify`)", "one node", nodes),)
