@@ -8,7 +8,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-.PHONY: doctor accept test test-fast test-lab test-long faults kills warm-start samples lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab test-long faults kills warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,11 +42,15 @@ warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answe
 samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples
 
+bench: lab-tools $(VENV)/ready ## how fast it is, line by line: docs/bench.md (30 minutes)
+	@lab/tools bench
+	$(VENV)/bin/python -m bench --write docs/bench.md
+
 lint: $(VENV)/ready ## ruff, mypy, shellcheck, and the schemas of the workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fixtures tests_920 lab tests bench conftest.py
-	$(VENV)/bin/shellcheck *.sh .ci/* lab/tools lab/node-init tests/debian13
+	$(VENV)/bin/shellcheck *.sh bench/*.sh .ci/* lab/tools lab/node-init tests/debian13
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 

@@ -55,15 +55,21 @@ def rows(result: Result) -> list[str]:
     return found
 
 
-def page(results: Sequence[Result]) -> str:
-    """The table as a page in Markdown."""
+def page(results: Sequence[Result], load: float) -> str:
+    """The table as a page in Markdown.
+
+    Args:
+        results: Its lines.
+        load: How many processes wanted a core in the minutes before.
+    """
     lines = [row for result in results for row in rows(result)]
     took = sum(result.seconds for result in results)
     table = "\n".join(lines)
     return f"""# How fast it is
 
-{datetime.now(UTC):%Y-%m-%d}, in the lab, on {os.cpu_count()} cores, Python {platform.python_version()}; `make bench`
-makes this page anew, which took {took / 60:.0f} minutes. Figures are medians; each ratio is of one and the same run.
+{datetime.now(UTC):%Y-%m-%d}, in the lab, on {os.cpu_count()} cores with a load of {load:.1f} from elsewhere, Python
+{platform.python_version()}. `make bench` makes this page anew, which took {took / 60:.0f} minutes. Figures are medians; what is
+compared was measured by turns.
 
 | what | against | target | figure | spread | |
 |---|---|---|---|---|---|
@@ -82,7 +88,7 @@ def main() -> int:
     words = parser.parse_args()
     if unknown := set(words.only or ()) - {line.name for line in LINES}:
         parser.error(f"--only: there is no {min(unknown)}")
-    machine = Machine(words.node)
+    machine, load = Machine(words.node), os.getloadavg()[1]
     try:
         if not words.keep:
             machine.erase()
@@ -98,7 +104,7 @@ def main() -> int:
         if not words.keep:
             machine.erase()
     if words.write:
-        words.write.write_text(page(results))
+        words.write.write_text(page(results, load))
     return 0 if all(result.met for result in results) else 1
 
 

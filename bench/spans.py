@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fixtures.container import unwrap
 from fixtures.record import CheckResult, CommandEntry, Record, from_json
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
@@ -57,7 +56,7 @@ class Run:
                 continue
             end = each.started + each.seconds
             if each.argv[1] == "start":
-                boot = (other for other in self.commands[number:] if unwrap(other.argv)[-2:] == BOOTED)
+                boot = (other for other in self.commands[number:] if other.argv[-2:] == BOOTED)
                 end = next((other.started + other.seconds for other in boot if not other.exit_status), end)
             yield each.started, end
 
@@ -74,7 +73,7 @@ class Run:
 
 
 def _is(entry: CommandEntry, *words: str) -> bool:
-    argv = unwrap(entry.argv)
+    argv = entry.argv
     return any(tuple(argv[number : number + len(words)]) == words for number in range(len(argv)))
 
 
