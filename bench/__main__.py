@@ -68,8 +68,8 @@ def page(results: Sequence[Result], load: float) -> str:
     return f"""# How fast it is
 
 {datetime.now(UTC):%Y-%m-%d}, in the lab, on {os.cpu_count()} cores with a load of {load:.1f} from elsewhere, Python
-{platform.python_version()}. `make bench` makes this page anew, which took {took / 60:.0f} minutes. Figures are medians; what is
-compared was measured by turns.
+{platform.python_version()}. `make bench` makes this page anew, which took {took / 60:.0f} minutes. Figures are medians;
+what is compared was measured by turns.
 
 | what | against | target | figure | spread | |
 |---|---|---|---|---|---|
