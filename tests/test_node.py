@@ -15,7 +15,7 @@ def node(tmp_path: Path) -> Node:
     command = tmp_path / "on-node"
     command.write_text(f"""#!/bin/sh
     [ "$1" != python3 ] || exit 127  # each command makes its own way
-    echo >> {tmp_path}/asked
+    echo "$*" >> {tmp_path}/asked
     case "$*" in
         hostname) echo pve ;;
         *status/current*) echo '{{"status": "running"}}' ;;
@@ -58,10 +58,30 @@ def test_description_of_a_snapshot_is_a_change(node: Node) -> None:
 def test_running_is_asked_each_time(node: Node, tmp_path: Path) -> None:
     for _ in range(2):
         assert node.running(920)
-    assert len((tmp_path / "asked").read_text().splitlines()) == 3
+    assert (tmp_path / "asked").read_text().count("status/current") == 2
 
 
 def test_garbled_answer_is_not_kept(node: Node) -> None:
     for _ in range(2):
         with pytest.raises(NodeError, match="did not answer in JSON"):
             node.get("garbled")
+
+
+def test_what_is_foreseen_is_asked_once(node: Node, tmp_path: Path) -> None:
+    """In one trip; what can't be answered is asked again by whoever needs it, and fails there."""
+    two = node.question("lxc"), node.question("lxc/920/config", snapshot="base")
+    node.foresee(*two, node.question("garbled"))
+    node.foresee(*two)
+    assert node.get("lxc") != node.get("lxc/920/config", snapshot="base")
+    with pytest.raises(NodeError, match="did not answer in JSON"):
+        node.get("garbled")
+    asked = (tmp_path / "asked").read_text()
+    assert [asked.count(" ".join(question)) for question in two] == [1, 1]
+    assert asked.count("garbled") == 2
+
+
+def test_change_makes_stale_what_was_foreseen(node: Node) -> None:
+    node.foresee(node.question("lxc"))
+    before = node.get("lxc")
+    node.pct("start", "920")
+    assert before < node.get("lxc")

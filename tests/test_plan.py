@@ -12,7 +12,9 @@ from tests.suite_run import Suite
 # a node that answers questions and writes down whatever else it is asked to do
 NODE = """#!/bin/sh
 case "$1 $2 $3" in
+  python3*) exit 127 ;;
   hostname*) echo stub ;;
+  pveversion*) echo pve-manager/9.0.0/stub ;;
   *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
   *"get /nodes/stub/lxc "*|*"get /nodes/stub/lxc") echo '{containers}' ;;
   *) echo "$@" >> {log}; exit 1 ;;

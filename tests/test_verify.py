@@ -71,7 +71,13 @@ class World:
         )
         snapshot = Snapshot("s", self.description, 7, "") if self.there else None
         template: Any = SimpleNamespace(
-            node=node, container=None, ctid=920, snapshot_name="s", subject="pve:n/lxc/920@s", snapshot=lambda: snapshot
+            node=node,
+            container=None,
+            ctid=920,
+            snapshot_name="s",
+            subject="pve:n/lxc/920@s",
+            snapshot=lambda: snapshot,
+            foresee=lambda: None,
         )
         monkeypatch.setattr(records, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(records, "read_inside", lambda container, name: self.content)
