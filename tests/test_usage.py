@@ -21,7 +21,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["--node", "lab:none"], "the lab is not up"),
         (["-o", "lxc_configs=none.json"], "none.json: can't be read"),
         (["-o", "ready_deadline=soon"], "ready_deadline: 'soon' is not a number"),
-        (["-o", "server_port=0"], "server_port: 0 is not between"),
+        (["-o", "server_port=0"], "server_port: '0' is not between"),
         (["-o", "server_args='"], "server_args:"),
         (["-o", "server_args=--api-key=abcdefg"], "--api-key takes a secret"),
         (["-o", "server_args=--hf-token abcdefg"], "server_env=HF_TOKEN"),
