@@ -36,8 +36,8 @@ faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite ma
 kills: test-tools $(VENV)/ready ## kill -9 at 220 random moments, and what that leaves: docs/kills.md (90 minutes)
 	$(VENV)/bin/python -m tests.faults.kills --write docs/kills.md
 
-warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answers: bench/warm_start.md (20 minutes)
-	$(VENV)/bin/python -m bench.warm_start --write bench/warm_start.md
+warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answers: docs/warm-start.md (20 minutes)
+	$(VENV)/bin/python -m bench.warm_start --write docs/warm-start.md
 
 samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples

@@ -9,6 +9,7 @@ the records'.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ with torch.compile on. Seconds from the clone's start to its boot, and from ther
 {rows}
 | median | {middle[0]:.1f} | {middle[1]:.1f} | **{middle[1] / middle[0]:.2f}** |
 
-The caches take {size / 2**20:.1f} MiB of the template. The aim is {AIM}.
+The caches take {size / 2**20:.1f} MiB of the template. The aim is {AIM}. At the end the load of this machine was
+{os.getloadavg()[2]:.0f} on {os.cpu_count()} cores.
 """
 
 
