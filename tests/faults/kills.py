@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import random
 import signal
 import sys
@@ -118,9 +120,14 @@ def _loop(machine: Machine, title: str, kills: int, seed: int) -> dict[str, Any]
 def _moments(machine: Machine) -> Iterator[dict[str, Any]]:
     """Strike at every given moment, on a fresh node."""
     with tempfile.TemporaryDirectory() as folder:
-        for found in strike_all(ready(machine, Path(folder), fresh=True)):
-            said = f"WRONG: {'; '.join(found.wrong)}" if found.wrong else f"{found.state}, {found.then}"
-            print(f"{found.moment}, {found.way}: {said}", flush=True)
+        strikes = strike_all(ready(machine, Path(folder), fresh=True))
+        while True:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                found = next(strikes, None)
+            if found is None:
+                return
+            said = f"WRONG: {'; '.join(found.wrong)}" if found.wrong else f"{found.state}, {found.then or 'not tried'}"
+            print(printed.getvalue() if found.wrong else "", f"{found.moment}, {found.way}: {said}", sep="", flush=True)
             yield {**asdict(found), "occasion": results.occasion()}
 
 
