@@ -126,6 +126,7 @@ IMAGE = (
         "the container's disk is full when the image is unpacked",
         both(
             other(LARGE),
+            docker("pull*) sleep 8;;"),  # so that it is not full when the inherited stack is checked
             inside(
                 "mkdir -p /var/lib/docker/tmp; mount -t tmpfs tmpfs /var/lib/docker/tmp", "umount /var/lib/docker/tmp"
             ),
@@ -136,7 +137,8 @@ IMAGE = (
                 "btrfs quota disable /lxc-disks",
             ),
         ),
-        words=SOON,
+        words=("-o", "pull_deadline=40"),
+        diagnosis="A12",
     ),
 )
 
