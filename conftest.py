@@ -1,15 +1,16 @@
 """The front door: which plugins make the suite."""
 
 pytest_plugins = [
+    "fixtures.workers",
     "fixtures.command_line",
     "fixtures.interrupts",
     "fixtures.selection",
     "fixtures.blocking",
     "fixtures.given",
     "fixtures.foresight",
+    "fixtures.tidy",
     "fixtures.ahead",
     "fixtures.serving",
-    "fixtures.tidy",
     "fixtures.acceptance",
     "fixtures.waiving",
     "fixtures.recorder",
@@ -20,4 +21,5 @@ pytest_plugins = [
     "fixtures.ci",
     "fixtures.plan",
     "fixtures.progress",
+    "fixtures.many",
 ]

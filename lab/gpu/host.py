@@ -59,9 +59,13 @@ def declaration(declared: dict[str, Any]) -> dict[str, Any]:
 
 def options(node: str, declared: Path) -> str:
     """What pytest is told on this machine, an option a line, for its `@file`."""
-    settings = {"lxc_configs": declared, "test_model": "/models/test-model", "server_args": SERVER_ARGS}
-    lines = [f"--node=lab:{node}", *(f"--override-ini={name}={value}" for name, value in settings.items())]
-    return "\n".join(lines) + "\n"
+    settings = {
+        "node": f"lab:{node}",
+        "lxc_configs": declared,
+        "test_model": "/models/test-model",
+        "server_args": SERVER_ARGS,
+    }
+    return "".join(f"--override-ini={name}={value}\n" for name, value in settings.items())
 
 
 def libraries(names: tuple[str, ...]) -> dict[str, Path]:

@@ -180,8 +180,8 @@ class Lab:
 
     def start(self, *words: str, checks: str = "tests_920") -> subprocess.Popen[str]:
         """Start the suite as a user would, with a folder for its report."""
-        command = [sys.executable, "-m", "pytest", checks, "@lab/options", f"--node=lab:{self.machine.name}"]
-        command += ["--color=no", f"--override-ini=report_folder={self.reports}", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", checks, "@lab/options", "--color=no", "-p", "no:cacheprovider"]
+        command += [f"--override-ini=node=lab:{self.machine.name}", f"--override-ini=report_folder={self.reports}"]
         pipe = subprocess.PIPE
         return subprocess.Popen([*command, *words], cwd=TOP, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
@@ -196,7 +196,7 @@ class Lab:
             pytest.fail(f"the suite was not done after {seconds:g} s:\n{output}")
         print(output)
         folder = max(self.reports.iterdir(), key=lambda path: path.stat().st_mtime, default=self.reports)
-        return Run(process.returncode, output, time.monotonic() - begun, folder)
+        return Run(process.returncode, output, time.monotonic() - begun, folder.resolve())
 
     def build(self, *words: str, checks: str = "tests_920", seconds: float = 420) -> Run:
         """Run the suite to its end."""
