@@ -21,7 +21,7 @@ def test_clone_is_measured(container: Container) -> None:
 
 def test_image_is_pulled(ahead: Ahead, build: Build) -> None:
     """The vLLM image is pulled, and its digest is used from then on."""
-    build.image = ahead.image()  # on its way since the inherited stack is checked
+    build.image = ahead.image()  # on its way since Docker was proved
     assert "@sha256:" in build.image.digest
 
 

@@ -1,4 +1,4 @@
-"""What goes on beside the checks: the image comes while the inherited stack is checked, and nothing of it is left."""
+"""What goes on beside the checks: the image comes while the GPUs are checked, and nothing of it is left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.serving import registry
+from tests.faults.stack import gpus_say
 from tests.lab.harness import STAND_IN, Lab, says
 
 pytestmark = pytest.mark.lab
@@ -29,26 +30,23 @@ def slow(lab: Lab) -> Iterator[None]:
         yield
 
 
-def test_image_comes_while_the_stack_is_checked(lab: Lab) -> None:
+def test_image_comes_while_the_gpus_are_checked(lab: Lab) -> None:
     run = lab.build(*STAND_IN, *EARLY)
     assert run.failed() == set()
     commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
     (pull,) = [each for each in commands if any("docker pull" in word for word in each["argv"])]
     checks = json.loads((run.folder / "record.json").read_text())["checks"]
     begun = {check["name"].rpartition("::")[2]: check["started"] for check in checks}
-    assert begun["test_systemd_is_healthy"] < pull["started"] < begun["test_os_is_as_declared"]
+    assert begun["test_nvidia_runtime_is_registered"] < pull["started"] < begun["test_gpu_may_be_used[gpu0]"]
     assert pull["started"] + pull["seconds"] < begun["test_entrypoint_is_known"]
     assert pulls(lab) == ""
 
 
 @pytest.mark.usefixtures("slow")
 def test_fault_of_the_stack_ends_the_pull(lab: Lab) -> None:
-    lab.inside("sh", "-c", "setsid python3 -m http.server 8000 >/dev/null 2>&1 </dev/null &")
-    try:
+    with gpus_say("gpu1.memory.free = 4000")(lab):
         run = lab.build(*SLOW)
-    finally:
-        lab.inside("pkill", "--full", "http.serve[r]")
-    assert run.failed() == {"test_port_is_free"}
+    assert run.failed() == {"test_gpu_has_room[gpu1]"}
     assert run.checks()["test_image_is_pulled"] == "blocked by inherited stack"
     assert pulls(lab) == ""
     assert lab.snapshots() == {}
