@@ -50,12 +50,15 @@ def test_hardware_runs_once_a_node_and_is_never_cut_short() -> None:
     assert "PHOENIX_NODE" in workflows.read(GITLAB)["template"]["resource_group"]
 
 
-@pytest.mark.parametrize(("mode", "status"), [("verify", 1), ("build", 1), ("destroy", 4)])
-def test_hardware_job_on_a_node_that_fails(tmp_path: Path, mode: str, status: int) -> None:
-    """The job's own line on a stub of a node: red, with a page that says so."""
+@pytest.mark.parametrize(
+    ("mode", "node", "status"),
+    [("verify", "lab:stub", 1), ("build", "lab:stub", 1), ("verify", "lab:stub lab:off", 1), ("destroy", "", 4)],
+)
+def test_hardware_job_on_a_node_that_fails(tmp_path: Path, mode: str, node: str, status: int) -> None:
+    """The job's own line on a stub of a node, and on two: red, with a page that says so."""
     (line,) = workflows.steps(TOP / ".github/workflows/hardware.yml", "template")
     suite, page = Suite(tmp_path), tmp_path / "page.md"
-    given = {"MODE": mode, "PHOENIX_NODE": "lab:stub", "PHOENIX_PYTHON": sys.executable, "GITHUB_ACTIONS": "true"}
+    given = {"MODE": mode, "PHOENIX_NODE": node, "PHOENIX_PYTHON": sys.executable, "GITHUB_ACTIONS": "true"}
     paths = {"PHOENIX_LAB_STATE": str(tmp_path / "labs"), "GITHUB_STEP_SUMMARY": str(page)}
     addopts = {"PYTEST_ADDOPTS": f"-p no:cacheprovider --override-ini=report_folder={suite.reports}"}
     environment = {**os.environ, **given, **paths, **addopts}
@@ -67,3 +70,4 @@ def test_hardware_job_on_a_node_that_fails(tmp_path: Path, mode: str, status: in
     assert page.exists() == (status == 1)
     if status == 1:
         assert page.read_text().startswith("## ❌ Template 920: failed")
+        assert page.read_text().count("\n## ❌ Template 920: failed") == len(node.split()) - 1

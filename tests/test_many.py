@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +23,17 @@ INTERRUPTED = """
 def pytest_runtest_call(item):
     if "test_parent_is_as_declared" in item.name:
         raise KeyboardInterrupt
+"""
+STUCK = """
+import time, pytest
+from fixtures.run_folder import FOLDER
+def pytest_runtest_call(item):
+    item.config.stash[FOLDER].joinpath("stuck").touch()
+    time.sleep(60)
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workerinput"):
+        {clean_up}
 """
 
 
@@ -145,6 +158,39 @@ def test_interrupted_run_tells_which_node_had_its_turn(tmp_path: Path) -> None:
     assert "outcome: 1 aborted, 1 not begun" in run.output
     assert record(run, "stub").outcome is Outcome.ABORTED
     assert not (run.folder / "other").exists()
+
+
+def test_third_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    process = started_and_stuck(tmp_path)
+    begun = time.monotonic()
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, time.monotonic() - begun < 20) == (2, True), output
+    assert "once more ends at once" in output
+    assert "outcome: 2 aborted" in output
+
+
+def test_builds_end_when_the_run_is_killed(tmp_path: Path) -> None:
+    """Each still cleans up after itself, and says how it ended."""
+    process = started_and_stuck(tmp_path, clean_up="")
+    process.kill()
+    process.communicate(timeout=60)  # until the last worker has let go of the terminal
+    for name in ("stub", "other"):
+        found = from_json((tmp_path / f"reports/latest/{name}/record.json").read_text())
+        assert (found.outcome, found.sentence.partition(";")[0]) == (Outcome.ABORTED, "The run was interrupted")
+
+
+def started_and_stuck(top: Path, clean_up: str = "time.sleep(60)") -> subprocess.Popen[str]:
+    """A run whose checks, and whose clean-up, take a minute."""
+    process = Nodes(top).start("--node=lab:other", "-n", "2", plugin=STUCK.format(clean_up=clean_up or "pass"))
+    for _ in range(300):
+        if len(list(top.glob("reports/latest/*/stuck"))) == 2:
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail(f"not begun: {process.communicate()[0]}")
 
 
 def test_plan_is_made_for_each_node(tmp_path: Path) -> None:
