@@ -55,7 +55,12 @@ def copy(source: str, target: str, read_only: bool = False) -> None:
     if os.path.exists(target):  # btrfs would put the copy into it
         raise Refusal(f"cannot create '{target}': dataset already exists")
     os.makedirs(SNAPSHOTS, exist_ok=True)
-    _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
+    try:
+        _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
+    except Refusal:  # told to end just then: what was made goes again
+        if os.path.exists(target):
+            _btrfs("delete", target)
+        raise
 
 
 def snapshots(vmid: int) -> list[str]:

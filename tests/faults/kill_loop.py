@@ -157,7 +157,10 @@ def mend(lab: Lab) -> None:
     """What the report says where a task of the node has died: unlock, and remove what is half made."""
     if state_of(lab) not in ("locked", "half made") and not locked(lab):
         return
-    lab.node("sh", "-c", f"for ctid in 903 920; do pct unlock $ctid; done; {DELETE}")
+    numbers = " ".join(map(str, lab.containers()))
+    lab.node("sh", "-c", f"for ctid in {numbers}; do pct unlock $ctid; done >/dev/null 2>&1; true")
+    if state_of(lab) == "half made":
+        lab.node("sh", "-c", DELETE)
     if "subvol-920" not in lab.node("ls", "/lxc-disks/"):
         lab.destroy()
 

@@ -167,6 +167,7 @@ def strike_all(lab: Lab) -> Iterator[Strike]:
     watch, tried = Watch(lab), set[tuple[str, str]]()
     for moment in (*BOUNDARIES, IN_CLONE, *SEALING):
         for way in (KILL, POWER, *((AWAY,) if moment in SEALING else ())):
+            lab.destroy(990)  # what has gone wrong at one moment must not spoil the next
             prepare(lab, moment.ground)
             found = strike(lab, moment, way, watch)
             if moment not in BOUNDARIES or (found.state, way) not in tried:

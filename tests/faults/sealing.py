@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.fault import ROOT, Fault, Ground, Put, command, cut, node, setting
+from tests.faults.fault import ROOT, Fault, Ground, Put, command, cut, inside, node, setting
 from tests.lab.harness import SNAPSHOT
 
 UNIT = f"{ROOT}/etc/systemd/system"
@@ -236,6 +236,18 @@ TOLERATED = (
         (),
         command("* = delay 0.5", "* = status random"),
         ground=Ground.NONE,
+        outcome="built",
+    ),
+    Fault(
+        "image-of-a-killed-run",
+        "a run that was killed while it tried Docker has left its image, which has lost its name since",
+        "none",
+        (),
+        inside(
+            "for text in one two; do echo $text > /root/$text; tar -C /root -c $text | "
+            "docker import --change 'LABEL phoenix-920=probe' - phoenix-920-probe; done; rm /root/one /root/two",
+            "true",
+        ),
         outcome="built",
     ),
     Fault(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.fault import ROOT, Fault, Put, Words, both, command, docker, inside, node, setting, stand_in
+from tests.faults.fault import ROOT, Fault, Put, Words, both, docker, inside, node, setting, stand_in
 from tests.faults.stack import REAL, gpus_say
 from tests.lab.harness import Lab
 
@@ -66,7 +66,8 @@ def tidy(name: str, what: str, check: str, put: Put, *said: str, **more: object)
 
 def answers(fault: str, what: str, check: str, *said: str, **more: object) -> Fault:
     """A fault of the server itself, on each GPU."""
-    return serving(f"server-{fault}", what, (f"{check}[gpu]",), setting(), *said, words=stand_in(fault), **more)
+    words = (*stand_in(fault), *(("-o", "ready_deadline=60") if fault == "eats" else ()))  # 4 GB are not eaten at once
+    return serving(f"server-{fault}", what, (f"{check}[gpu]",), setting(), *said, words=words, **more)
 
 
 IMAGE = (
@@ -138,7 +139,6 @@ IMAGE = (
             ),
         ),
         words=("-o", "pull_deadline=40"),
-        diagnosis="A12",
     ),
 )
 
@@ -315,8 +315,8 @@ LOGGED = (
         "the kernel reports a GPU fault while the servers run",
         ("test_no_gpu_fault_was_logged",),
         both(
-            command(f"exec = sh grep -q follow /proc/$PPID/cmdline && echo '{XID}' >> /run/simulated-kernel-log"),
-            node("true", "rm -f /run/simulated-kernel-log"),
+            node(f"ln -s {ROOT}/root/xid /run/simulated-kernel-log", f"rm /run/simulated-kernel-log {ROOT}/root/xid"),
+            docker(f"'run --detach'*) echo '{XID}' > /root/xid;;"),
         ),
         "GPU faults",
         simulated=True,
