@@ -100,6 +100,9 @@ def main() -> int:
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; nothing was written", file=sys.stderr)
+        return 130
     finally:
         if not words.keep:
             machine.erase()

@@ -92,7 +92,6 @@ LINES = (
         "the seed's steps with one server start, image not yet pulled",
         "`bench/baseline.sh`, which polls every 10 s",
         steps,
-        whole=True,
     ),
-    Line("overhead", "full build, image there", "what only the outside needs, in the same run", overhead, whole=True),
+    Line("overhead", "full build, image there", "what only the outside needs, in the same run", overhead),
 )

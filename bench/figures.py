@@ -66,14 +66,12 @@ class Line:
         name: For `--only`.
         what, against: In words.
         measure: Measures it on a lab node.
-        whole: Whether it starts vLLM itself, which takes minutes.
     """
 
     name: str
     what: str
     against: str
     measure: Callable[[Place], list[Figure]]
-    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,21 +86,29 @@ class Place:
         Raises:
             BenchError: It could not be built.
         """
-        if " accepted " not in self._described():
-            self.suite("--no-clone", *STAND_IN)
-        return self._described().partition("manifest sha256:")[2][:64]
+        return self._template("--no-clone", *STAND_IN, stand_in=True)
 
     @cached_property
     def whole_template(self) -> str:
-        """The template, built with vLLM itself if it is not; sha256 of its manifest.
+        """The same with vLLM itself.
 
         Raises:
             BenchError: It could not be built.
         """
-        if " accepted " not in self._described() or "stand-in" in self.manifest().read_text():
+        return self._template("--no-clone", stand_in=False)
+
+    def _template(self, *words: str, stand_in: bool) -> str:
+        if " accepted " not in self._described() or ("stand-in" in self._manifest()) is not stand_in:
             self.forget_template()
-            self.suite("--no-clone", deadline=1200)
+            self.suite(*words, deadline=1200)
+        self.lab.node("sh", "-c", "pct status 920 | grep -q running || pct start 920")
+        return self._digest()
+
+    def _digest(self) -> str:
         return self._described().partition("manifest sha256:")[2][:64]
+
+    def _manifest(self) -> str:
+        return self.lab.node("cat", f"/var/lib/phoenix-920/records/{self._digest()}/manifest.json")
 
     def _described(self) -> str:
         return str(self.lab.snapshots().get(SNAPSHOT, {}).get("description", ""))
@@ -113,9 +121,9 @@ class Place:
 
     def manifest(self) -> Path:
         """The template's manifest, for who compares without us."""
-        text = self.lab.node("cat", f"/var/lib/phoenix-920/records/{self.template}/manifest.json")
+        _ = self.template
         path = self.folder / "manifest.json"
-        path.write_text(text)
+        path.write_text(self._manifest())
         return path
 
     @contextlib.contextmanager
