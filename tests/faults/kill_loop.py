@@ -47,6 +47,7 @@ ls /var/lib/phoenix-920/records/theirs
 find {PARENT} -printf '%p %s %T@ %m %U\\n' | sha256sum
 """
 DELETE = f"pct delsnapshot 920 {SNAPSHOT} --force >/dev/null 2>&1 || true"
+ANEW = "--rebuild-clone clones it anew"  # what the report says where a pull was cut by a loss of power
 BUSY = "pgrep --count --full '/usr/sbin/p(ct|vesh) ' || true"
 
 
@@ -172,6 +173,7 @@ class Loop:
         kills: Every kill.
         ended: Runs that had come to their end before they were to be killed, by outcome.
         wrong: What was not as it must be besides the invariants.
+        last: What the last run came to.
     """
 
     def __init__(self, lab: Lab, chance: random.Random, words: Sequence[str], *, full: bool) -> None:
@@ -180,6 +182,7 @@ class Loop:
         self.kills: list[Kill] = []
         self.ended: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.last = "green"
         self.longest = {"build": 90.0 if full else 40.0, "look": 8.0}  # seconds; learned from runs that ended
         self._begun = time.monotonic()
 
@@ -190,6 +193,9 @@ class Loop:
                 self._one()
         mend(self.lab)
         last = self.lab.build(*self.words, seconds=900)  # with a clone
+        if last.status and ANEW in " ".join(last.output.split()):
+            self.last = "refused for what a pull that was cut has left, and green with --rebuild-clone, as it said"
+            last = self.lab.build(*self.words, "--rebuild-clone", seconds=900)
         if last.status or state_of(self.lab) != "accepted":
             self.wrong.append(f"the last run: {last.status} {last.outcome}, failed {sorted(last.failed())}")
         if (left := left_over(self.lab)) and left != [BYSTANDER_LEFT]:
@@ -247,7 +253,9 @@ class Loop:
     def _refused(self, output: str) -> None:
         """A run that was let be has failed: it must say why, and what it says must mend it."""
         text = " ".join(output.split())
-        if not (locked(self.lab) or state_of(self.lab) == "half made") or "pct unlock" not in text:
+        if ANEW in text:
+            self.lab.destroy()
+        elif not (locked(self.lab) or state_of(self.lab) == "half made") or "pct unlock" not in text:
             self.wrong.append(f"a run after kill {len(self.kills)} failed: {text[-600:]}")
             print(output, flush=True)
         mend(self.lab)

@@ -91,7 +91,7 @@ def _section(title: str, loops: list[dict[str, Any]]) -> str:
 
 
 def _about(loop: dict[str, Any]) -> str:
-    last = "; ".join(loop["wrong"]) or "green, and nothing was left over"
+    last = "; ".join(loop["wrong"]) or f"{loop.get('last', 'green')}; nothing was left over"
     count, minutes = len(loop["kills"]), loop["seconds"] / 60
     return f"{loop['occasion']}, seed {loop['seed']}: {count} kills in {minutes:.0f} minutes. The last run: {last}."
 
@@ -114,6 +114,7 @@ def _loop(machine: Machine, title: str, kills: int, seed: int) -> dict[str, Any]
         "kills": [asdict(kill) for kill in loop.kills],
         "ended": loop.ended,
         "wrong": loop.wrong,
+        "last": loop.last,
     }
 
 

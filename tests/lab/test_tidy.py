@@ -138,6 +138,16 @@ def test_growth_is_measured_and_its_cause_named(container: Container, settings: 
     assert found[1] == "/opt/forgotten: file, 57.2 MiB"
 
 
+def test_layers_that_docker_does_not_know_are_named(container: Container, settings: Any) -> None:
+    """What a loss of power leaves of an image that was being unpacked: no command of Docker's removes it."""
+    container.ask("sh", "-c", "cd /var/lib/docker/overlay2 && mkdir cut && head -c 60000000 /dev/urandom > cut/layer")
+    found = findings(container, settings).growth
+    container.ask("rm", "-r", "/var/lib/docker/overlay2/cut")
+    assert found[0].startswith("grown by 5")
+    assert found[1].startswith("57 MiB of it lie in Docker's folders")
+    assert "--rebuild-clone clones it anew" in found[1]
+
+
 def test_caches_that_are_declared_do_not_count(container: Container, settings: Any) -> None:
     """The image's own folder stays and is counted apart; that of another image is of no use and goes."""
     folder = warm.folder_name(container, IMAGE)
