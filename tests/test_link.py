@@ -82,6 +82,18 @@ def test_link_that_has_ended_meanwhile_is_opened_anew(far: Channel) -> None:
     assert say(far, *PARENT) != first
 
 
+def test_way_can_be_opened_ahead(far: Channel) -> None:
+    far.open()
+    far.open()
+    (opened,) = far._links
+    time.sleep(0.3)  # it has said by now that it is there
+    say(far, "true")
+    assert far._links == [opened]
+    shut = Channel("far", prefix=("false",))
+    shut.open()
+    assert shut.run(["true"], deadline=20).exit_status == 1
+
+
 CUT = '[ -e "$1" ] && { echo again; exit; }; touch "$1"; echo x >> "$1.count"; kill -9 $PPID; sleep 60'
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fixtures import comparison, inside, manifest, outcome, records, vsa
+from fixtures.channel import Channel
 from fixtures.comparison import Comparison, ComparisonError, Drift, compare
 from fixtures.node import Snapshot
 from fixtures.record import Outcome, Record, SnapshotFacts
@@ -72,7 +73,7 @@ class World:
         snapshot = Snapshot("s", self.description, 7, "") if self.there else None
         template: Any = SimpleNamespace(
             node=node,
-            container=None,
+            container=SimpleNamespace(channel=Channel("none")),
             ctid=920,
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
