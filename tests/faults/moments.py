@@ -129,6 +129,8 @@ def strike(lab: Lab, moment: Moment, way: str, watch: Watch, *words: str) -> Str
             process.kill()
             lab.node("rm", "-f", REACHED)
         else:
+            if way == POWER:
+                process.kill()
             lab.machine.power_off()
             if way == AWAY:
                 file.unlink(missing_ok=True)
