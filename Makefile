@@ -8,6 +8,8 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
+unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it anew
+
 .PHONY: doctor accept test test-fast test-lab test-long faults kills warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
