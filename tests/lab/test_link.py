@@ -94,8 +94,8 @@ def test_nothing_of_it_stays(node: Node, lab: Lab) -> None:
 def test_cut_connection_is_opened_anew(over_ssh: Channel, lab: Lab) -> None:
     assert over_ssh.run(["echo", "one"], deadline=20).out == "one"
     cut(lab)
-    time.sleep(0.5)
-    assert over_ssh.run(["echo", "two"], deadline=20).out == "two"
+    time.sleep(0.5)  # a busy machine may not know of the cut by then: so it only reads
+    assert over_ssh.run(["echo", "two"], deadline=20, only_reads=True).out == "two"
 
 
 CUT = """[ -e "$1" ] && { echo again; exit; }; touch "$1"; echo x >> "$1.count"
