@@ -49,6 +49,6 @@ case $status in
 esac
 after=$(readlink "$reports/latest")
 [ "$before" != "$after" ] || exit 1
-code=$("$python" -m fixtures.orchestrator "$reports/latest") || exit 1
+code=$("$python" -m fixtures.reporting.orchestrator "$reports/latest") || exit 1
 [ "$code" != 0 ] || code=1 # pytest's own status was not 0
 exit "$code"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.channel import Command
-from fixtures.storage import dependents
+from fixtures.machines.channel import Command
+from fixtures.machines.storage import dependents
 
 
 class Node:

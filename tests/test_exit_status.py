@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record import Outcome
+from fixtures.recording.record import Outcome
 from tests.suite_run import Suite
 
 INTERRUPTED = """

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import failure_modes
-from fixtures.evidence import bounded
-from fixtures.failure_modes import SAID, CatalogueError, catalogue, diagnose, fits, page, recognise
+from fixtures.diagnosing import failure_modes
+from fixtures.diagnosing.evidence import bounded
+from fixtures.diagnosing.failure_modes import SAID, CatalogueError, catalogue, diagnose, fits, page, recognise
 
 TOP = Path(__file__).parent.parent
 DATA = TOP / "tests/data/diagnosis"
@@ -131,8 +131,8 @@ def test_mistake_in_the_catalogue_is_named(
 
 
 def test_page_is_up_to_date() -> None:
-    """It is made by `python -m fixtures.failure_modes > docs/troubleshooting.md`."""
-    command = [sys.executable, "-m", "fixtures.failure_modes"]
+    """It is made by `python -m fixtures.diagnosing.failure_modes > docs/troubleshooting.md`."""
+    command = [sys.executable, "-m", "fixtures.diagnosing.failure_modes"]
     made = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout
     assert (TOP / "docs/troubleshooting.md").read_text() == made == page()
 
@@ -147,7 +147,7 @@ def test_lines_are_fit_for_a_terminal() -> None:
 
 def test_words_of_our_own_checks_are_still_theirs() -> None:
     """A signature for a check of this suite is of no use when that check has come to say something else."""
-    files = [*(TOP / "tests_920").glob("*.py"), *(TOP / "fixtures").glob("*.py")]
+    files = [*(TOP / "tests_920").glob("*.py"), *(TOP / "fixtures").rglob("*.py")]
     source = "".join(path.read_text() for path in files if path.name != "failure_modes.py")
     source = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source).replace('\\"', '"').replace("\\'", "'")
     for mode in catalogue().values():

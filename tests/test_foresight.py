@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import conf, fit, model, node_gpus, registry, web
-from fixtures.channel import Channel, Command
-from fixtures.disk import Disk
-from fixtures.model import Model
-from fixtures.node import Node
-from fixtures.registry import HUB, Name
+from fixtures.gpu import fit, node_gpus
+from fixtures.machines import conf, web
+from fixtures.machines.channel import Channel, Command
+from fixtures.machines.disk import Disk
+from fixtures.machines.node import Node
+from fixtures.vllm import model, registry
+from fixtures.vllm.model import Model
+from fixtures.vllm.registry import HUB, Name
 
 TEXT = st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode(errors="replace"))
 

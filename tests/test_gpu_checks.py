@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import health, performance, sparkline
-from fixtures.gpus import Gpu, memory_share
-from fixtures.image import Image
-from fixtures.record import Figure
-from fixtures.reference import Reference, ReferenceUnreadable, outside
+from fixtures.gpu import health, performance
+from fixtures.gpu.gpus import Gpu, memory_share
+from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
+from fixtures.recording.record import Figure
+from fixtures.reporting import sparkline
 from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved
+from fixtures.vllm.image import Image
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
 H100 = {

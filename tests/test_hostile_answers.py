@@ -23,14 +23,16 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from fixtures import performance, server, summary
 from fixtures import settings as options
-from fixtures.channel import DeadlineExceeded
 from fixtures.errors import BuildError
-from fixtures.head import head
-from fixtures.record import CheckResult, Outcome, Record, ServedModel, from_json
-from fixtures.server import Server, ServerError
+from fixtures.gpu import performance
+from fixtures.machines.channel import DeadlineExceeded
+from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel, from_json
+from fixtures.reporting import summary
+from fixtures.reporting.head import head
 from fixtures.settings import Settings
+from fixtures.vllm import server
+from fixtures.vllm.server import Server, ServerError
 
 TOP = Path(__file__).parent.parent
 MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GPTQ-Int8"

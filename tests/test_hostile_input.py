@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from fixtures import settings as options
 from fixtures.declaration import DeclarationError, load
+from fixtures.diagnosing.waivers import WaiverError
+from fixtures.diagnosing.waivers import load as load_waivers
 from fixtures.settings import Settings
 from fixtures.stages import declared_checks
-from fixtures.waivers import WaiverError
-from fixtures.waivers import load as load_waivers
 from tests.suite_run import TOP, Suite
 
 GOOD = json.loads((TOP / "phoenix_lxc_configs.json").read_text())

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import runner
-from fixtures.channel import Channel, ChannelError, Command, DeadlineExceeded
-from fixtures.runner import HELLO
+from fixtures.machines import runner
+from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.machines.runner import HELLO
 from tests.test_channel import has_ended
 
 TOP = Path(__file__).parent.parent
@@ -149,7 +149,7 @@ def test_without_python_each_command_makes_its_own_way(tmp_path: Path) -> None:
 
 RUN = """
 import sys
-from fixtures.channel import Channel
+from fixtures.machines.channel import Channel
 try:
     Channel("far", prefix=("env",)).run(["sh", "-c", sys.argv[1], "sh", sys.argv[2]], deadline=60)
 except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.nodes import places
-from fixtures.record import Outcome, Record, from_json
+from fixtures.recording.record import Outcome, Record, from_json
 from fixtures.stages import check_name, node_in
 from tests.suite_run import NODE, Suite, SuiteRun
 
@@ -26,7 +26,7 @@ def pytest_runtest_call(item):
 """
 STUCK = """
 import time, pytest
-from fixtures.run_folder import FOLDER
+from fixtures.recording.run_folder import FOLDER
 def pytest_runtest_call(item):
     item.config.stash[FOLDER].joinpath("stuck").touch()
     time.sleep(60)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.channel import Channel
-from fixtures.node import Node, NodeError
+from fixtures.machines.channel import Channel
+from fixtures.machines.node import Node, NodeError
 
 
 @pytest.fixture

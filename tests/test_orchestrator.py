@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.orchestrator import exit_code
-from fixtures.record import CheckResult, Outcome, Record
+from fixtures.recording.record import CheckResult, Outcome, Record
+from fixtures.reporting.orchestrator import exit_code
 from tests.suite_run import TOP, Suite
 
 SCRIPT = TOP / "phoenix_hypervisor_setup_920.sh"
@@ -126,10 +126,10 @@ def test_run_without_a_failure_that_is_not_done_is_1() -> None:
 
 
 def test_every_title_of_sealing_has_a_code() -> None:
-    source = (TOP / "fixtures/template.py").read_text()
+    source = (TOP / "fixtures/templates/template.py").read_text()
     for title in (
         "The container was shut down.",
         "The container was started again.",
         "The snapshot {self.snapshot_name}",
     ):
-        assert title in source, "fixtures/orchestrator.py tells the steps of sealing apart by their titles"
+        assert title in source, "fixtures/reporting/orchestrator.py tells the steps of sealing apart by their titles"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import pull_output, server_log
+from fixtures.vllm import pull_output, server_log
 from fixtures.waiting import Sight
 from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
@@ -22,7 +22,7 @@ case $1 in
   *) echo refused >&2; exit 1 ;;
 esac
 """
-SHORT = "import fixtures.progress\nfixtures.progress.PERIOD = 0.5\n"
+SHORT = "import fixtures.reporting.progress\nfixtures.reporting.progress.PERIOD = 0.5\n"
 STILL = ("-p", "no:cacheprovider", "-k", "proxmox or parent_is_as_declared")
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from fixtures import composition, ctrf, manifest, run_folder, statements
-from fixtures.checks_heard import ChecksHeard
-from fixtures.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
+from fixtures.recording import composition, ctrf, run_folder, statements
+from fixtures.recording.checks_heard import ChecksHeard
+from fixtures.recording.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
 from fixtures.stages import Check
+from fixtures.templates import manifest
 from tests import schemas
 from tests.suite_run import Suite
 
@@ -32,7 +33,7 @@ FILES = {
 }
 AT_THIRD_CHECK = """
 import pytest
-from fixtures.channel import DeadlineExceeded
+from fixtures.machines.channel import DeadlineExceeded
 seen = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
@@ -132,7 +133,10 @@ def test_full_disk_is_no_traceback(suite: Suite) -> None:
 
 
 def test_what_can_not_be_written_fails_the_run(suite: Suite) -> None:
-    plugin = "from fixtures import ctrf\ndef broken(record):\n    raise OSError('disk full')\nctrf.document = broken\n"
+    plugin = (
+        "from fixtures.recording import ctrf\n"
+        "def broken(record):\n    raise OSError('disk full')\nctrf.document = broken\n"
+    )
     run = suite.run(plugin=plugin)
     assert run.status == 3
     assert "ctrf.json was not written: OSError: disk full" in run.output

@@ -12,10 +12,10 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from fixtures.image import Image
-from fixtures.record import CheckResult
-from fixtures.redaction import Redactor, looks_secret
-from fixtures.server import Server
+from fixtures.recording.record import CheckResult
+from fixtures.recording.redaction import Redactor, looks_secret
+from fixtures.vllm.image import Image
+from fixtures.vllm.server import Server
 from tests import schemas
 from tests.suite_run import Suite
 
@@ -25,7 +25,7 @@ SPOILER = """
 import os, warnings
 import pytest
 from fixtures.build import BUILD
-from fixtures.record import ServedModel
+from fixtures.recording.record import ServedModel
 TOLD = f"{os.environ['VLLM_API_KEY']} and {os.environ['HUGGING_FACE_HUB_TOKEN']} and license-4711"
 def pytest_runtest_call(item):
     print(TOLD)
@@ -177,7 +177,7 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
         ready_deadline=1.0,
         answer_deadline=1.0,
     )
-    monkeypatch.setattr("fixtures.docker.remove_own", lambda _: None)
+    monkeypatch.setattr("fixtures.machines.docker.remove_own", lambda _: None)
     with pytest.raises(InterruptedError):
         server.start(Image("v", "v@sha256:0", ("vllm", "serve"), 1), 1)
     ((argv, options),) = calls

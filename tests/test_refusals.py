@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fixtures import docker, refusals
 from fixtures.declaration import Declared, load
+from fixtures.machines import docker
+from fixtures.templates import refusals
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 UPSTREAM, TEMPLATE = DECLARATION[950], DECLARATION[920]

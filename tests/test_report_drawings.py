@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures import plot, waterfall
-from fixtures.axis import duration, mark_text, marks
-from fixtures.record import CheckResult, CommandEntry, GpuSample, ServedModel
+from fixtures.recording.record import CheckResult, CommandEntry, GpuSample, ServedModel
+from fixtures.reporting import plot, waterfall
+from fixtures.reporting.axis import duration, mark_text, marks
 
 SERVE = ["docker", "run", "image", "/model"]
 CHECKS = [

@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 
-from fixtures.head import head
-from fixtures.markup import clean, render, short, tail, words
-from fixtures.record import CheckResult, CommandEntry, GpuSample, Outcome, Record, ServedModel, SnapshotFacts, Subject
+from fixtures.recording.record import (
+    CheckResult,
+    CommandEntry,
+    GpuSample,
+    Outcome,
+    Record,
+    ServedModel,
+    SnapshotFacts,
+    Subject,
+)
+from fixtures.reporting.head import head
+from fixtures.reporting.markup import clean, render, short, tail, words
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.channel import Channel
-from fixtures.container import Container
-from fixtures.sampler import COMMAND, Sampler, parse
+from fixtures.gpu.sampler import COMMAND, Sampler, parse
+from fixtures.machines.channel import Channel
+from fixtures.machines.container import Container
 
 RECORDED = Path(__file__).parent / "data/nvidia-h100/loop-nounits.csv"
 
@@ -83,7 +83,7 @@ def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_stop_kills_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fixtures.sampler.STOP_GRACE", 0.2)
+    monkeypatch.setattr("fixtures.gpu.sampler.STOP_GRACE", 0.2)
     reader = sampler("sleep", "60")
     reader.start(deadline=30)
     begun = time.monotonic()

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import inside, manifest, records, sealing
-from fixtures.record import SnapshotFacts
+from fixtures.recording import records
+from fixtures.recording.record import SnapshotFacts
+from fixtures.templates import inside, manifest, sealing
 
 CONTENT: dict[str, Any] = {
     "schema": manifest.SCHEMA,

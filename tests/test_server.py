@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.image import Image, ImageError
-from fixtures.server import ServerError, _answer
 from fixtures.settings import _environment
+from fixtures.vllm.image import Image, ImageError
+from fixtures.vllm.server import ServerError, _answer
 
 DATA = Path(__file__).parent / "data/vllm"
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import performance
-from fixtures.channel import Channel, DeadlineExceeded
-from fixtures.server import Server, ServerError
+from fixtures.gpu import performance
+from fixtures.machines.channel import Channel, DeadlineExceeded
+from fixtures.vllm.server import Server, ServerError
 from lab.stand_in import server as stand_in
 from lab.vllm import await_port
 

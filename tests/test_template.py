@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from fixtures.clone import MARK, config_differences, disk_gib
 from fixtures.declaration import load
-from fixtures.node import Snapshot, net_option, plain_description
-from fixtures.template import Situation, Template, bind_mounts
+from fixtures.machines.node import Snapshot, net_option, plain_description
+from fixtures.templates.clone import MARK, config_differences, disk_gib
+from fixtures.templates.template import Situation, Template, bind_mounts
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 CONFIG: dict[str, Any] = {

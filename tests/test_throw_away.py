@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fixtures import identity, throw_away
-from fixtures.clone import CloneError
 from fixtures.declaration import load
+from fixtures.templates import identity, throw_away
+from fixtures.templates.clone import CloneError
 
 TEMPLATE = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[920]
 LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot"

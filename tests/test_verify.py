@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from fixtures import comparison, inside, manifest, outcome, records, vsa
-from fixtures.channel import Channel
-from fixtures.comparison import Comparison, ComparisonError, Drift, compare
-from fixtures.node import Snapshot
-from fixtures.record import Outcome, Record, SnapshotFacts
+from fixtures.machines.channel import Channel
+from fixtures.machines.node import Snapshot
+from fixtures.recording import outcome, records, vsa
+from fixtures.recording.record import Outcome, Record, SnapshotFacts
 from fixtures.stages import Check, Ledger
-from fixtures.template import Situation
+from fixtures.templates import comparison, inside, manifest
+from fixtures.templates.comparison import Comparison, ComparisonError, Drift, compare
+from fixtures.templates.template import Situation
 
 TOP = Path(__file__).parent.parent
 PACKAGES = {"bash": "5.2"}

@@ -4,13 +4,14 @@ import warnings
 
 import pytest
 
-from fixtures import address, conf, storage, throw_away
 from fixtures.build import Build
-from fixtures.clone import MARK
-from fixtures.foresight import unseen
-from fixtures.node import Node, net_option, plain_description
+from fixtures.machines import address, conf, storage
+from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.settings import Settings
-from fixtures.template import Template, bind_mounts
+from fixtures.templates import throw_away
+from fixtures.templates.clone import MARK
+from fixtures.templates.foresight import unseen
+from fixtures.templates.template import Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
 

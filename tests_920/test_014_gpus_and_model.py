@@ -5,15 +5,17 @@ import warnings
 
 import pytest
 
-from fixtures import fit, foresight, kernel_log
 from fixtures.build import Build
-from fixtures.disk import Disk
-from fixtures.foresight import unseen
-from fixtures.model import Model
-from fixtures.node import Node
-from fixtures.node_gpus import NodeGpus
+from fixtures.gpu import fit
+from fixtures.gpu.node_gpus import NodeGpus
+from fixtures.machines import kernel_log
+from fixtures.machines.disk import Disk
+from fixtures.machines.node import Node
 from fixtures.settings import Settings
-from fixtures.template import Template
+from fixtures.templates import foresight
+from fixtures.templates.foresight import unseen
+from fixtures.templates.template import Template
+from fixtures.vllm.model import Model
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(14)]
 

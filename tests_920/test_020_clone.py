@@ -3,8 +3,8 @@
 import pytest
 
 from fixtures.build import Build
-from fixtures.node import Node
-from fixtures.template import Template
+from fixtures.machines.node import Node
+from fixtures.templates.template import Template
 
 pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 

@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 
-from fixtures import docker, gpus, health
 from fixtures.build import Build
-from fixtures.container import Container
 from fixtures.declaration import Declared
+from fixtures.gpu import gpus, health
+from fixtures.machines import docker
+from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fixtures import docker
-from fixtures.container import Container
-from fixtures.reload import list_around_reload
+from fixtures.machines import docker
+from fixtures.machines.container import Container
+from fixtures.machines.reload import list_around_reload
 from fixtures.settings import Settings
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(35)]

@@ -2,14 +2,16 @@
 
 import pytest
 
-from fixtures import docker, gpus, tidy
-from fixtures.ahead import Ahead
 from fixtures.build import Build
-from fixtures.container import Container
-from fixtures.image import Image
+from fixtures.gpu import gpus
+from fixtures.machines import docker
+from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
-from fixtures.template import Template
+from fixtures.templates import tidy
+from fixtures.templates.template import Template
+from fixtures.vllm.ahead import Ahead
+from fixtures.vllm.image import Image
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 

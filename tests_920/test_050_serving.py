@@ -4,14 +4,15 @@ import warnings
 
 import pytest
 
-from fixtures import docker, health, performance
 from fixtures.build import Build
-from fixtures.container import Container
-from fixtures.image import Image
-from fixtures.server import Server
+from fixtures.gpu import health, performance
+from fixtures.machines import docker
+from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
-from fixtures.template import Template
+from fixtures.templates.template import Template
+from fixtures.vllm.image import Image
+from fixtures.vllm.server import Server
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.deep]
 

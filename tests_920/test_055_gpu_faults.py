@@ -2,9 +2,9 @@
 
 import pytest
 
-from fixtures import kernel_log
 from fixtures.build import Build
-from fixtures.node import Node
+from fixtures.machines import kernel_log
+from fixtures.machines.node import Node
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(55), pytest.mark.deep]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.tidy import Findings
+from fixtures.templates.tidy import Findings
 
 pytestmark = [pytest.mark.stage("tidy"), pytest.mark.order(57)]
 

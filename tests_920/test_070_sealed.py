@@ -2,13 +2,14 @@
 
 import pytest
 
-from fixtures import docker, gpus
 from fixtures.build import Build
-from fixtures.container import Container
-from fixtures.image import inspect
-from fixtures.node import Node
+from fixtures.gpu import gpus
+from fixtures.machines import docker
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
 from fixtures.settings import Settings
-from fixtures.template import Situation, Template
+from fixtures.templates.template import Situation, Template
+from fixtures.vllm.image import inspect
 
 pytestmark = [pytest.mark.stage("sealed"), pytest.mark.order(70)]
 

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from fixtures.comparison import Comparison
+from fixtures.templates.comparison import Comparison
 
 pytestmark = [pytest.mark.stage("recorded"), pytest.mark.order(75), pytest.mark.on_existing]
 

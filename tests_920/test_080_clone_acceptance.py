@@ -8,12 +8,14 @@ import warnings
 
 import pytest
 
-from fixtures import docker, gpus, identity
-from fixtures.acceptance import Trial
-from fixtures.clone import Clone
-from fixtures.image import Image
-from fixtures.server import Server
+from fixtures.gpu import gpus
+from fixtures.machines import docker
 from fixtures.settings import Settings
+from fixtures.templates import identity
+from fixtures.templates.acceptance import Trial
+from fixtures.templates.clone import Clone
+from fixtures.vllm.image import Image
+from fixtures.vllm.server import Server
 
 pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
 

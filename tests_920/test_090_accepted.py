@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from fixtures.build import Build
-from fixtures.template import Situation, Template
+from fixtures.templates.template import Situation, Template
 
 pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 

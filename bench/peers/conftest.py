@@ -11,9 +11,9 @@ import testinfra
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
-from fixtures.channel import open_channel
-from fixtures.container import Container
-from fixtures.node import Node
+from fixtures.machines.channel import open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
 
 
 class LxcAttach(BaseBackend):

@@ -16,18 +16,18 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import identity
 from fixtures import settings as options
-from fixtures.channel import open_channel
-from fixtures.clone import Clone
-from fixtures.container import Container
 from fixtures.declaration import Declared, load
-from fixtures.image import inspect
-from fixtures.node import Node
-from fixtures.record import Record, from_json
-from fixtures.server import Server
+from fixtures.machines.channel import open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
+from fixtures.recording.record import Record, from_json
 from fixtures.settings import Settings
-from fixtures.throw_away import KNOCK, ThrowAway
+from fixtures.templates import identity
+from fixtures.templates.clone import Clone
+from fixtures.templates.throw_away import KNOCK, ThrowAway
+from fixtures.vllm.image import inspect
+from fixtures.vllm.server import Server
 from lab import vllm
 from tests.lab.harness import LOST_GPU, SNAPSHOT, TOP, Lab, Run, says
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.channel import DeadlineExceeded, open_channel
-from fixtures.container import Container, ContainerError
-from fixtures.node import Node
+from fixtures.machines.channel import DeadlineExceeded, open_channel
+from fixtures.machines.container import Container, ContainerError
+from fixtures.machines.node import Node
 from tests.lab.harness import Lab
 
 pytestmark = pytest.mark.lab

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record import Outcome, from_json
+from fixtures.recording.record import Outcome, from_json
 from tests.docs import TOP, blocks
 from tests.lab.harness import Lab
 from tests.test_docs import run

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.channel import Channel, ChannelError, open_channel
-from fixtures.container import Container
-from fixtures.node import Node
+from fixtures.machines.channel import Channel, ChannelError, open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
 from tests.lab.harness import TOP, Lab
 
 pytestmark = pytest.mark.lab
@@ -122,8 +122,9 @@ def test_page_that_the_node_reaches_is_reached_over_ssh(over_ssh: Channel) -> No
 
 def test_killed_run_leaves_nothing_running(lab: Lab) -> None:
     script = (
-        "import sys; from fixtures.channel import open_channel; from fixtures.container import Container;"
-        "from fixtures.node import Node; Container(Node(open_channel(sys.argv[1])), 903).execute('sleep', '9033')"
+        "import sys; from fixtures.machines.channel import open_channel;"
+        "from fixtures.machines.container import Container; from fixtures.machines.node import Node;"
+        "Container(Node(open_channel(sys.argv[1])), 903).execute('sleep', '9033')"
     )
     run = subprocess.Popen([sys.executable, "-c", script, f"lab:{lab.machine.name}"], cwd=TOP)
 

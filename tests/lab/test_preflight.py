@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.channel import open_channel
-from fixtures.record import from_json
+from fixtures.machines.channel import open_channel
+from fixtures.recording.record import from_json
 from fixtures.run_lock import RunLock
 from tests.lab.harness import TOP, Lab, says
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures import docker
-from fixtures.channel import open_channel
-from fixtures.container import Container
-from fixtures.node import Node
-from fixtures.reload import list_around_reload
-from fixtures.runner import kill
-from fixtures.server import LEASH
+from fixtures.machines import docker
+from fixtures.machines.channel import open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
+from fixtures.machines.reload import list_around_reload
+from fixtures.machines.runner import kill
+from fixtures.vllm.server import LEASH
 from tests.lab.harness import Lab
 
 pytestmark = pytest.mark.lab

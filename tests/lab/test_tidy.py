@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from fixtures import tidy, warm
-from fixtures.channel import open_channel
-from fixtures.container import Container
-from fixtures.image import Image
-from fixtures.node import Node
+from fixtures.machines.channel import open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
+from fixtures.templates import tidy
+from fixtures.vllm import warm
+from fixtures.vllm.image import Image
 from tests.lab.harness import Lab
 
 pytestmark = pytest.mark.lab

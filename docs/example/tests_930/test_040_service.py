@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures.container import Container
-from fixtures.template import Template
+from fixtures.machines.container import Container
+from fixtures.templates.template import Template
 
 pytestmark = [pytest.mark.stage("service"), pytest.mark.order(40)]
 
