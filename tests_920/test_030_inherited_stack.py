@@ -92,15 +92,16 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
     assert len({gpu.uuid for gpu in build.gpus}) == len(assigned), f"two GPUs have one UUID: {seen}"
 
 
-def test_gpu_may_be_used(container: Container, gpu: int) -> None:
+def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
     """The device nodes of this GPU are in the container, and its device rules allow their use."""
     wrong = gpus.unusable_nodes(container, gpu)
+    if any(line.startswith(f"/dev/nvidia{gpu} ") for line in wrong):
+        build.missing.add(gpu)
     assert not wrong, f"GPU {gpu}: {'; '.join(wrong)}; pass it through: pct set CTID --devN /dev/nvidia{gpu}"
 
 
-def test_gpu_is_healthy(container: Container, declared: Declared, build: Build, gpu: int) -> None:
+def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before it is put to work: memory, clocks, temperature, power, modes."""
-    index = declared.gpus.index(gpu)
     values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
     failures, notes = health.judge(values, loaded=False)
     assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
@@ -108,9 +109,9 @@ def test_gpu_is_healthy(container: Container, declared: Declared, build: Build, 
         warnings.warn(f"GPU {gpu}: {note}", stacklevel=1)
 
 
-def test_gpu_has_room(container: Container, declared: Declared, settings: Settings, gpu: int) -> None:
+def test_gpu_has_room(container: Container, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has as much free memory as a test server takes; nobody else holds it."""
-    room = gpus.room(container, declared.gpus.index(gpu), settings.command_deadline)
+    room = gpus.room(container, index, settings.command_deadline)
     wanted = gpus.memory_share(settings.server_args) * room.total
     assert room.free >= wanted, (
         f"GPU {gpu} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
@@ -120,11 +121,8 @@ def test_gpu_has_room(container: Container, declared: Declared, settings: Settin
 
 
 @pytest.mark.deep
-def test_cuda_works_on_gpu(
-    container: Container, build: Build, settings: Settings, declared: Declared, gpu: int
-) -> None:
+def test_cuda_works_on_gpu(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """CUDA initialises on this GPU, data survives the way there and back, and memory can be taken and given back."""
-    index = declared.gpus.index(gpu)
     result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
     assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
     assert result.copied > 0

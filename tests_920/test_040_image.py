@@ -9,7 +9,6 @@ from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
 from fixtures.templates import tidy
-from fixtures.templates.template import Template
 from fixtures.vllm.ahead import Ahead
 from fixtures.vllm.image import Image
 
@@ -32,10 +31,10 @@ def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     assert settings.test_model in image.serve_command(settings.test_model, [])
 
 
-def test_torch_computes_on_gpu(build: Build, image: Image, template: Template, gpu: int) -> None:
+def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
     """In the image, a product that torch makes on this GPU has the same numbers as on the CPU."""
     if build.simulated:
         raise NotProved("not proved: simulated GPU")
-    index, deadline = template.declared.gpus.index(gpu), build.settings.boot_deadline
-    said = gpus.torch_computes(template.container, image, index, f"{docker.LABEL}=torch", deadline)
+    deadline = build.settings.boot_deadline
+    said = gpus.torch_computes(container, image, index, f"{docker.LABEL}=torch", deadline)
     assert said.startswith("True"), f"GPU {gpu}: torch computes other numbers than the CPU: {said}"

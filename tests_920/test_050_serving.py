@@ -50,10 +50,9 @@ class TestServer:
         assert all(figure.value > 0 for figure in ready_server.figures)
 
     def test_gpu_is_healthy_under_load(
-        self, ready_server: Server, container: Container, template: Template, build: Build, gpu: int
+        self, ready_server: Server, container: Container, build: Build, gpu: int, index: int
     ) -> None:
         """With the server at work this GPU is healthy: memory errors, clocks, temperature, its PCIe link."""
-        index = template.declared.gpus.index(gpu)
         with performance.load(ready_server, 1 if build.simulated else performance.MANY):
             values = health.read(container, index, build.settings.command_deadline)
         build.health[f"GPU {gpu} under load"] = values

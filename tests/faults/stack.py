@@ -295,6 +295,17 @@ INHERITED = (
         diagnosis="B12",
     ),
     stack(
+        "first-gpu-missing",
+        "the first GPU's device is not passed through, so the second is the first of those that are seen",
+        tuple(sorted(name.replace("gpu1", "gpu0") for name in LOST_GPU)),
+        parent("sed -i '/dev0: /d' /etc/pve/lxc/903.conf"),
+        "assigned are (0, 1), listed are",
+        "GPU 0: cuDeviceGet: 101 CUDA_ERROR_INVALID_DEVICE (CUDA counts 1 GPUs)",
+        ground=Ground.NONE,
+        simulated=True,
+        diagnosis="B12",
+    ),
+    stack(
         "uvm-missing",
         "/dev/nvidia-uvm is gone: nvidia-smi works, CUDA does not",
         ("test_cuda_works_on_gpu[gpu]", "test_gpus_survive_a_reload", "test_gpu_may_be_used[gpu]"),
