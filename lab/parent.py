@@ -27,6 +27,9 @@ DAEMON = {
     "registry-mirrors": [REGISTRY],
     "runtimes": {"nvidia": {"path": "/usr/bin/nvidia-container-runtime", "runtimeArgs": []}},
 }
+# With systemd's driver and cgroup v2 a container loses its GPU at the next `systemctl daemon-reload`, as was seen on an
+# H100 too: NVIDIA/nvidia-container-toolkit#48.
+CGROUPFS = {"exec-opts": ["native.cgroupdriver=cgroupfs"]}
 
 
 def make(rootfs: Path, model: Path, declared: dict[str, Any], gpus: str) -> None:
@@ -49,7 +52,7 @@ def make(rootfs: Path, model: Path, declared: dict[str, Any], gpus: str) -> None
         execute(["pct", "destroy", CTID], seconds=60)
     real = gpus == "host"
     _create(declared, rootfs, host.device_nodes() if real else [name for name, _, _ in simulated.device_nodes()])
-    _furnish(model)
+    _furnish(model, DAEMON | (CGROUPFS if real else {}))
     (host if real else simulated).install(ROOT)
     _start_and_stop()
     description = f"Docker and {gpus} GPUs, made by the lab"
@@ -82,11 +85,11 @@ def _create(declared: dict[str, Any], rootfs: Path, nodes: list[str]) -> None:
     execute(["pct", "create", CTID, str(rootfs), *words], seconds=300)
 
 
-def _furnish(model: Path) -> None:
+def _furnish(model: Path, settings: dict[str, Any]) -> None:
     """Put into 903 what its set-up would have brought: Docker's settings and the model."""
     daemon = ROOT / "etc/docker/daemon.json"
     daemon.parent.mkdir(parents=True, exist_ok=True)
-    daemon.write_text(json.dumps(DAEMON, indent=2) + "\n")
+    daemon.write_text(json.dumps(settings, indent=2) + "\n")
     target = ROOT / "models/test-model"
     if model.is_dir():
         shutil.copytree(model, target, dirs_exist_ok=True)

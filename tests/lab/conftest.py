@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.machines.channel import open_channel
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node
 from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine
@@ -35,3 +38,13 @@ def alone(lab: Lab) -> None:
         if ctid != 903:
             lab.destroy(ctid)
     lab.node("sh", "-c", "rm -rf /var/lib/phoenix-920/*")  # which lies on the node's disk, mounted
+
+
+@pytest.fixture(scope="module")
+def container(lab: Lab) -> Iterator[Container]:
+    """Container 903, running."""
+    lab.node("sh", "-c", "pct status 903 | grep -q running || pct start 903")
+    container = Container(Node(open_channel(f"lab:{lab.machine.name}")), 903)
+    container.wait_until_booted(60)
+    yield container
+    lab.node("pct", "shutdown", "903")

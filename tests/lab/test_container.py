@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from fixtures.machines.channel import DeadlineExceeded, open_channel
+from fixtures.machines.channel import DeadlineExceeded
 from fixtures.machines.container import Container, ContainerError
-from fixtures.machines.node import Node
-from tests.lab.harness import Lab
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module")
-def container(lab: Lab) -> Iterator[Container]:
-    """Container 903, running."""
-    lab.node("sh", "-c", "pct status 903 | grep -q running || pct start 903")
-    container = Container(Node(open_channel(f"lab:{lab.machine.name}")), 903)
-    container.wait_until_booted(60)
-    yield container
-    lab.node("pct", "shutdown", "903")
 
 
 def test_nouns_of_testinfra(container: Container) -> None:
