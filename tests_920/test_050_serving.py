@@ -45,15 +45,14 @@ class TestServer:
 
     def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
         """The server's speed is measured: the first token, one request, and many at once."""
-        effort = performance.SHORT if build.simulated else performance.STEADY
-        ready_server.figures = performance.measure(ready_server, effort)
+        ready_server.figures = performance.measure(ready_server, performance.effort_for(build.simulated))
         assert all(figure.value > 0 for figure in ready_server.figures)
 
     def test_gpu_is_healthy_under_load(
         self, ready_server: Server, container: Container, build: Build, gpu: int, index: int
     ) -> None:
         """With the server at work this GPU is healthy: memory errors, clocks, temperature, its PCIe link."""
-        with performance.load(ready_server, 1 if build.simulated else performance.MANY):
+        with performance.load(ready_server, performance.effort_for(build.simulated)):
             values = health.read(container, index, build.settings.command_deadline)
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
