@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fixtures.machines.channel import Command
-from fixtures.machines.storage import dependents
+from fixtures.templates.storage import dependents
 
 
 class Node:

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.machines import storage
 from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, NodeError
 from fixtures.recording import records
-from fixtures.templates import inside, manifest
+from fixtures.templates import inside, manifest, storage
 
 PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
 DIGEST = "a" * 64

@@ -21,7 +21,8 @@ from fixtures.recording.record import (
     Subject,
 )
 from fixtures.reporting.head import head
-from fixtures.reporting.markup import clean, render, short, tail, words
+from fixtures.reporting.markup import render, words
+from fixtures.text import clean, short, tail
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

@@ -5,10 +5,10 @@ import warnings
 import pytest
 
 from fixtures.build import Build
-from fixtures.machines import address, conf, storage
+from fixtures.machines import address, conf
 from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.settings import Settings
-from fixtures.templates import throw_away
+from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
 from fixtures.templates.foresight import unseen
 from fixtures.templates.template import Template, bind_mounts
