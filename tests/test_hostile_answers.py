@@ -31,8 +31,9 @@ from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel,
 from fixtures.reporting import summary
 from fixtures.reporting.head import head
 from fixtures.settings import Settings
-from fixtures.vllm import server
-from fixtures.vllm.server import Server, ServerError
+from fixtures.vllm import client
+from fixtures.vllm.client import Client, ServerError
+from fixtures.vllm.server import Server
 
 TOP = Path(__file__).parent.parent
 MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GPTQ-Int8"
@@ -103,7 +104,7 @@ def asked(speaker: Speaker) -> Server:
     told = options.read(cast(Any, SimpleNamespace(getini=values.__getitem__, rootpath=TOP)))
     container = SimpleNamespace(execute=lambda *_: SimpleNamespace(succeeded=False))
     one = Server(cast(Any, container), "127.0.0.1", told, "all")
-    one._url = "http://{}:{}".format(*speaker.address)
+    one._client = Client("http://{}:{}".format(*speaker.address), one._settings)
     return one
 
 
@@ -218,7 +219,7 @@ def test_answer_without_end_is_given_up(
     speaker: Speaker, asked: Server, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Whether it is asked for a chat, for its models, or for a stream."""
-    monkeypatch.setattr(server, "GET_DEADLINE", 1.0)
+    monkeypatch.setattr(client, "GET_DEADLINE", 1.0)
     speaker.says = dripping
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="the answer has no end; after 1 s it was"):

@@ -14,6 +14,7 @@ import pytest
 
 from fixtures.recording.record import CheckResult
 from fixtures.recording.redaction import Redactor, looks_secret
+from fixtures.vllm.client import Client
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 from tests import schemas
@@ -184,4 +185,4 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
     assert options["stdin"] == b"VLLM_API_KEY=s3cret-value\nX=1\n"
     assert "s3cret-value" not in " ".join(argv)
     assert argv[argv.index("--env-file") + 1] == "/dev/stdin"
-    assert server._headers == {"Authorization": "Bearer s3cret-value"}
+    assert Client("", server._settings)._headers == {"Authorization": "Bearer s3cret-value"}

@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from fixtures.settings import _environment
+from fixtures.vllm.client import ServerError, _answer
 from fixtures.vllm.image import Image, ImageError
-from fixtures.vllm.server import ServerError, _answer
 
 DATA = Path(__file__).parent / "data/vllm"
 

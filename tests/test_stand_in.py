@@ -13,7 +13,8 @@ import pytest
 
 from fixtures.gpu import performance
 from fixtures.machines.channel import Channel, DeadlineExceeded
-from fixtures.vllm.server import Server, ServerError
+from fixtures.vllm.client import Client, ServerError
+from fixtures.vllm.server import Server
 from lab.stand_in import server as stand_in
 from lab.vllm import await_port
 
@@ -39,7 +40,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
             Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
         )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
-        server._url, server._started = f"http://127.0.0.1:{port}", time.monotonic()
+        server._client, server._started = Client(f"http://127.0.0.1:{port}", server._settings), time.monotonic()
         return server
 
     yield start
