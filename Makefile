@@ -10,10 +10,10 @@ LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it anew
 
-.PHONY: doctor accept test test-fast test-lab test-long faults kills warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
-	@awk -F': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 doctor: ## what this machine can do, and what is missing for the rest
 	@$(PYTHON) -m lab.doctor
@@ -27,10 +27,7 @@ test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the 
 	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
 
 test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
-	$(PYTEST) tests -m "lab and not long"
-
-test-long: test-tools $(VENV)/ready ## the tests that take many minutes, in a lab of their own
-	$(PYTEST) tests -m long
+	$(PYTEST) tests -m lab
 
 faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (40 minutes)
 	$(VENV)/bin/python -m tests.faults --write docs/faults.md

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.gpu import health, performance
-from fixtures.gpu.gpus import Gpu, memory_share
+from fixtures.gpu import health
+from fixtures.gpu.gpus import Gpu
 from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
 from fixtures.recording.record import Figure
 from fixtures.reporting import sparkline
 from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved
+from fixtures.vllm import server_log
 from fixtures.vllm.image import Image
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
@@ -96,16 +97,8 @@ def test_phases_are_read_from_the_log() -> None:
 [monitor.py:81] Initial profiling/warmup run took 33.73 s
 [model_runner.py:726] Graph capturing finished in 5 secs, took 0.38 GiB
 [core.py:337] init engine (profile, create kv cache, warmup model) took 87.12 s (compilation: 27.17 s)"""
-    assert list(performance.phases(log).values()) == [0.19, 27.17, 33.73, 5.0, 87.12]
-    assert performance.phases("nothing of the kind") == {}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "share"),
-    [((), 0.9), (("--gpu-memory-utilization", "0.3"), 0.3), (("--x", "--gpu-memory-utilization=0.5"), 0.5)],
-)
-def test_share_of_the_memory_is_the_servers_own(arguments: tuple[str, ...], share: float) -> None:
-    assert memory_share(arguments) == share
+    assert list(server_log.phases(log).values()) == [0.19, 27.17, 33.73, 5.0, 87.12]
+    assert server_log.phases("nothing of the kind") == {}
 
 
 def figures(speed: float, ready: float = 50.0) -> list[Figure]:

@@ -25,13 +25,12 @@ from hypothesis import strategies as st
 
 from fixtures import settings as options
 from fixtures.errors import BuildError
-from fixtures.gpu import performance
 from fixtures.machines.channel import DeadlineExceeded
 from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel, from_json
 from fixtures.reporting import summary
 from fixtures.reporting.head import head
 from fixtures.settings import Settings
-from fixtures.vllm import client
+from fixtures.vllm import client, performance
 from fixtures.vllm.client import Client, ServerError
 from fixtures.vllm.server import Server
 

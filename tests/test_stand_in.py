@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.gpu import performance
 from fixtures.machines.channel import Channel, DeadlineExceeded
+from fixtures.vllm import performance
 from fixtures.vllm.client import Client, ServerError
 from fixtures.vllm.server import Server
 from lab.stand_in import server as stand_in

@@ -1,5 +1,6 @@
 """Careless input: one clear line, exit status 4, nothing touched."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,16 @@ def test_mistake_about_clones_is_one_line(words: list[str], said: str) -> None:
     done = run("--node", "local", *words)
     assert (done.returncode, said in done.stderr) == (4, True), done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(("option", "stage"), [("--verify-deep", "serving"), ("--verify-parent", "inherited stack")])
+def test_option_for_a_stage_that_a_suite_has_not_is_refused(tmp_path: Path, option: str, stage: str) -> None:
+    declared = json.loads((TOP / "phoenix_lxc_configs.json").read_text())
+    declared["lxc_configs"] |= json.loads((TOP / "docs/example/930.json").read_text())
+    (tmp_path / "declared.json").write_text(json.dumps(declared))
+    command = [sys.executable, "-m", "pytest", "docs/example/tests_930", "--node", "local", option]
+    command += ["-o", f"lxc_configs={tmp_path}/declared.json"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert f"{option}: " in done.stderr
+    assert f"has no stage '{stage}', so there is nothing to do" in done.stderr

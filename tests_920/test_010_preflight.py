@@ -1,4 +1,4 @@
-"""Preflight: this node can do it. Nothing is changed; what would fail later is found now."""
+"""Preflight: this node can do it. What would fail later is found now; only what a killed run has left is changed."""
 
 import warnings
 
@@ -20,12 +20,16 @@ pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
 @pytest.mark.parent
 def test_node_is_proxmox(node: Node) -> None:
     """The node answers and is a Proxmox VE node."""
-    assert node.version.startswith("pve-manager/"), f"`pveversion` says {node.version!r}"
+    assert node.version.startswith("pve-manager/"), (
+        f"`pveversion` says {node.version!r}: {node.name} is no Proxmox VE node; name one with --node"
+    )
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
     """This run holds the node's lock on 920, so no other run works on it."""
-    assert build.lock.held, f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}"
+    assert build.lock.held, (
+        f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}; run again"
+    )
 
 
 @pytest.mark.parent
@@ -34,7 +38,11 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     parent = template.parent
     containers = node.containers()
     assert parent.ctid in containers, f"container {parent.ctid} ({parent.name}) is not there; build it first"
-    assert containers[parent.ctid]["name"] == parent.name
+    name = containers[parent.ctid]["name"]
+    assert name == parent.name, (
+        f"container {parent.ctid} is called {name!r}, declared is {parent.name!r}: it may be another machine; "
+        f"correct the declaration, or: pct set {parent.ctid} --hostname {parent.name}"
+    )
 
 
 @pytest.mark.parent

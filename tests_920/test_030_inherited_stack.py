@@ -24,8 +24,10 @@ def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
 
 def test_commands_reach_the_container(container: Container, declared: Declared) -> None:
     """Commands that are meant for 920 run in 920, not on the node."""
-    assert container.ask("hostname") == declared.name
-    assert container.ask("systemd-detect-virt", "--container") == "lxc"
+    name, kind = container.ask("hostname"), container.ask("systemd-detect-virt", "--container")
+    assert (name, kind) == (declared.name, "lxc"), (
+        f"commands run in {name!r} ({kind}), not in {declared.name!r}: is `pct exec` on the node the real one?"
+    )
 
 
 def test_os_is_as_declared(container: Container, declared: Declared) -> None:
@@ -112,7 +114,7 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
 def test_gpu_has_room(container: Container, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has as much free memory as a test server takes; nobody else holds it."""
     room = gpus.room(container, index, settings.command_deadline)
-    wanted = gpus.memory_share(settings.server_args) * room.total
+    wanted = settings.gpu_share * room.total
     assert room.free >= wanted, (
         f"GPU {gpu} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
         f"{', '.join(room.processes) or 'no process of this container'}; end them, or let the server take less: "
@@ -127,6 +129,8 @@ def test_cuda_works_on_gpu(container: Container, build: Build, settings: Setting
     assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
     assert result.copied > 0
     assert result.taken > 0
+    listed = build.gpus[index].uuid if index < len(build.gpus) else ""
+    assert listed.replace("-", "").endswith(result.uuid), f"GPU {gpu}: CUDA uses {result.uuid}, listed is {listed}"
 
 
 @pytest.mark.deep

@@ -5,12 +5,13 @@ import warnings
 import pytest
 
 from fixtures.build import Build
-from fixtures.gpu import health, performance
+from fixtures.gpu import health
 from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
 from fixtures.templates.template import Template
+from fixtures.vllm import performance
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 
@@ -41,7 +42,11 @@ class TestServer:
     def test_server_sees_its_gpus(self, ready_server: Server, template: Template) -> None:
         """Inside the server's container exactly the GPUs are listed that it was given."""
         given = len(template.declared.gpus) if ready_server.gpus == "all" else 1
-        assert len(ready_server.devices()) == given
+        seen = ready_server.devices()
+        assert len(seen) == given, (
+            f"given {given}, the server sees {len(seen)}: {seen}; the NVIDIA runtime does not heed --gpus: "
+            "see mode and NVIDIA_VISIBLE_DEVICES in the parent's nvidia-container-runtime/config.toml"
+        )
 
     def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
         """The server's speed is measured: the first token, one request, and many at once."""
@@ -70,9 +75,11 @@ class TestServer:
 
 def test_no_server_is_left(container: Container) -> None:
     """The test servers were stopped and removed."""
-    assert docker.own(container) == []
+    left = docker.own(container)
+    assert left == [], f"Docker still holds {left}: docker rm --force {' '.join(left)}"
 
 
 def test_port_is_free_again(container: Container, settings: Settings) -> None:
     """Nothing listens on the test server's port any more."""
-    assert not container.listeners(settings.server_port)
+    holders = container.listeners(settings.server_port)
+    assert not holders, f"port {settings.server_port} is still held: {holders}; ask: ss -ltnp"

@@ -34,7 +34,8 @@ def test_container_is_up_again(node: Node, container: Container, build: Build, s
     if build.situation is Situation.SEALED:  # an earlier run was cut short after the snapshot, perhaps before the start
         template.start()
     assert node.running(template.ctid), f"container {template.ctid} is off"
-    assert container.wait_until_booted(settings.boot_deadline) == "running"
+    state = container.wait_until_booted(settings.boot_deadline)
+    assert state == "running", f"systemd is {state} after the restart: systemctl --failed says which unit"
 
 
 def test_docker_is_up_again(container: Container) -> None:
@@ -55,6 +56,8 @@ def test_nothing_is_left_of_the_build(container: Container) -> None:
 def test_gpus_are_listed_again(container: Container, template: Template, build: Build) -> None:
     """After the restart nvidia-smi lists the same GPUs as before."""
     again = gpus.listed(container, build.settings.command_deadline)
-    assert len(again) == len(template.declared.gpus)
+    found, assigned = [gpu.uuid for gpu in again], template.declared.gpus
+    assert len(found) == len(assigned), f"assigned are {assigned}, listed are {found} after the restart"
     if build.gpus:  # an earlier run has listed them, if that was cut short after the snapshot
-        assert [gpu.uuid for gpu in again] == [gpu.uuid for gpu in build.gpus]
+        before = [gpu.uuid for gpu in build.gpus]
+        assert found == before, f"before the restart {before} were listed, after it {found}: the cards were swapped"

@@ -73,7 +73,10 @@ def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) ->
     """nvidia-smi in the clone lists as many GPUs as it is assigned."""
     listed = gpus.listed(clone.container, settings.command_deadline)
     lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
-    assert len(listed) == len(clone.declared.gpus), f"unlike the template that was sealed: {'; '.join(lost)}"
+    assert len(listed) == len(clone.declared.gpus), (
+        f"assigned are {clone.declared.gpus}, listed are {[gpu.uuid for gpu in listed]} in clone {clone.ctid}; "
+        f"unlike in the template: {'; '.join(lost) or 'nothing'}"
+    )
 
 
 def test_cuda_works_in_the_clone(clone: Clone, settings: Settings, gpu: int) -> None:

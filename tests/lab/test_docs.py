@@ -50,5 +50,4 @@ def test_commands_of_the_pages(lab: Lab, environment: dict[str, str], tmp_path: 
     for name in ("fixtures", "tests_920", "conftest.py", "pytest.ini", "docs", "lab"):
         (tmp_path / name).symlink_to(TOP / name)
     for block in blocks("lab"):
-        if "--verify" not in block.text:  # there is no 920 here; tests/lab/test_verify.py has one
-            run(block, tmp_path, **environment)
+        run(block, tmp_path, **environment)

@@ -100,7 +100,6 @@ def test_clone_knows_what_it_came_from(lab: Lab, built: str) -> None:
         lab.node("sh", "-c", "pct stop 921; pct destroy 921")
 
 
-@pytest.mark.long
 def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> None:
     state = f"cat /etc/pve/lxc/*.conf; find {RECORDS} -printf '%p %T@ %s\\n'"
     before = lab.node("sh", "-c", state)
