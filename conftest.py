@@ -7,7 +7,7 @@ pytest_plugins = [
     "fixtures.selection",
     "fixtures.blocking",
     "fixtures.given",
-    "fixtures.templates.foresight",
+    "fixtures.foresight",
     "fixtures.templates.tidy",
     "fixtures.vllm.ahead",
     "fixtures.vllm.serving",

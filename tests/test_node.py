@@ -67,11 +67,11 @@ def test_garbled_answer_is_not_kept(node: Node) -> None:
             node.get("garbled")
 
 
-def test_what_is_foreseen_is_asked_once(node: Node, tmp_path: Path) -> None:
+def test_what_is_asked_ahead_is_asked_once(node: Node, tmp_path: Path) -> None:
     """In one trip; what can't be answered is asked again by whoever needs it, and fails there."""
     two = node.question("lxc"), node.question("lxc/920/config", snapshot="base")
-    node.foresee(*two, node.question("garbled"))
-    node.foresee(*two)
+    node.ask_ahead(*two, node.question("garbled"))
+    node.ask_ahead(*two)
     assert node.get("lxc")
     assert node.get("lxc/920/config", snapshot="base")
     with pytest.raises(NodeError, match="did not answer in JSON"):
@@ -81,8 +81,8 @@ def test_what_is_foreseen_is_asked_once(node: Node, tmp_path: Path) -> None:
     assert asked.count("garbled") == 2
 
 
-def test_change_makes_stale_what_was_foreseen(node: Node) -> None:
-    node.foresee(node.question("lxc"))
+def test_change_makes_stale_what_was_asked_ahead(node: Node) -> None:
+    node.ask_ahead(node.question("lxc"))
     before = node.get("lxc")
     node.pct("start", "920")
     assert before < node.get("lxc")

@@ -79,7 +79,7 @@ class World:
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
-            foresee=lambda: None,
+            ask_ahead=lambda: None,
         )
         monkeypatch.setattr(records, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(records, "read_inside", lambda container, name: self.content)

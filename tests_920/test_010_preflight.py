@@ -5,12 +5,12 @@ import warnings
 import pytest
 
 from fixtures.build import Build
+from fixtures.foresight import unseen
 from fixtures.machines import address, conf
 from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.settings import Settings
 from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
-from fixtures.templates.foresight import unseen
 from fixtures.templates.template import Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]

@@ -5,9 +5,9 @@ import warnings
 import pytest
 
 from fixtures.build import Build
+from fixtures.foresight import GIB, Room
 from fixtures.machines.node import Node
 from fixtures.settings import Settings
-from fixtures.templates.foresight import GIB, Room
 from fixtures.templates.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(12)]

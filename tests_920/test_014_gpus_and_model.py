@@ -5,15 +5,15 @@ import warnings
 
 import pytest
 
+from fixtures import foresight
 from fixtures.build import Build
+from fixtures.foresight import unseen
 from fixtures.gpu import fit
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.machines import kernel_log
 from fixtures.machines.disk import Disk
 from fixtures.machines.node import Node
 from fixtures.settings import Settings
-from fixtures.templates import foresight
-from fixtures.templates.foresight import unseen
 from fixtures.templates.template import Template
 from fixtures.vllm.model import Model
 
