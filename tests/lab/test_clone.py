@@ -169,7 +169,7 @@ BROKEN = {
     "gpu": (
         "sed -i /dev1:/d /etc/pve/lxc/990.conf",
         {"test_clone_sees_every_gpu", "test_cuda_works_in_the_clone[gpu1]"},
-        ("unlike the template that was sealed: around gpus 1: SIMULATED NVIDIA", "CUDA_ERROR_INVALID_DEVICE"),
+        ("unlike in the template: around gpus 1: SIMULATED NVIDIA", "CUDA_ERROR_INVALID_DEVICE"),
     ),
     "docker": (
         f"ln -sf /dev/null {CLONE}/etc/systemd/system/docker.service; "
