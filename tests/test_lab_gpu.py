@@ -658,6 +658,20 @@ def test_hook_and_ctk() -> None:
     assert ctk.stdout == "NVIDIA Container Toolkit CLI version 1.17.8 (SIMULATED)\n"
 
 
+def test_ctk_registers_the_runtime_beside_what_is_there(tmp_path: Path) -> None:
+    settings = tmp_path / "daemon.json"
+    settings.write_text('{"storage-driver": "overlay2"}')
+    words = ("runtime", "configure", "--runtime=docker", f"--config={settings}")
+    subprocess.run([sys.executable, install.HERE / "nvidia-ctk", *words], capture_output=True, check=True)
+    runtime = {"args": [], "path": "nvidia-container-runtime"}
+    assert json.loads(settings.read_text()) == {"storage-driver": "overlay2", "runtimes": {"nvidia": runtime}}
+    refused = subprocess.run(
+        [sys.executable, install.HERE / "nvidia-ctk", "cdi", "generate"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "SIMULATED" in refused.stderr
+
+
 # ---- installation ----
 
 
