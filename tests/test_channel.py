@@ -75,7 +75,9 @@ def test_command_may_clean_up_before_it_is_killed(channel: Channel, tmp_path: Pa
 def has_ended(pid: str) -> bool:
     """Whether a process is gone, or only waits for its parent to hear of it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+        process = Path(f"/proc/{pid}")
+        # while other threads of it still go, it can't be waited for, and holds its pipes
+        return (process / "stat").read_text().split()[2] == "Z" and len(list((process / "task").iterdir())) == 1
     except OSError:
         return True
 
