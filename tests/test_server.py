@@ -9,6 +9,7 @@ import requests
 from fixtures.settings import _environment
 from fixtures.vllm.client import ServerError, _answer
 from fixtures.vllm.image import Image, ImageError
+from fixtures.vllm.serving import share
 
 DATA = Path(__file__).parent / "data/vllm"
 
@@ -72,3 +73,7 @@ def test_each_run_has_a_key_of_its_own_unless_the_user_has_one(monkeypatch: pyte
     assert first != second
     monkeypatch.setenv("VLLM_API_KEY", "mine")
     assert _environment("VLLM_API_KEY") == ("VLLM_API_KEY=mine",)
+
+
+def test_docker_is_told_a_gpus_number_in_the_container_not_on_the_node() -> None:
+    assert [share((1, 3), gpu) for gpu in (1, 3)] == ["all", "device=1"]
