@@ -13,6 +13,15 @@ INTERRUPTED = """
 def pytest_runtest_call(item):
     raise KeyboardInterrupt
 """
+LOST = """
+import os, signal, time
+class Drops:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+def pytest_runtest_call(item):
+    Drops()
+"""
 BROKEN = """
 def pytest_runtest_teardown(item):
     raise RuntimeError("a defect")
@@ -26,6 +35,7 @@ def pytest_runtest_logfinish(nodeid):
     [
         ((), "", 1),
         ((), INTERRUPTED, 2),
+        ((), LOST, 2),
         ((), BROKEN, 3),
         (("--no-such-option",), "", 4),
         (("-o", "server_port=none"), "", 4),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.lazily import lazily
+
 TOP = Path(__file__).parent.parent
 SLOW = [
     "cryptography",
@@ -38,9 +40,22 @@ def test_library_is_loaded_when_it_is_used(name: str) -> None:
 import sys
 from fixtures.lazily import lazily
 library = lazily({name!r})
-before = len(sys.modules)
+assert {name!r} not in sys.modules
 assert library.__version__
-assert len(sys.modules) > before
-assert lazily({name!r}) is library
+assert {name!r} in sys.modules
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=TOP, check=True, timeout=60)
+
+
+def test_library_that_is_not_installed_is_missed_at_once() -> None:
+    with pytest.raises(ModuleNotFoundError, match="No module named 'phoenix_is_no_library'"):
+        lazily("phoenix_is_no_library")
+
+
+def test_ctrl_c_while_a_library_is_loaded_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "phoenix_inner.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "phoenix_outer.py").write_text("import phoenix_inner\nloaded = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    lazily("phoenix_inner")
+    with pytest.raises(KeyboardInterrupt):
+        _ = lazily("phoenix_outer").loaded
