@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from bench.figures import Figure, Line
 from bench.place import Place
@@ -42,14 +44,24 @@ def nodes(place: Place) -> list[Figure]:
         options = ["--override-ini=lxc_configs=lab/phoenix_lxc_configs.json", "-o", "test_model=/models/test-model"]
         reports = f"--override-ini=report_folder={place.lab.reports}"
         command = [*PYTEST, "tests_920", *options, reports, "-q", "--verify", *STAND_IN]
-        pairs = []
+        ones, ratios, busy = [], [], []
         for _ in range(place.runs):
-            alone = timed([*command, words[0]]).seconds
-            pairs.append((timed([*command, *words, "-n", str(NODES)]).seconds, alone))
+            ones.append(timed([*command, words[0]]).seconds)
+            before = busy_seconds()
+            many = timed([*command, *words, "-n", str(NODES)]).seconds
+            ratios.append(many / ones[-1])
+            busy.append(100 * (busy_seconds() - before) / many / (os.cpu_count() or 1))
     return [
-        Figure("of one node's time", [many / one for many, one in pairs], at_most=1.5),
-        Figure("one", [one for _, one in pairs], " s"),
+        Figure("of one node's time", ratios, at_most=1.5),
+        Figure("of all cores busy meanwhile, as the lab's nodes share them", busy, " %"),
+        Figure("one", ones, " s"),
     ]
+
+
+def busy_seconds() -> float:
+    """Seconds that all cores together have worked since the machine was started (proc(5), /proc/stat)."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 LINES = (Line("nodes", "4 lab nodes at once, checks only (`--verify`)", "one node", nodes),)

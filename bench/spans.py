@@ -10,6 +10,8 @@ from fixtures.recording.record import CheckResult, CommandEntry, Record, from_js
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
 BOOTED = ["systemctl", "is-system-running"]
+# the checks that ask a server more than its first answer
+ASKING = ("server_answers", "server_is_measured", "gpu_is_healthy_under_load", "clone_serves")
 TAKEN = ("shut down", "was taken", "started again")  # in the sentences of the three steps that the seed takes too
 
 
@@ -48,6 +50,13 @@ class Run:
     def outside(self) -> float:
         """Seconds in which the run waited for what only the outside needs: containers and servers that come and go."""
         return covered([*self._containers(), *self._servers()])
+
+    def outside_or_asking(self) -> float:
+        """The same, and seconds in which a command went on, or a server was asked, for a check."""
+        commands = [(each.started, each.started + each.seconds) for each in self.commands]
+        asked = [each for each in self.record.checks if each.name.partition("[")[0].endswith(ASKING)]
+        checks = [(each.started, each.started + each.seconds) for each in asked]
+        return covered([*self._containers(), *self._servers(), *commands, *checks])
 
     def _containers(self) -> Iterator[Span]:
         """Each copy, start with its boot, shutdown, snapshot and removal."""

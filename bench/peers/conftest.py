@@ -15,6 +15,8 @@ from fixtures.machines.channel import open_channel
 from fixtures.machines.container import Container
 from fixtures.machines.node import Node
 
+OURS = pytest.StashKey[Container]()
+
 
 class LxcAttach(BaseBackend):
     """One `lxc-attach` a command, as a back end of a few lines would do it on the node."""
@@ -29,12 +31,19 @@ class LxcAttach(BaseBackend):
         )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to open our way, as the suite does: it is open when all is collected."""
+    if os.environ["PEER"] == "ours":
+        config.stash[OURS] = Container(Node(open_channel(os.environ["PEER_URL"])), 920)
+        config.stash[OURS].channel.open()
+
+
 @pytest.fixture(scope="session")
-def host() -> Host:
+def host(request: pytest.FixtureRequest) -> Host:
     """920."""
     match os.environ["PEER"]:
         case "ours":
-            return Container(Node(open_channel(os.environ["PEER_URL"])), 920)
+            return request.config.stash[OURS]
         case "testinfra":
             return testinfra.get_host(os.environ["PEER_HOST"])
         case _:
