@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.recording.record import CheckResult, CommandEntry, GpuSample, ServedModel
-from fixtures.reporting import plot, waterfall
+from fixtures.reporting import head, plot, waterfall
 from fixtures.reporting.axis import duration, mark_text, marks
 
 SERVE = ["docker", "run", "image", "/model"]
@@ -112,3 +112,16 @@ def test_axis_has_few_marks_within_it(total: float) -> None:
     assert places[0] == 0
     assert places[-1] <= total
     assert len({mark_text(place) for place in places}) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "assigned", "said"),
+    [
+        ("all", [1, 3], "all GPUs"),
+        ("device=1", [1, 3], "GPU 3"),
+        ("device=0", [0], "GPU 0"),
+        ("device=2", [], "device=2"),  # a record of a run that was killed early does not know
+    ],
+)
+def test_gpus_of_a_server_have_their_numbers_on_the_node(gpus: str, assigned: list[int], said: str) -> None:
+    assert head.given(gpus, assigned) == said
