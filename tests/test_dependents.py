@@ -30,7 +30,7 @@ class Node:
         assert path == "/storage/local-zfs"
         return {"pool": "rpool/data"}
 
-    def run(self, *argv: str) -> Command:
+    def run(self, *argv: str, only_reads: bool) -> Command:
         self.asked = list(argv)
         return Command("n", argv, 0.0, 0.0, 0, f"{self.clones}\n".encode(), b"")
 

@@ -101,7 +101,7 @@ def asked(speaker: Speaker) -> Server:
     """The suite's side, with short deadlines."""
     values = {name: default for name, default, _ in options.OPTIONS} | {"answer_deadline": "1"}
     told = options.read(cast(Any, SimpleNamespace(getini=values.__getitem__, rootpath=TOP)))
-    container = SimpleNamespace(execute=lambda *_: SimpleNamespace(succeeded=False))
+    container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(succeeded=False))
     one = Server(cast(Any, container), "127.0.0.1", told, "all")
     one._client = Client("http://{}:{}".format(*speaker.address), one._settings)
     return one

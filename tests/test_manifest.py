@@ -229,7 +229,7 @@ def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
 def template(kind: str, says: dict[str, str]) -> Any:
     """A template on a storage of some type, whose node answers to commands by their first word."""
 
-    def run(*argv: str) -> Any:
+    def run(*argv: str, only_reads: bool) -> Any:
         command = SimpleNamespace(succeeded=argv[0] in says, out=says.get(argv[0], ""), argv=argv)
         commands.append(argv)
         return command

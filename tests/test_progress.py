@@ -57,7 +57,9 @@ def test_output_of_checks_is_not_drawn_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("-q",), ("-qq",)])
 def test_quiet_is_quiet(tmp_path: Path, words: tuple[str, ...]) -> None:
-    assert not [frame for frame in shown(tmp_path, *words).frames if "waiting for" in frame]
+    seen = shown(tmp_path, *words)
+    assert seen.status == 1, seen.history
+    assert not [frame for frame in seen.frames if "waiting for" in frame]
 
 
 def test_log_gets_a_line_now_and_then(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.recording.record import CheckResult, CommandEntry, GpuSample, ServedModel
+from fixtures.recording.record import CheckResult, CommandEntry, GpuSample, Record, ServedModel
 from fixtures.reporting import head, plot, waterfall
 from fixtures.reporting.axis import duration, mark_text, marks
 
@@ -115,13 +116,20 @@ def test_axis_has_few_marks_within_it(total: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "assigned", "said"),
+    ("gpus", "assigned", "said", "legend"),
     [
-        ("all", [1, 3], "all GPUs"),
-        ("device=1", [1, 3], "GPU 3"),
-        ("device=0", [0], "GPU 0"),
-        ("device=2", [], "device=2"),  # a record of a run that was killed early does not know
+        ("all", [1, 3], "all GPUs", ["GPU 1", "GPU 3"]),
+        ("device=1", [1, 3], "GPU 3", ["GPU 1", "GPU 3"]),
+        ("device=1", [], "device=1", ["GPU 0", "GPU 1"]),  # of a run that was cut short before it knew
     ],
 )
-def test_gpus_of_a_server_have_their_numbers_on_the_node(gpus: str, assigned: list[int], said: str) -> None:
-    assert head.given(gpus, assigned) == said
+def test_gpus_of_a_server_have_their_numbers_on_the_node(
+    gpus: str, assigned: list[int], said: str, legend: list[str]
+) -> None:
+    samples = [GpuSample(at, index, 100.0, 50.0, None, None) for at in (0.0, 2.0) for index in (0, 1)]
+    served = [ServedModel(gpus, SERVE, 8.0, 9.0, 10.0, samples=samples)]
+    record = Record("invocation", 1000.0, container={"declared": {"gpus": assigned}}, served=served, checks=CHECKS)
+    text = head.head(record, COMMANDS)
+    assert f"Server with {said}<" in text
+    assert f"server with {said}: loading" in text
+    assert re.findall(r"</svg> (GPU \d): at most", text) == legend

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures import run_lock
-from fixtures.interrupts import Interrupts
 from fixtures.machines.channel import Channel
 from fixtures.run_lock import LockHeld, RunLock, describe
 
@@ -105,30 +104,3 @@ def test_node_that_has_no_lock_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_text_in_the_file_breaks_the_message(text: str) -> None:
     assert describe(text).isprintable()
     assert describe(f'{{"who": "\\u001b[31m{"x" * 9999}", "pid": ["\\n"]}}').isprintable()
-
-
-def test_second_interrupt_lets_the_clean_up_finish() -> None:
-    said: list[str] = []
-    interrupts = Interrupts()
-    interrupts.say = said.append
-    with pytest.raises(KeyboardInterrupt):
-        interrupts.handle(signal.SIGINT, None)
-    interrupts.handle(signal.SIGINT, None)
-    assert len(said) == 1
-    with pytest.raises(KeyboardInterrupt):
-        interrupts.handle(signal.SIGINT, None)
-
-
-def test_interrupt_waits_for_what_must_not_be_torn() -> None:
-    interrupts, done = Interrupts(), []
-
-    def seal() -> None:
-        with interrupts.kept_back():
-            interrupts.handle(signal.SIGINT, None)
-            done.append("whole")
-
-    with pytest.raises(KeyboardInterrupt):
-        seal()
-    assert done == ["whole"]
-    with pytest.raises(ZeroDivisionError), interrupts.kept_back():
-        raise ZeroDivisionError

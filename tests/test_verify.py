@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines.channel import Channel
 from fixtures.machines.node import Snapshot
 from fixtures.recording import outcome, records, vsa
 from fixtures.recording.record import Outcome, Record, SnapshotFacts
@@ -74,7 +73,7 @@ class World:
         snapshot = Snapshot("s", self.description, 7, "") if self.there else None
         template: Any = SimpleNamespace(
             node=node,
-            container=SimpleNamespace(channel=Channel("none")),
+            container=SimpleNamespace(),
             ctid=920,
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
@@ -252,10 +251,15 @@ def test_summary_holds_what_its_standard_asks_for() -> None:
     assert not any(level.startswith("SLSA_") for level in predicate["verifiedLevels"])
 
 
-@pytest.mark.parametrize(("drifts", "passed"), [([INSIDE], True), ([], False)])
-def test_summary_never_passes_what_failed(drifts: list[Drift], passed: bool, tmp_path: Path) -> None:
-    file = tmp_path / "vsa.intoto.json"
-    vsa.write(file, vsa.statement(compared(*drifts), passed=passed, served=True))
+@pytest.mark.parametrize(
+    ("drifts", "passed", "looked_inside"), [([INSIDE], True, True), ([], False, True), ([], True, False)]
+)
+def test_summary_never_passes_what_failed_or_was_not_seen(
+    drifts: list[Drift], passed: bool, looked_inside: bool, tmp_path: Path
+) -> None:
+    file, found = tmp_path / "vsa.intoto.json", compared(*drifts)
+    found.looked_inside = looked_inside
+    vsa.write(file, vsa.statement(found, passed=passed, served=True))
     predicate = json.loads(file.read_text())["predicate"]
     assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
     assert len(predicate[vsa.DRIFT]) == len(drifts)

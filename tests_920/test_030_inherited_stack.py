@@ -70,8 +70,8 @@ def test_no_foreign_container(container: Container) -> None:
 
 def test_port_is_free(container: Container, settings: Settings) -> None:
     """Nothing holds the test server's port; what an earlier run has left there is removed first."""
+    docker.remove_probes(container)
     docker.remove_own(container)
-    docker.remove_own_images(container)
     holders = container.listeners(settings.server_port)
     assert not holders, f"port {settings.server_port} is held: {holders}; stop it in the parent, or set server_port"
 

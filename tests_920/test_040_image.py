@@ -36,5 +36,5 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     if build.simulated:
         raise NotProved("not proved: simulated GPU")
     deadline = build.settings.boot_deadline
-    said = gpus.torch_computes(container, image, index, f"{docker.LABEL}=torch", deadline)
+    said = gpus.torch_computes(container, image, index, f"{docker.LABEL}=probe", deadline)
     assert said.startswith("True"), f"GPU {gpu}: torch computes other numbers than the CPU: {said}"

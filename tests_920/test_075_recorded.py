@@ -1,7 +1,7 @@
 """Recorded: the template is what its record says, and the record is where it can be found.
 
-These checks only read. They end a build, are all that a run on an existing template does, and are what
-`--verify` runs: then they say what has drifted since.
+These checks only read; a run that goes on after one that was killed keeps its record first. They end a build,
+are all that a run on an existing template does, and are what `--verify` runs: then they say what has drifted since.
 """
 
 import warnings

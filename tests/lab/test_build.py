@@ -182,6 +182,18 @@ def test_interrupt_while_the_model_loads(lab: Lab, number: signal.Signals) -> No
     assert lab.servers() == ""
 
 
+def test_interrupt_while_docker_is_tried(lab: Lab) -> None:
+    """The Docker container that is tried is removed, and its image."""
+    process = lab.start(*STAND_IN)
+    while process.poll() is None and not lab.servers("--filter", "label=phoenix-920=probe"):
+        pass
+    process.send_signal(signal.SIGINT)
+    run = lab.finish(process, 60)
+    assert (run.status, run.outcome) == (2, "aborted")
+    assert lab.servers() == ""
+    assert lab.inside("docker", "image", "ls", "--quiet", "--filter", "label=phoenix-920") == ""
+
+
 def test_sealed_but_not_accepted_is_finished_by_the_next_run(lab: Lab) -> None:
     """A run that dies after the snapshot leaves 920 off; the next one starts it and repeats what is missing."""
     with lab.fault("start = die"):

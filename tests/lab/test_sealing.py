@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.moments import BOUNDARIES, reached
+from tests.faults.moments import BEFORE_SNAPSHOT, BOUNDARIES, REACHED, reached
 from tests.lab.harness import SNAPSHOT, STAND_IN, Lab, Run, says
 
 pytestmark = pytest.mark.lab
@@ -52,6 +54,26 @@ def test_run_that_has_lost_its_lock_does_not_seal(lab: Lab) -> None:
     says(run, "not sealed: this run has lost its lock on the container, so another one may have begun")
     assert lab.snapshots() == {}
     assert "running" in lab.node("pct", "status", "920")
+
+
+def test_interrupts_wait_while_the_template_is_sealed(lab: Lab) -> None:
+    """However often: then the run ends, says that it has sealed, and the next one goes on from there."""
+    with reached(lab, BEFORE_SNAPSHOT) as (process, _):
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        lab.node("rm", "-f", REACHED)
+        run = lab.finish(process, 60)
+    assert (run.status, run.outcome) == (2, "aborted")
+    says(run, "the template is being sealed; the run ends when that is done", "was sealed but not accepted")
+    assert run.checks()["test_everything_passed"] == "passed"
+    assert [verdict for name, verdict in run.checks().items() if name.startswith("sealing[")] == ["passed"] * 5
+    assert "running" in lab.node("pct", "status", "920")
+    assert " accepted " not in description(lab)
+    again = lab.build(*WORDS, "-k", "test_070_sealed")
+    says(again, "was sealed but not accepted")
+    assert lab.build(*WORDS).outcome == "built"
+    lab.destroy()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,113 @@
+"""Which of several interrupts is raised, which is only answered, and which waits."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from fixtures import interrupts as module
+from fixtures.interrupts import Interrupts
+
+ENDING, SEALING = "already ending", "the template is being sealed"
+
+
+class Pressed(Interrupts):
+    """Interrupts, and what was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.say = self.said.append
+
+    def press(self) -> None:
+        self.handle(signal.SIGINT, None)
+
+    def answers(self, text: str) -> None:
+        """Be pressed, and go on."""
+        before = len(self.said)
+        self.press()
+        assert len(self.said) == before + 1
+        assert self.said[-1].startswith(text)
+
+    def raises(self) -> None:
+        """Be pressed, and end."""
+        with pytest.raises(KeyboardInterrupt):
+            self.press()
+
+
+def test_second_one_lets_the_clean_up_finish() -> None:
+    one = Pressed()
+    one.raise_lost()
+    one.raises()
+    one.answers(ENDING)
+    one.raises()
+
+
+def test_one_that_was_lost_is_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CAUGHT", 0.0)
+    one = Pressed()
+    one.raises()
+    one.raises()
+    one.ending = True
+    one.raises()
+
+
+def test_first_one_while_the_run_ends_is_answered() -> None:
+    one = Pressed()
+    one.ending = True
+    one.answers(ENDING)
+    one.answers(ENDING)
+    one.raises()
+
+
+def seal(one: Pressed, error: type[Exception] | None = None) -> None:
+    with one.sealing():
+        for _ in range(4):
+            one.answers(SEALING)
+        if error:
+            raise error
+
+
+def test_all_wait_while_the_template_is_sealed() -> None:
+    one = Pressed()
+    with pytest.raises(KeyboardInterrupt):
+        seal(one)
+    one.answers(ENDING)
+
+
+def test_one_that_waited_for_what_has_failed_is_not_forgotten() -> None:
+    one = Pressed()
+    with pytest.raises(ZeroDivisionError):
+        seal(one, ZeroDivisionError)
+    with pytest.raises(KeyboardInterrupt):
+        one.raise_lost()
+
+
+def clean_up(one: Pressed, done: list[str]) -> None:
+    with one.cleaning_up():
+        one.answers(ENDING)
+        done.append("whole")
+
+
+def test_first_one_waits_for_a_clean_up_that_it_falls_into() -> None:
+    one, done = Pressed(), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        clean_up(one, done)
+    assert done == ["whole"]
+    assert not one.ending
+
+
+def test_clean_up_after_an_interrupt_raises_no_other() -> None:
+    one, done = Pressed(), list[str]()
+    one.raises()
+    clean_up(one, done)
+    assert done == ["whole"]
+    one.raises()
+
+
+def test_clean_up_raises_nothing_by_itself() -> None:
+    one = Pressed()
+    with one.cleaning_up():
+        pass
+    one.raises()

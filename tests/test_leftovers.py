@@ -1,0 +1,50 @@
+"""What is looked through for leftovers and secrets may change meanwhile: that ends nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.templates import leftovers, secret_files
+
+
+@pytest.fixture
+def vanishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of files, one of which and one folder go as soon as they were listed."""
+    for name in ("a", "b", "gone"):
+        (tmp_path / name).write_bytes(b"123")
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    (tmp_path / "folder/c").write_bytes(b"1234")
+    scandir = os.scandir
+
+    def once(path: str) -> Iterator[os.DirEntry[str]]:
+        entries = list(scandir(path))
+        (tmp_path / "gone").unlink(missing_ok=True)
+        if (tmp_path / "folder/inner").exists():
+            (tmp_path / "folder/inner").rmdir()
+        return iter(entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", once)
+        yield tmp_path
+
+
+def test_file_that_goes_meanwhile_is_not_counted(vanishing: Path) -> None:
+    assert leftovers.size(str(vanishing)) == 10
+
+
+def test_history_and_secret_that_go_meanwhile_have_no_size(tmp_path: Path) -> None:
+    assert secret_files.entry(tmp_path / "gone", "a secret")["bytes"] == 0
+    assert secret_files.size(tmp_path / "gone") == 0
+
+
+def test_everything_below_a_folder_but_folders(tmp_path: Path) -> None:
+    (tmp_path / "one/two").mkdir(parents=True)
+    for name in ("a", "one/.b", "one/two/c"):
+        (tmp_path / name).touch()
+    (tmp_path / "one/link").symlink_to("nowhere")
+    found = {str(path.relative_to(tmp_path)) for path in secret_files.below(tmp_path)}
+    assert found == {"a", "one/.b", "one/two/c", "one/link"}
