@@ -74,6 +74,10 @@ what is compared was measured by turns.
 | what | against | target | figure | spread | |
 |---|---|---|---|---|---|
 {table}
+
+Rows without a target say what the others are made of. The lab's nodes and containers work on the cores that the suite
+works on: four nodes can't be faster than these allow. What a build takes beyond the outside's own time are the
+checks' questions to Docker, CUDA, systemd and the servers: each could only be left out or asked beside another one.
 """
 
 

@@ -26,10 +26,19 @@ SHORT = "import fixtures.reporting.progress\nfixtures.reporting.progress.PERIOD 
 STILL = ("-p", "no:cacheprovider", "-k", "proxmox or parent_is_as_declared")
 
 
-def shown(tmp_path: Path, *words: str, **env: str) -> Seen:
+SAYS = """
+import threading
+def pytest_runtest_logstart(nodeid):
+    from fixtures.interrupts import INTERRUPTS
+    if "proxmox" in nodeid:
+        threading.Timer(1.2, lambda: INTERRUPTS.say("a word to the user")).start()
+"""
+
+
+def shown(tmp_path: Path, *words: str, plugin: str = SHORT, **env: str) -> Seen:
     suite = Suite(tmp_path)
     (suite.top / "labs/stub/node").write_text(SLOW)
-    (suite.top / "plugin_of_the_test.py").write_text(SHORT)
+    (suite.top / "plugin_of_the_test.py").write_text(plugin)
     command = [sys.executable, "-m", "pytest", "tests_920", "--node=lab:stub", "-p", "plugin_of_the_test"]
     paths = {"PYTHONPATH": str(suite.top), "PHOENIX_LAB_STATE": str(suite.top / "labs"), "TERM": "xterm", "CI": ""}
     options = [*STILL, f"--override-ini=report_folder={suite.reports}", *words]
@@ -48,6 +57,16 @@ def test_terminal_shows_the_wait_and_leaves_no_trace(tmp_path: Path, words: tupl
     expected = "test_node_is_proxmox PASSED" if "-v" in words or "-vv" in words else "test_010_preflight.py .F"
     assert expected in seen.history
     assert "\n\n\n\ntests_920" not in seen.history
+
+
+@pytest.mark.parametrize(("words", "env"), [((), {}), (("-q",), {}), ((), {"TERM": "dumb"})], ids=["", "-q", "dumb"])
+def test_answer_to_an_interrupt_is_seen_while_a_check_runs(
+    tmp_path: Path, words: tuple[str, ...], env: dict[str, str]
+) -> None:
+    seen = shown(tmp_path, *words, plugin=SAYS, **env)
+    assert seen.history.splitlines().count("a word to the user") == 1
+    assert "waiting for" not in seen.history
+    assert seen.status == 1
 
 
 def test_output_of_checks_is_not_drawn_over(tmp_path: Path) -> None:
