@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -21,6 +22,10 @@ class Drops:
         time.sleep(1)
 def pytest_runtest_call(item):
     Drops()
+"""
+IN_ITS_CLEAN_UP = """
+def pytest_runtest_teardown(item):
+    raise KeyboardInterrupt
 """
 BROKEN = """
 def pytest_runtest_teardown(item):
@@ -51,6 +56,20 @@ def test_exit_status(tmp_path: Path, words: tuple[str, ...], plugin: str, status
         assert not suite.folders(), "a mistake leaves nothing"
     else:
         assert run.record.outcome is (Outcome.ABORTED if status == 2 else Outcome.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "first"),
+    [(INTERRUPTED, "failed"), (LOST, "passed"), (IN_ITS_CLEAN_UP, "passed")],
+    ids=["in the check", "lost", "in its clean-up"],
+)
+def test_interrupted_run_tells_of_each_check_once(tmp_path: Path, plugin: str, first: str) -> None:
+    run = Suite(tmp_path).run(plugin=plugin)
+    verdicts = [check.verdict for check in run.record.checks]
+    assert verdicts[0] == first
+    assert set(verdicts[1:]) == {"not run"}
+    cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
+    assert [case.attrib["name"] for case in cases] == ["test_node_is_proxmox"]
 
 
 def test_unknown_setting_is_one_clear_line(tmp_path: Path) -> None:

@@ -57,8 +57,20 @@ def test_first_one_while_the_run_ends_is_answered() -> None:
     one = Pressed()
     one.ending = True
     one.answers(ENDING)
+    assert "once more" not in one.said[-1]
     one.answers(ENDING)
+    assert "once more ends at once" in one.said[-1]
     one.raises()
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
+def test_terminal_that_is_gone_tears_no_sealing(error: type[Exception]) -> None:
+    def say(_: str) -> None:
+        raise error
+
+    one = Interrupts()
+    with pytest.raises(KeyboardInterrupt), one.said_by(say), one.sealing():
+        one.handle(signal.SIGTERM, None)
 
 
 def seal(one: Pressed, error: type[Exception] | None = None) -> None:
@@ -104,6 +116,19 @@ def test_clean_up_after_an_interrupt_raises_no_other() -> None:
     clean_up(one, done)
     assert done == ["whole"]
     one.raises()
+
+
+def test_clean_up_in_another_leaves_the_end_to_that() -> None:
+    one, done = Pressed(), list[str]()
+
+    def outer() -> None:
+        with one.cleaning_up():
+            clean_up(one, done)
+            done.append("the outer one too")
+
+    with pytest.raises(KeyboardInterrupt):
+        outer()
+    assert done == ["whole", "the outer one too"]
 
 
 def test_clean_up_raises_nothing_by_itself() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.machines.channel import Channel
+from fixtures.machines.channel import Channel, ChannelError, Command
 from fixtures.machines.node import Node, NodeError
 
 
@@ -59,6 +59,23 @@ def test_running_is_asked_each_time(node: Node, tmp_path: Path) -> None:
     for _ in range(2):
         assert node.running(920)
     assert (tmp_path / "asked").read_text().count("status/current") == 2
+
+
+def test_silent_node_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def look(*_: object, deadline: float) -> list[Command]:
+        waited.append(deadline)
+        raise ChannelError("it is silent")
+
+    silent = Node(Channel("far"))
+    monkeypatch.setattr(silent.channel, "look", look)
+    for _ in range(3):
+        with pytest.raises(ChannelError, match="it is silent"):
+            silent.get("lxc")
+        with pytest.raises(ChannelError, match="it is silent"):
+            _ = silent.version
+    assert len(waited) == 1
 
 
 def test_garbled_answer_is_not_kept(node: Node) -> None:

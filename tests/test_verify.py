@@ -215,6 +215,8 @@ def compared(*drifts: Drift) -> Comparison:
         ([AROUND], True, True, 0, Outcome.VERIFIED),
         ([], False, False, 0, Outcome.PARTIAL),
         ([INSIDE], False, True, 1, Outcome.FAILED),
+        ([], False, True, 2, Outcome.ABORTED),
+        ([], True, True, 2, Outcome.ABORTED),
     ],
 )
 def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, expected: Outcome) -> None:
@@ -230,11 +232,23 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
         compared=compared(*drifts),
         situation=Situation.ACCEPTED,
         template=SimpleNamespace(ctid=920, snapshot_name="s"),
+        accept=None,
+        parent_only=False,
+        sealing=[],
+        rebuild=False,
+        rebuild_clone=False,
+        declaration=SimpleNamespace(containers={}),
     )
     assert outcome.of(build, status) is expected
     words = outcome.sentence(build, expected)
     assert words.startswith("920@s ") or "920@s" in words
     assert ("another kernel" in words) == (expected is Outcome.NOT_REPROVED)
+    if expected is Outcome.ABORTED:
+        assert words == "The run was interrupted; 920@s was built and accepted before; nothing was changed."
+    if expected in (Outcome.ABORTED, Outcome.PARTIAL):
+        assert outcome.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
+    build.compared.looked_inside = False
+    assert ("pct start 920;" in outcome.next_step(build, expected)) == (expected is Outcome.PARTIAL)
 
 
 def test_summary_holds_what_its_standard_asks_for() -> None:
