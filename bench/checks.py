@@ -106,20 +106,8 @@ def serverspec(far: Far) -> float:
 
 def commands(place: Place) -> float:
     """Seconds of the dozen's commands in one shell inside 920."""
-    shell = (
-        str(place.lab.machine.shim),
-        "lxc-attach",
-        "-P",
-        "/var/lib/lxc",
-        "-n",
-        "920",
-        "--",
-        "sh",
-        "-e",
-        "-c",
-        DOZEN,
-    )
-    return timed(shell).seconds
+    attach = ("lxc-attach", "-P", "/var/lib/lxc", "-n", "920", "--")
+    return timed([str(place.lab.machine.shim), *attach, "sh", "-e", "-c", DOZEN]).seconds
 
 
 LINES = (
