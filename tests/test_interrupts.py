@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from fixtures import interrupts as module
 from fixtures.interrupts import Interrupts
+from fixtures.settings import Settings
+from fixtures.vllm.server import Server
 
 ENDING, SEALING = "already ending", "the template is being sealed"
 
@@ -136,3 +141,11 @@ def test_clean_up_raises_nothing_by_itself() -> None:
     with one.cleaning_up():
         pass
     one.raises()
+
+
+def test_lost_one_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = object.__new__(Server)
+    server._started, server._settings = time.monotonic(), cast(Settings, SimpleNamespace(ready_deadline=60))
+    monkeypatch.setattr(module.INTERRUPTS, "_count", 1)
+    with pytest.raises(KeyboardInterrupt):
+        server._wait("nothing", lambda: False)

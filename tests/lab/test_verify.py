@@ -115,6 +115,12 @@ def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> No
     assert lab.node("sh", "-c", state) == before
 
 
+def test_deep_verification_in_part_verifies_nothing(lab: Lab, built: str) -> None:
+    run = lab.build(*STAND_IN, "--verify-deep", "-k", "recorded")
+    assert (run.status, run.outcome) == (0, "partial")
+    assert (summary(run)["verificationResult"], summary(run)["verifiedLevels"]) == ("FAILED", ["FAILED"])
+
+
 def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
     """And what was not looked at is not verified."""
     lab.node("pct", "shutdown", "920")
