@@ -2,8 +2,8 @@
 
 pytest_plugins = [
     "fixtures.workers",
-    "fixtures.command_line",
     "fixtures.interrupts",
+    "fixtures.command_line",
     "fixtures.selection",
     "fixtures.blocking",
     "fixtures.given",

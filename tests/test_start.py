@@ -20,13 +20,13 @@ SLOW = [
 ]
 COLLECT = """
 import sys, pytest
-status = pytest.main(["tests_920", "--collect-only", "--quiet"])
+status = pytest.main(["tests_920", "--collect-only", "--quiet", "-W", "error"])
 print("loaded:", *(name for name in sys.argv[1:] if name in sys.modules))
 sys.exit(status)
 """
 
 
-def test_collecting_loads_nothing_slow() -> None:
+def test_collecting_loads_nothing_slow_and_warns_of_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", COLLECT, *SLOW], cwd=TOP, capture_output=True, text=True, timeout=60, check=False
     )

@@ -39,8 +39,10 @@ def on_node(do: str, undo: str) -> Callable[[Lab], AbstractContextManager[None]]
     return put
 
 
+# waits for the program itself: until its exec, what was forked for it still has the shell's name
 HOLDER = """[ -e /etc/pve/lxc/903.conf ] && pct start 903 && pct exec 903 -- sh -c 'sleep 9203 >/dev/null 2>&1 &'
-printf 'gpu1.process = %s, python3, 9000\\n' "$(pgrep --newest --exact sleep)" > /etc/simulated-gpu.conf"""
+timeout 10 sh -c "until pgrep --full --exact 'sleep 9203'; do sleep 0.05; done" > /root/holder
+printf 'gpu1.process = %s, python3, 9000\n' "$(cat /root/holder)" > /etc/simulated-gpu.conf"""
 SECOND_ADDRESS = "pct start 903 && pct exec 903 -- ip address add 10.0.0.220/24 dev eth0"
 # below the heading of the snapshot that 920 is cloned from
 NO_DEV1 = "cp /etc/pve/lxc/903.conf /root/kept && sed -i '/^\\[/,$ { /^dev1: /d }' /etc/pve/lxc/903.conf"
@@ -59,7 +61,7 @@ FAULTS: dict[str, tuple[Any, str, str, str]] = {
         "['dev1: /dev/nvidia1']",
     ),
     "gpu-held": (
-        on_node(HOLDER, "rm /etc/simulated-gpu.conf && pct shutdown 903"),
+        on_node(HOLDER, "rm /etc/simulated-gpu.conf /root/holder && pct shutdown 903"),
         MODEL,
         "test_gpu_memory_is_free",
         "python3 (PID ",
