@@ -34,7 +34,8 @@ SERVE_REGISTRY = """
 up() { curl --silent --fail http://10.0.0.1:5000/v2/ >/dev/null; }
 printf %s "$1" > /run/registry.new
 cmp -s /run/registry.new /run/registry.json && up && exit 0
-[ -e /run/registry.pid ] && kill "$(cat /run/registry.pid)" && sleep 0.5
+[ -e /run/registry.pid ] && kill "$(cat /run/registry.pid)"
+for _ in $(seq 100); do up || break; sleep 0.1; done
 mv /run/registry.new /run/registry.json
 setsid docker-registry serve /run/registry.json >/run/registry.log 2>&1 </dev/null &
 echo $! > /run/registry.pid

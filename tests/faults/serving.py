@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tests.faults.fault import ROOT, Fault, Put, Words, both, docker, inside, node, setting, stand_in
 from tests.faults.stack import REAL, gpus_say
-from tests.lab.harness import Lab
+from tests.lab.harness import Lab, until
 
 LARGE = "stand-in-large"
 SOON = ("-o", "pull_deadline=12")
@@ -17,23 +17,22 @@ AFTER_LAST = """'run --detach'*device=1*) touch /run/second;;
   if [ -e /run/second ] && [ -z "$(/usr/bin/docker ps --all --quiet --filter label=phoenix-920)" ]; then {}; fi;;"""
 BACK = "/usr/bin/docker create --label phoenix-920=x --name back vllm/vllm-openai:stand-in >/dev/null"
 LEFT = "/usr/bin/docker create --name left vllm/vllm-openai:stand-in >/dev/null"
-LISTEN = "setsid timeout 20 python3 -m http.server 8000 >/dev/null 2>&1 </dev/null & sleep 1"
+LISTEN = "setsid timeout 20 python3 -m http.server 8000 >/dev/null 2>&1 </dev/null & " + until(
+    "bash -c ': > /dev/tcp/127.0.0.1/8000' 2>/dev/null"
+)
 
 
 def registry(mode: str) -> Put:
     """A registry that fails; see lab/stand_in/registry.py."""
     run = "env PYTHONPATH=/usr/share/pve-lab PYTHONDONTWRITEBYTECODE=1 setsid python3 -m lab.stand_in.registry"
+    asked = "curl --silent http://10.0.0.1:5000/ >/dev/null"
+    up, down = until(asked), until(f"! {asked}")
     return node(
-        f"kill $(cat /run/registry.pid); sleep 0.5; {run} {mode} >/run/bad-registry.log 2>&1 </dev/null & "
-        "echo $! > /run/bad-registry.pid; "
-        + (
-            "sleep 1"
-            if mode == "refuse"
-            else "until curl --silent http://10.0.0.1:5000/ >/dev/null; do sleep 0.2; done"
-        ),
-        "kill $(cat /run/bad-registry.pid); sleep 0.3; "
+        f"kill $(cat /run/registry.pid); {down}; {run} {mode} >/run/bad-registry.log 2>&1 </dev/null & "
+        f"echo $! > /run/bad-registry.pid; {'true' if mode == 'refuse' else up}",
+        f"kill $(cat /run/bad-registry.pid); {down}; "
         "setsid docker-registry serve /run/registry.json >/run/registry.log 2>&1 </dev/null & "
-        "echo $! > /run/registry.pid; sleep 1",
+        f"echo $! > /run/registry.pid; {up}",
     )
 
 

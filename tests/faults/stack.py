@@ -23,7 +23,7 @@ settings = json.load(open(path))
 del settings["runtimes"]
 json.dump(settings, open(path, "w"))
 EOF"""
-FAILING = "systemd-run --quiet --unit fails false; sleep 0.5"
+FAILING = "systemd-run --quiet --wait --unit fails false || systemctl --quiet is-failed fails"
 
 
 def gpus_say(*lines: str) -> Put:

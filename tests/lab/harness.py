@@ -203,6 +203,11 @@ class Lab:
         return self.finish(self.start(*words, checks=checks), seconds)
 
 
+def until(condition: str, seconds: int = 30) -> str:
+    """A line of shell that waits until a condition holds, and fails if it never does."""
+    return f"timeout {seconds} sh -c {shlex.quote(f'until {condition}; do sleep 0.1; done')}"
+
+
 def says(run: Run, *words: str) -> None:
     """Assert that the terminal says something, whatever the width of its lines."""
     text = " ".join(run.output.split())

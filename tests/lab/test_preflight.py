@@ -15,7 +15,7 @@ import pytest
 from fixtures.machines.channel import open_channel
 from fixtures.recording.record import from_json
 from fixtures.run_lock import RunLock
-from tests.lab.harness import TOP, Lab, says
+from tests.lab.harness import TOP, Lab, says, until
 
 pytestmark = pytest.mark.lab
 
@@ -40,8 +40,8 @@ def on_node(do: str, undo: str) -> Callable[[Lab], AbstractContextManager[None]]
 
 
 # waits for the program itself: until its exec, what was forked for it still has the shell's name
-HOLDER = """[ -e /etc/pve/lxc/903.conf ] && pct start 903 && pct exec 903 -- sh -c 'sleep 9203 >/dev/null 2>&1 &'
-timeout 10 sh -c "until pgrep --full --exact 'sleep 9203'; do sleep 0.05; done" > /root/holder
+HOLDER = f"""[ -e /etc/pve/lxc/903.conf ] && pct start 903 && pct exec 903 -- sh -c 'sleep 9203 >/dev/null 2>&1 &'
+{until("pgrep --full --exact 'sleep 9203'")} > /root/holder
 printf 'gpu1.process = %s, python3, 9000\n' "$(cat /root/holder)" > /etc/simulated-gpu.conf"""
 SECOND_ADDRESS = "pct start 903 && pct exec 903 -- ip address add 10.0.0.220/24 dev eth0"
 # below the heading of the snapshot that 920 is cloned from
@@ -133,16 +133,17 @@ def test_fault_of_the_declaration_is_found(lab: Lab, tmp_path: Path, wrong: Wron
 
 
 # a mirror that tells of an image of the size of vLLM's own
-MIRROR = """mkdir -p /root/mirror/v2/vllm/vllm-openai/manifests && cd /root/mirror && cp {daemon} /root/kept
-manifest=v2/vllm/vllm-openai/manifests/latest
-echo '{{"layers": [{{"size": 8700000000}}], "config": {{"digest": "sha256:none"}}}}' > $manifest
+MANIFEST = "v2/vllm/vllm-openai/manifests/latest"
+MIRROR = f"""mkdir -p /root/mirror/$(dirname {MANIFEST}) && cd /root/mirror && cp {DAEMON} /root/kept
+echo '{{"layers": [{{"size": 8700000000}}], "config": {{"digest": "sha256:none"}}}}' > {MANIFEST}
 setsid python3 -m http.server --bind 10.0.0.1 5920 >/dev/null 2>&1 </dev/null & echo $! > /root/mirror/pid
-echo '{{"registry-mirrors": ["http://10.0.0.1:5920"]}}' > {daemon}; sleep 1"""
-NO_MIRROR = "kill $(cat /root/mirror/pid); cp /root/kept {daemon}; rm -r /root/mirror"
+echo '{{"registry-mirrors": ["http://10.0.0.1:5920"]}}' > {DAEMON}
+{until(f"curl --silent --fail http://10.0.0.1:5920/{MANIFEST} >/dev/null")}"""
+NO_MIRROR = f"kill $(cat /root/mirror/pid); cp /root/kept {DAEMON}; rm -r /root/mirror"
 
 
 def test_too_small_disk_is_refused_in_seconds(lab: Lab, tmp_path: Path) -> None:
-    with on_node(MIRROR.format(daemon=DAEMON), NO_MIRROR.format(daemon=DAEMON))(lab):
+    with on_node(MIRROR, NO_MIRROR)(lab):
         run = lab.build(*declared(tmp_path, storage_size_gb=32))
     assert run.failed() == {"test_declared_disk_is_large_enough"}
     record = from_json((run.folder / "record.json").read_text())
