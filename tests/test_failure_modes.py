@@ -101,9 +101,9 @@ def test_nearest_to_the_failure_comes_first() -> None:
 
 def test_signatures_are_quick_on_the_longest_evidence() -> None:
     text = bounded("x" * 10**6 + "\n" + "waited registry docker pull CUDA lxc.a " * 10**5)
-    started = time.monotonic()
+    started = time.process_time()
     assert diagnose(dict.fromkeys(failure_modes.KINDS, text)) == []
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_every_mode_of_the_list_is_there() -> None:
