@@ -32,7 +32,7 @@ test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of
 faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (40 minutes)
 	$(VENV)/bin/python -m tests.faults --write docs/faults.md
 
-kills: test-tools $(VENV)/ready ## kill -9 and loss of power at given and random moments: docs/kills.md (2 hours)
+kills: test-tools $(VENV)/ready ## Ctrl-C, kill -9 and loss of power at given and random moments: docs/kills.md (2 hours)
 	$(VENV)/bin/python -m tests.faults.kills --write docs/kills.md
 
 warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answers: docs/warm-start.md (20 minutes)

@@ -14,6 +14,10 @@ INTERRUPTED = """
 def pytest_runtest_call(item):
     raise KeyboardInterrupt
 """
+BEFORE_THE_FIRST = """
+def pytest_runtest_logstart():
+    raise KeyboardInterrupt
+"""
 LOST = """
 import os, signal, time
 class Drops:
@@ -26,6 +30,11 @@ def pytest_runtest_call(item):
 IN_ITS_CLEAN_UP = """
 def pytest_runtest_teardown(item):
     raise KeyboardInterrupt
+"""
+NOT_COLLECTED = """
+def pytest_collect_file(file_path):
+    if file_path.name == "test_090_accepted.py":
+        raise ImportError("a defect")
 """
 BROKEN = """
 def pytest_runtest_teardown(item):
@@ -40,8 +49,10 @@ def pytest_runtest_logfinish(nodeid):
     [
         ((), "", 1),
         ((), INTERRUPTED, 2),
+        ((), BEFORE_THE_FIRST, 2),
         ((), LOST, 2),
         ((), BROKEN, 3),
+        ((), NOT_COLLECTED, 3),
         (("--no-such-option",), "", 4),
         (("-o", "server_port=none"), "", 4),
         (("-o", "unknown=1"), "", 4),
@@ -56,6 +67,7 @@ def test_exit_status(tmp_path: Path, words: tuple[str, ...], plugin: str, status
         assert not suite.folders(), "a mistake leaves nothing"
     else:
         assert run.record.outcome is (Outcome.ABORTED if status == 2 else Outcome.FAILED)
+        assert ("so none has begun" in run.record.sentence) is (plugin == NOT_COLLECTED)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Runs of the suite that are ended at random moments, one after the other on the same lab, and what they leave.
+"""Runs that are ended at random moments, by Ctrl-C, kill -9 or a loss of power, one after the other on one lab.
 
-Each run goes on from what the killed one before it has left, and may be killed itself; the last one is not, and must
-be green. In the fast loop the server is the stand-in, and an accepted template is proved anew, looked at or verified;
+Each run goes on from what the one before it has left, and may be ended itself; the last one is not, and must be
+green. In the fast loop the server is the stand-in, and an accepted template is proved anew, looked at or verified;
 in the full loop 920 is built from nothing with the real vLLM. After each kill the invariants are checked, a list of
 which `Watch.broken` is.
 """
@@ -48,6 +48,7 @@ find {PARENT} -printf '%p %s %T@ %m %U\\n' | sha256sum
 """
 DELETE = f"pct delsnapshot 920 {SNAPSHOT} --force >/dev/null 2>&1 || true"
 ANEW = "--rebuild-clone clones it anew"  # what the report says where a pull was cut by a loss of power
+CTRL_C = "Ctrl-C"
 BUSY = "pgrep --count --full '/usr/sbin/p(ct|vesh) ' || true"
 
 
@@ -56,8 +57,8 @@ class Kill:
     """One kill and what came of it.
 
     Attributes:
-        what: "the suite", "suite and node" where the node's commands were killed with it, or "power" where the
-            whole node was ended.
+        what: "the suite", "suite and node" where the node's commands were killed with it, "power" where the whole
+            node was ended, or "Ctrl-C".
         stage: The stage that was going on.
         seconds: Since the run was started.
         state: The kind of state that it left.
@@ -179,6 +180,7 @@ class Loop:
     def __init__(self, lab: Lab, chance: random.Random, words: Sequence[str], *, full: bool) -> None:
         self.lab, self.chance, self.words, self.full = lab, chance, tuple(words), full
         self.watch = Watch(lab)
+        self.left: list[str] = []  # by the runs so far
         self.kills: list[Kill] = []
         self.ended: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -210,6 +212,7 @@ class Loop:
             more = self.chance.choice([["--rebuild"], ["--rebuild"], ["--rebuild"], [], ["--verify"]])
         kind = "look" if accepted and not self.full and more != ["--rebuild"] else "build"
         before = set(self.lab.reports.iterdir())
+        self.left = left_over(self.lab)
         if "--verify" not in more and self.chance.random() < (0.5 if self.full else 0.75):
             more = [*more, "--no-clone"]  # else it may be killed while a clone is tried
         process = self.lab.start(*self.words, *more)
@@ -232,23 +235,32 @@ class Loop:
             self._refused(output)
 
     def _kill(self, process: subprocess.Popen[str], seconds: float, before: set[Path]) -> None:
-        process.send_signal(signal.SIGKILL)
-        what = self.chance.choices(("the suite", "suite and node", "power"), (75, 20, 5))[0]
+        what = self.chance.choices(("the suite", "suite and node", "power", CTRL_C), (60, 15, 5, 20))[0]
+        process.send_signal(signal.SIGINT if what == CTRL_C else signal.SIGKILL)
         if what == "suite and node":
             self.lab.node("sh", "-c", "pkill --signal KILL --full '/usr/sbin/p(ct|vesh) ' || true")
         if what == "power":
             self.lab.machine.power_off()
             ready(self.lab.machine, self.lab.reports, fresh=False)
             self.watch.listen()
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)  # after Ctrl-C it removes what it has started
         self.wrong += await_quiet(self.lab)
         record = record_since(self.lab, before)
         stage = _stage(record)
         kill = Kill(len(self.kills) + 1, what, stage, seconds, state(self.lab), self.watch.broken(record))
+        if what == CTRL_C:
+            kill.broken += self._uncleaned(process.returncode, record)
         self.kills.append(kill)
         said = f"BROKEN: {'; '.join(kill.broken)}" if kill.broken else kill.state
         now = time.monotonic() - self._begun
         print(f"{now:6.0f} s kill {kill.number:3} of {what} after {seconds:.1f} s, {stage}: {said}", flush=True)
+
+    def _uncleaned(self, status: int, record: dict[str, Any] | None) -> list[str]:
+        """What is wrong after Ctrl-C; what a kill before it has left is removed by those runs that come so far."""
+        begun = record and any(each["verdict"] != "not run" for each in record["checks"])
+        broken = [f"it ended with {status}"] if begun and status != 2 else []
+        left = [left for left in left_over(self.lab) if left != BYSTANDER_LEFT]
+        return broken + [f"left over: {each}" for each in left if each not in self.left]
 
     def _refused(self, output: str) -> None:
         """A run that was let be has failed: it must say why, and what it says must mend it."""

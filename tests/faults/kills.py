@@ -1,4 +1,4 @@
-"""Runs of the suite that are ended with kill -9 or a loss of power, at given moments and at random ones.
+"""Runs of the suite that are ended with Ctrl-C, kill -9 or a loss of power, at given moments and at random ones.
 
 `python -m tests.faults.kills [--no-moments] [--fast N] [--full N] [--seed S] [--results FILE] [--write FILE]`;
 `make kills` writes docs/kills.md. Ctrl-C ends a loop early; its last run has to be green all the same. With
@@ -28,11 +28,12 @@ from tests.faults.kill_loop import Loop
 from tests.faults.moments import strike_all
 from tests.faults.trial import GPUS, WORDS, declared
 
-HEAD = """# What kill -9 and a loss of power leave
+HEAD = """# What Ctrl-C, kill -9 and a loss of power leave
 
 Written by `make kills`. Each run was ended, and the next one went on from there. After each end: 903 and what is not
 ours are unchanged; there is at most one snapshot; it was taken of a stopped container, and all checks before sealing
-had passed, as the record in it says; the record of a killed run says that it was aborted.
+had passed, as the record in it says; the record of the run says that it was aborted. One that was ended by Ctrl-C has
+ended with 2 and has left nothing over.
 """
 FAST, FULL = "At random moments of fast runs", "At random moments of full builds"
 GIVEN = """## At given moments
@@ -66,7 +67,7 @@ def _given(strikes: list[dict[str, Any]]) -> str:
 
 def _section(title: str, loops: list[dict[str, Any]]) -> str:
     kills = [kill for loop in loops for kill in loop["kills"]]
-    rows = ["| killed in | kills | left behind | invariants |", "|---|---|---|---|"]
+    rows = ["| ended in | ends | left behind | invariants |", "|---|---|---|---|"]
     for stage in dict.fromkeys(["before the first check", *(check.stage for check in declared(GPUS)), "the end"]):
         here = [kill for kill in kills if kill["stage"] == stage]
         if here:
@@ -79,7 +80,7 @@ def _section(title: str, loops: list[dict[str, Any]]) -> str:
         [
             f"## {title}",
             "",
-            f"{ABOUT[title]} {len(kills)} kills: {whats}. Runs in between that came to their end: "
+            f"{ABOUT[title]} {len(kills)} ends: {whats}. Runs in between that came to their end: "
             f"{', '.join(f'{outcome} {n}' for outcome, n in ended.most_common()) or 'none'}.",
             "",
             *(f"- {_about(loop)}" for loop in loops),
@@ -93,7 +94,7 @@ def _section(title: str, loops: list[dict[str, Any]]) -> str:
 def _about(loop: dict[str, Any]) -> str:
     last = "; ".join(loop["wrong"]) or f"{loop.get('last', 'green')}; nothing was left over"
     count, minutes = len(loop["kills"]), loop["seconds"] / 60
-    return f"{loop['occasion']}, seed {loop['seed']}: {count} kills in {minutes:.0f} minutes. The last run: {last}."
+    return f"{loop['occasion']}, seed {loop['seed']}: {count} ends in {minutes:.0f} minutes. The last run: {last}."
 
 
 def _loop(machine: Machine, title: str, kills: int, seed: int) -> dict[str, Any]:

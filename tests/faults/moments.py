@@ -1,4 +1,4 @@
-"""Given moments of a run at which it is killed, or the node loses its power: between stages and inside sealing.
+"""Given moments of a run at which it is ended, or the node loses its power: between stages and inside sealing.
 
 At each moment somebody waits until it was struck: the run itself, through the plugin `waits`, or one of the
 node's commands (lab/pve/faults.py). After that nothing may be broken, and the next run must be green, or refuse
@@ -7,6 +7,7 @@ with a reason and be green when what it says was done.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,17 @@ import pytest
 
 from tests.faults.__main__ import ready
 from tests.faults.fault import Ground
-from tests.faults.kill_loop import BYSTANDER_LEFT, LISTENER, Watch, await_quiet, locked, mend, record_since, state
+from tests.faults.kill_loop import (
+    BYSTANDER_LEFT,
+    CTRL_C,
+    LISTENER,
+    Watch,
+    await_quiet,
+    locked,
+    mend,
+    record_since,
+    state,
+)
 from tests.faults.trial import GPUS, WORDS, declared, left_over, prepare, state_of
 from tests.lab.harness import SNAPSHOT, Lab, Run
 
@@ -82,7 +93,7 @@ class Strike:
     """What came of striking at a moment.
 
     Attributes:
-        way: KILL, POWER or AWAY.
+        way: CTRL_C, KILL, POWER or AWAY.
         state: The kind of state that it left.
         then: What the next run came to; empty if that was not tried.
         wrong: What is not as it must be.
@@ -125,6 +136,12 @@ def strike(lab: Lab, moment: Moment, way: str, watch: Watch, *words: str) -> Str
     with reached(lab, moment, *words) as (process, file):
         if process.poll() is not None:
             found.wrong.append("the run ended before it came so far")
+        elif way == CTRL_C:
+            process.send_signal(signal.SIGINT)
+            file.unlink(missing_ok=True)
+            watch.listen()  # no other command waits
+            lab.node("rm", "-f", REACHED)
+            found.wrong += interrupted(lab, lab.finish(process, 180))
         elif way == KILL:
             process.kill()
             lab.node("rm", "-f", REACHED)
@@ -140,6 +157,12 @@ def strike(lab: Lab, moment: Moment, way: str, watch: Watch, *words: str) -> Str
     found.wrong += watch.broken(None if way == AWAY else record_since(lab, before))
     found.state = state(lab)
     return found
+
+
+def interrupted(lab: Lab, run: Run) -> list[str]:
+    """What is wrong with a run that was ended by Ctrl-C: it has to clean up behind itself."""
+    wrong = [] if run.status == 2 else [f"the run ended with {run.status}"]
+    return wrong + [f"left over: {left}" for left in left_over(lab) if left != BYSTANDER_LEFT]
 
 
 def _must_be_red(lab: Lab, process: subprocess.Popen[str]) -> list[str]:
@@ -168,7 +191,7 @@ def strike_all(lab: Lab) -> Iterator[Strike]:
     """Every moment, in each way; between stages the next run is tried once for each state that is left in a way."""
     watch, tried = Watch(lab), set[tuple[str, str]]()
     for moment in (*BOUNDARIES, IN_CLONE, *SEALING):
-        for way in (KILL, POWER, *((AWAY,) if moment in SEALING else ())):
+        for way in (CTRL_C, KILL, POWER, *((AWAY,) if moment in SEALING else ())):
             lab.destroy(990)  # what has gone wrong at one moment must not spoil the next
             prepare(lab, moment.ground)
             found = strike(lab, moment, way, watch)
