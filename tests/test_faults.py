@@ -53,6 +53,6 @@ def test_loops_of_one_kind_are_one_table() -> None:
     loop = {"title": kills.FAST, "seed": 1, "occasion": "Monday", "seconds": 60.0, "ended": {"built": 2}, "wrong": []}
     loop["last"] = "green"
     page = kills.text([{**loop, "kills": [kill]}, {**loop, "seed": 2, "kills": [kill, {**kill, "broken": ["lost"]}]}])
-    assert "3 kills: power 3. Runs in between that came to their end: built 4." in page
+    assert "3 ends: power 3. Runs in between that came to their end: built 4." in page
     assert "| seal | 3 | off 3 | lost |" in page
     assert kills.FULL not in page

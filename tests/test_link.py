@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_way_can_be_opened_ahead(far: Channel) -> None:
     far.open()
     far.open()
     (opened,) = far._links
-    time.sleep(0.3)  # it has said by now that it is there
+    assert select.select([opened._stdout], [], [], 20)[0], "it has not said that it is there"
     say(far, "true")
     assert far._links == [opened]
     shut = Channel("far", prefix=("false",))

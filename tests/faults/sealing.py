@@ -256,6 +256,7 @@ TOLERATED = (
         "none",
         (),
         setting(),
+        ("the clock has jumped back by a day",),
         words=("-p", "tests.faults.clock_jump"),
         outcome="built",
     ),
