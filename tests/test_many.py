@@ -24,6 +24,12 @@ def pytest_runtest_call(item):
     if "test_parent_is_as_declared" in item.name:
         raise KeyboardInterrupt
 """
+SILENT = """
+from fixtures.machines.node import Node
+def hostname(self):
+    raise KeyboardInterrupt
+Node.name = property(hostname)
+"""
 STUCK = """
 import time, pytest
 from fixtures.recording.run_folder import FOLDER
@@ -40,6 +46,8 @@ def pytest_sessionfinish(session):
 def test_labels_can_be_told_apart() -> None:
     words = ["lab", "lab:n-a", "ssh://root@n-a", "ssh://root@pve1:2222", "local"]
     assert [place.label for place in places(words)] == ["lab", "n-a", "n-a-2", "pve1-2222", "local"]
+    words = ["ssh://root@pve", "ssh://admin@pve", "ssh://root@pve-2", "lab:pve"]
+    assert [place.label for place in places(words)] == ["pve", "pve-2", "pve-2-2", "pve-3"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +166,14 @@ def test_interrupted_run_tells_which_node_had_its_turn(tmp_path: Path) -> None:
     assert "outcome: 1 aborted, 1 not begun" in run.output
     assert record(run, "stub").outcome is Outcome.ABORTED
     assert not (run.folder / "other").exists()
+
+
+def test_interrupt_before_a_node_has_answered(tmp_path: Path) -> None:
+    run = Nodes(tmp_path).both(plugin=SILENT)
+    assert run.status == 2, run.output
+    assert "outcome: 1 aborted, 1 not begun" in run.output
+    assert record(run, "stub").outcome is Outcome.ABORTED
+    assert (run.folder / "stub/report.html").exists()
 
 
 def test_third_ctrl_c_ends_at_once(tmp_path: Path) -> None:
