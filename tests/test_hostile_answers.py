@@ -9,6 +9,7 @@ import copy
 import functools
 import importlib.util
 import json
+import re
 import socket
 import threading
 import time
@@ -29,7 +30,7 @@ from fixtures.machines.channel import DeadlineExceeded
 from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel, from_json
 from fixtures.reporting import summary
 from fixtures.reporting.head import head
-from fixtures.settings import Settings
+from fixtures.settings import API_KEY, Settings
 from fixtures.vllm import client, performance
 from fixtures.vllm.client import Client, ServerError
 from fixtures.vllm.server import Server
@@ -58,6 +59,7 @@ class Speaker:
     """
 
     def __init__(self) -> None:
+        self.heard = b""
         self.says: Callable[[], Iterator[bytes]] = lambda: iter([b""])
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = self._socket.getsockname()
@@ -74,6 +76,7 @@ class Speaker:
                     request = connection.recv(65536)
                     while b"Content-Length" in request and not request.rstrip().endswith(b"}"):
                         request += connection.recv(65536)
+                    self.heard = request
                     for piece in self.says():
                         connection.sendall(piece)
                 except OSError:
@@ -248,3 +251,14 @@ def test_any_text_can_be_told(text: str) -> None:
     for page in (head(record, []), summary.page(record, "reports/x")):
         page.encode()
         assert not {"\x1b", "\0", "\u202e"} & set(page)
+
+
+def test_key_of_the_server_is_sent_and_no_other(
+    speaker: Speaker, asked: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password theirs\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    speaker.says = lambda: iter([reply({"data": []})])
+    asked.models()
+    sent = re.findall(rb"(?i)^authorization: (.*?)\r$", speaker.heard, re.MULTILINE)
+    assert sent == [f"Bearer {asked._settings.variables[API_KEY]}".encode()]

@@ -80,3 +80,11 @@ def test_an_answer_that_drips_for_ever_is_ended(serve: Callable[[str], Server]) 
     with pytest.raises(DeadlineExceeded, match="has no end"):
         serve("endless").chat("?")
     assert time.monotonic() - begun < 5
+
+
+def test_proxy_of_the_user_is_not_asked(serve: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve("")
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert server.wait_until_ready().answered > 0
+    assert server.chat("What is the capital of France?").has("Paris")
