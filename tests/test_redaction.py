@@ -14,7 +14,7 @@ import pytest
 
 from fixtures.recording.record import CheckResult
 from fixtures.recording.redaction import Redactor, looks_secret
-from fixtures.vllm.client import Client
+from fixtures.text import beginning, ending
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 from tests import schemas
@@ -185,4 +185,11 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
     assert options["stdin"] == b"VLLM_API_KEY=s3cret-value\nX=1\n"
     assert "s3cret-value" not in " ".join(argv)
     assert argv[argv.index("--env-file") + 1] == "/dev/stdin"
-    assert Client("", server._settings)._headers == {"Authorization": "Bearer s3cret-value"}
+
+
+@pytest.mark.parametrize("cut", range(40, 60))
+def test_half_a_secret_is_not_left_where_a_text_is_cut(cut: int) -> None:
+    key = "sk-0123456789abcdef0123456789"
+    for text in (f"a word {key} and more of it", f'{{"a":"word","key":"{key}","more":"of it, and so on"}}'):
+        for kept in (beginning(text, len(text) - cut + 20), ending(text, cut - 10)):
+            assert key in kept or not any(key[at : at + 4] in kept for at in range(len(key) - 3))
