@@ -100,6 +100,17 @@ def test_node_that_has_no_lock_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     assert "No such file or directory" in lock.problem
 
 
+@pytest.mark.parametrize("pause", ["", "sleep 0.3; "])
+def test_greeting_of_a_login_is_passed_over(take: Callable[..., RunLock], pause: str) -> None:
+    greets = Channel("far", prefix=("sh", "-c", f'echo Welcome; {pause}exec "$@"', "sh"))
+    lock = RunLock(greets, 920)
+    lock.acquire("the-first", shared=False, command="a build")
+    assert lock.held, lock.problem
+    with pytest.raises(LockHeld, match="invocation the-first"):
+        RunLock(greets, 920).acquire("the-second", shared=False, command="a build")
+    lock.release()
+
+
 @given(st.text())
 def test_no_text_in_the_file_breaks_the_message(text: str) -> None:
     assert describe(text).isprintable()
