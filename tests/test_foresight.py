@@ -111,7 +111,11 @@ def test_mirror_is_asked_first(server: Server, node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [b"", b"\xff\xfe", [], {}, {"layers": [{}]}, {"layers": [{"size": "x"}], "config": {}}]
+    "page",
+    [
+        *(b"", b"\xff\xfe", [], {}, {"layers": [{}]}, {"layers": [{"size": "x"}], "config": {}}),
+        *({"manifests": [1]}, {"manifests": 5}, {"layers": [{"size": float("inf")}], "config": {}}),
+    ],
 )
 def test_registry_that_talks_nonsense_is_no_answer(server: Server, node: Node, page: object) -> None:
     server.pages["/v2/a/b/manifests/latest"] = page
@@ -160,6 +164,17 @@ def test_model_of_the_hub(server: Server, node: Node, monkeypatch: pytest.Monkey
     assert model.look_at(node, disk, "org/m?x=$(id)", {}).unseen
 
 
+@pytest.mark.parametrize("files", [5, [1], [{"rfilename": "a.safetensors", "size": "x"}]])
+def test_files_of_another_shape_have_no_size(
+    server: Server, node: Node, monkeypatch: pytest.MonkeyPatch, files: object
+) -> None:
+    monkeypatch.setattr(model, "HUB", f"http://{server.address}")
+    server.pages["/org/m/resolve/main/config.json"] = {}
+    server.pages["/api/models/org/m"] = {"siblings": files}
+    disk: Any = None
+    assert model.look_at(node, disk, "org/m", {}).weights == 0
+
+
 @pytest.mark.parametrize(
     ("config", "ways", "said"),
     [
@@ -173,6 +188,7 @@ def test_model_of_the_hub(server: Server, node: Node, monkeypatch: pytest.Monkey
         ),
         ({"num_attention_heads": 16, "hidden_size": 1024, "quantization_config": {"group_size": 128}}, 2, ""),
         ({"hidden_size": "x", "quantization_config": {"group_size": -1}}, 2, ""),
+        ({"text_config": 5, "quantization_config": [1]}, 2, ""),
     ],
 )
 def test_split_of_a_model(config: dict[str, object], ways: int, said: str) -> None:
