@@ -48,3 +48,22 @@ def test_everything_below_a_folder_but_folders(tmp_path: Path) -> None:
     (tmp_path / "one/link").symlink_to("nowhere")
     found = {str(path.relative_to(tmp_path)) for path in secret_files.below(tmp_path)}
     assert found == {"a", "one/.b", "one/two/c", "one/link"}
+
+
+def test_only_what_was_pulled_by_us_and_has_lost_its_tag_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {
+        "now": (["v@sha256:2"], ["v:latest"]),
+        "before": (["v@sha256:1"], ["<none>:<none>"]),
+        "with a tag": (["v@sha256:4"], ["v:mine"]),
+        "pulled by hand": (["v@sha256:3"], []),
+        "imported": ([], []),
+        "of the parent": (["v@sha256:0"], []),
+    }
+    rows = [{"Id": name, "RepoDigests": digests, "RepoTags": tags} for name, (digests, tags) in images.items()]
+    monkeypatch.setattr(leftovers, "docker_usage", lambda: {"Images": rows})
+    noted, note = tmp_path / "pulled", {"images": ["of the parent"]}
+    assert leftovers._replaced("v@sha256:2", note, noted) == []
+    noted.write_text("v@sha256:0\nv@sha256:1\nv@sha256:2\nv@sha256:4\n")
+    assert leftovers._replaced("v@sha256:2", note, noted) == ["before"]

@@ -15,6 +15,7 @@ from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, NodeError
 from fixtures.recording import records
 from fixtures.templates import inside, manifest, storage
+from fixtures.vllm.image import inspect
 
 PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
 DIGEST = "a" * 64
@@ -61,6 +62,12 @@ def test_only_the_template_makes_the_digest() -> None:
 def test_configuration_is_content_only() -> None:
     assert made()["template"]["config"] == {"memory": "4096"}
     assert manifest.content({"lxc": [["lxc.cap", 1]], "lock": "x", "description": "y"}) == {"lxc": [["lxc.cap", "1"]]}
+
+
+def test_secret_of_a_configuration_is_in_no_manifest() -> None:
+    """By its form: what one run knows to be secret another does not, and both must come to the same digest."""
+    found = manifest.content({"lxc": [["lxc.environment", "HUB_TOKEN=abcdefgh123"]], "dev0": "/dev/nvidia0"})
+    assert found == {"lxc": [["lxc.environment", "HUB_TOKEN=[redacted: NAME=VALUE]"]], "dev0": "/dev/nvidia0"}
 
 
 def test_kept_manifest_comes_back() -> None:
@@ -145,6 +152,23 @@ def test_image_has_the_digest_of_its_repository(monkeypatch: pytest.MonkeyPatch,
     found = [{"Id": "sha256:2", "RepoDigests": ["other@sha256:9", "r:5000/vllm/openai@sha256:1"]}]
     answers(monkeypatch, {"docker image": [json.dumps(found)]})
     assert inside._image(name) == {"name": name, "id": "sha256:2", "digest": "r:5000/vllm/openai@sha256:1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("docker.io/vllm/vllm-openai:latest", "vllm/vllm-openai"),
+        ("index.docker.io/library/debian", "debian"),
+        ("library/debian:12", "debian"),
+        ("host.io/library/debian:12", "host.io/library/debian"),
+    ],
+)
+def test_image_is_known_by_the_name_that_docker_lists(monkeypatch: pytest.MonkeyPatch, name: str, listed: str) -> None:
+    found = [{"Id": "sha256:2", "RepoDigests": [f"{listed}@sha256:1"], "Config": {}, "Size": 1}]
+    answers(monkeypatch, {"docker image": [json.dumps(found)]})
+    assert inside._image(name)["digest"] == f"{listed}@sha256:1"
+    container: Any = SimpleNamespace(ask=lambda *_, **__: json.dumps(found))
+    assert inspect(container, name, 1).digest == f"{listed}@sha256:1"
 
 
 def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
         ),
         ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
         (("--rebuild",), {"description": MARKED}, ("takes vllm-base-snapshot, in place of the one that is there",)),
-        (("--rebuild-clone",), {}, ("destroys 920 if this suite made it; clones",)),
+        (("--rebuild-clone",), {}, ("destroys 920, if this suite made it and all its snapshots; clones",)),
         (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
         (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, asks and removes a test server",)),
         (

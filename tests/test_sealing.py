@@ -24,14 +24,19 @@ BEFORE = SnapshotFacts("vllm-base-snapshot", 100, "phoenix-920: sealed", {"type"
 MARKED = SnapshotFacts("vllm-base-snapshot", 200, "phoenix-920: sealed, accepted", {"type": "btrfs", "uuid": "new"})
 
 
-@pytest.mark.parametrize(("kept", "anew"), [(None, True), (BEFORE, True), (NOW, False), (MARKED, False)])
-def test_record_of_another_snapshot_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, kept: SnapshotFacts | None, anew: bool
-) -> None:
+def text(facts: SnapshotFacts) -> str:
+    return json.dumps(asdict(facts))
+
+
+@pytest.mark.parametrize(
+    ("kept", "anew"),
+    [("", True), (text(BEFORE), True), (text(NOW), False), (text(MARKED), False), ("half", True), ("[]", True)],
+)
+def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch, kept: str, anew: bool) -> None:
     """An earlier snapshot of the same contents has the same manifest, and so its record the same place."""
     written: list[dict[str, str]] = []
     carried = {"manifest.json": manifest.to_json(cast(Any, CONTENT)), "record.json": "{}"}
-    files = {"snapshot.json": json.dumps(asdict(kept))} if kept else {}
+    files = {"snapshot.json": kept} if kept else {}
     monkeypatch.setattr(records, "read_inside", lambda _, name: carried[name])
     monkeypatch.setattr(records, "read", lambda *_: files)
     monkeypatch.setattr(records, "keep", lambda _, digest, files: written.append(files))
@@ -40,3 +45,13 @@ def test_record_of_another_snapshot_is_replaced(
     sealing.resume(cast(Any, build), DIGEST)
     assert bool(written) is anew
     assert cast(Any, build).snapshot_facts == NOW
+
+
+@pytest.mark.parametrize("content", ["", "half", "{}", "[]", manifest.to_json(cast(Any, CONTENT))])
+def test_manifest_that_is_not_the_snapshots_is_left_to_the_comparison(
+    monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(records, "read_inside", lambda *_: content)
+    build = SimpleNamespace(template=SimpleNamespace(container=None), node=None)
+    sealing.resume(cast(Any, build), "another")
+    assert not cast(Any, build).manifest

@@ -1,14 +1,16 @@
 """The template: differences that are named, and snapshots that count."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fixtures.declaration import load
-from fixtures.machines.node import Snapshot, net_option, plain_description
+from fixtures.machines.channel import Channel
+from fixtures.machines.node import Node, Snapshot, net_option, plain_description
 from fixtures.templates.clone import MARK, config_differences, disk_gib
-from fixtures.templates.template import Situation, Template, bind_mounts
+from fixtures.templates.template import Situation, Template, TemplateError, bind_mounts
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 CONFIG: dict[str, Any] = {
@@ -87,3 +89,27 @@ def test_situation(monkeypatch: pytest.MonkeyPatch, snapshots: dict[str, Any], s
 
     template = Template(Node(), DECLARATION, 920, None)  # type: ignore[arg-type]
     assert template.situation() is situation
+
+
+def test_snapshot_that_somebody_takes_meanwhile_is_not_replaced() -> None:
+    class Node:
+        def containers(self) -> dict[int, object]:
+            return {920: {}}
+
+        def snapshots(self, ctid: int) -> dict[str, Snapshot]:
+            return {"vllm-base-snapshot": Snapshot("vllm-base-snapshot", "mine, by hand", 0, "")}
+
+        def pct(self, *argv: str, **_: object) -> None:
+            raise AssertionError(argv)
+
+    template = Template(Node(), DECLARATION, 920, SimpleNamespace(shutdown_deadline=1))  # type: ignore[arg-type]
+    with pytest.raises(TemplateError, match="somebody else"):
+        template._replace_snapshot("proof")
+
+
+def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:
+    """A snapshot is taken of what a container has now (pve-container, `[pve:pending]`)."""
+    node = Node(Channel("none"))
+    node.__dict__["name"] = "n"
+    assert node.config_question(920)[2:5] == ("/nodes/n/lxc/920/config", "--current", "1")
+    assert node.config_question(920, "one")[2:5] == ("/nodes/n/lxc/920/config", "--snapshot", "one")

@@ -1,5 +1,7 @@
 """Throw-away clones: a place that nobody has, and a label by which only our own are removed."""
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from fixtures.declaration import load
+from fixtures.machines.node import Snapshot
 from fixtures.templates import identity, throw_away
 from fixtures.templates.clone import CloneError
 
@@ -28,6 +31,10 @@ class Node:
 
     def config(self, ctid: int) -> dict[str, Any]:
         return self.rows[ctid]
+
+    def snapshots(self, ctid: int) -> dict[str, Snapshot]:
+        texts = self.rows[ctid].get("snapshots", {})
+        return {name: Snapshot(name, text, 0, "") for name, text in texts.items()}
 
     def running(self, ctid: int) -> bool:
         return bool(self.rows[ctid].get("running"))
@@ -104,3 +111,12 @@ def test_what_is_missing_is_named() -> None:
     assert identity.missing(whole, ssh=True) == []
     assert identity.missing({"machine id": "a"}, ssh=True) == ["Docker's engine id", "ssh host keys"]
     assert identity.missing({"machine id": "a", "Docker's engine id": "b"}, ssh=False) == []
+
+
+@pytest.mark.parametrize(("text", "destroyed"), [("phoenix-920: sealed x", True), ("mine, by hand", False)])
+def test_container_with_a_snapshot_of_somebody_else_is_not_destroyed(text: str, destroyed: bool) -> None:
+    node = Node({990: {"description": LABEL.format(990), "snapshots": {"one": text}}})
+    clone = throw_away.ThrowAway(node, replace(TEMPLATE, ctid=990), TEMPLATE, settings())  # type: ignore[arg-type]
+    with contextlib.nullcontext() if destroyed else pytest.raises(CloneError, match=r"not made.*: one; if they can go"):
+        clone.remove()
+    assert bool(node.done) is destroyed

@@ -14,7 +14,7 @@ import pytest
 
 from fixtures.machines.node import Snapshot
 from fixtures.recording import outcome, records, vsa
-from fixtures.recording.record import Outcome, Record, SnapshotFacts
+from fixtures.recording.record import Outcome, Record, SnapshotFacts, Subject
 from fixtures.stages import Check, Ledger
 from fixtures.templates import comparison, inside, manifest
 from fixtures.templates.comparison import Comparison, ComparisonError, Drift, compare
@@ -93,6 +93,18 @@ def test_untouched_template_has_no_drift(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.looked_inside
     assert any("running container" in note for note in found.notes)
     assert any("guid 1, createtxg 2" in note for note in found.notes)
+
+
+def test_secret_taken_out_of_a_record_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which known secrets a run has, its environment says; the record names its manifest all the same."""
+    world = World()
+    content = manifest.from_json(world.content)
+    content["template"]["config"]["hostname"] = "[redacted: REGISTRY_PASSWORD]"
+    for digest, drifts in ((world.digest, []), ("0" * 64, ["record.json manifest"])):
+        text = Record("1", 0.0, manifest=content, subjects=[Subject("pve:n/lxc/920@s", digest)]).to_json()
+        files = {name: kept for name, kept in world.kept.items() if name != records.SUMS}
+        world.kept = records._summed({**files, "record.json": text})
+        assert [drift.field for drift in world.compare(monkeypatch).drifts] == drifts
 
 
 def spoil_record(world: World) -> None:
@@ -227,6 +239,7 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
         verify=True,
         deep=deep,
         begun=True,
+        uncollected=False,
         timed_out=False,
         ledger=ledger,
         compared=compared(*drifts),

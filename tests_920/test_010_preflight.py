@@ -78,10 +78,12 @@ def test_snapshot_name_is_not_half_made(template: Template) -> None:
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
-    """A snapshot that a rebuild replaces was made by this suite."""
-    snapshot = template.snapshot() if build.rebuild else None
-    assert snapshot is None or snapshot.description.startswith(MARK), (
-        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not replace it"
+    """A snapshot that a rebuild replaces, and each that goes with the container, was made by this suite."""
+    foreign = template.foreign_snapshots() if template.exists else []
+    kept = [name for name in foreign if build.rebuild_clone or (build.rebuild and name == template.snapshot_name)]
+    assert not kept, (
+        f"snapshots {kept} of {template.ctid} are not of this suite, so a rebuild does not remove them; if they can "
+        f"go: pct delsnapshot {template.ctid} {kept[0]}"
     )
 
 
@@ -112,11 +114,11 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     """The number 920 is free, or belongs to a container of the declared name."""
-    guest = node.guests().get(template.ctid)
-    expected = ("lxc", template.declared.name)
-    assert guest is None or (guest["type"], guest["name"]) == expected, (
-        f"{template.ctid} is taken by {guest['type']} {guest['name']!r}, declared is {expected}"
-    )
+    guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
+    if guest is None:
+        return
+    found = guest["type"], node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
+    assert found == expected, f"{template.ctid} is taken by {found}, declared is {expected}"
 
 
 def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:

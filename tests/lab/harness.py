@@ -203,6 +203,14 @@ class Lab:
         return self.finish(self.start(*words, checks=checks), seconds)
 
 
+def declared(folder: Path, **changes: object) -> list[str]:
+    """Words that declare 920 otherwise, in a file of a folder."""
+    document = json.loads((TOP / "lab/phoenix_lxc_configs.json").read_text())
+    document["lxc_configs"]["920"] |= changes
+    (folder / "configs.json").write_text(json.dumps(document))
+    return ["-o", f"lxc_configs={folder}/configs.json"]
+
+
 def until(condition: str, seconds: int = 30) -> str:
     """A line of shell that waits until a condition holds, and fails if it never does."""
     return f"timeout {seconds} sh -c {shlex.quote(f'until {condition}; do sleep 0.1; done')}"

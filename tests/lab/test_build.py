@@ -19,7 +19,7 @@ import pytest
 from fixtures.stages import declared_checks
 from tests.faults.catalogue import BY_NAME
 from tests.faults.fault import stand_in
-from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run, says
+from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run, declared, says
 
 pytestmark = pytest.mark.lab
 
@@ -138,9 +138,10 @@ def test_foreign_snapshot_is_left_alone(lab: Lab) -> None:
     run = lab.build()
     assert (run.status, run.outcome) == (0, "existing")
     says(run, "not proved by this suite")
-    run = lab.build("--rebuild")
-    assert run.failed() == {"test_snapshot_may_be_replaced"}
-    assert lab.snapshots() == before
+    for words in ("--rebuild", "--rebuild-clone"):
+        run = lab.build(words)
+        assert run.failed() == {"test_snapshot_may_be_replaced"}
+        assert lab.snapshots() == before
     lab.node("pct", "delsnapshot", "920", SNAPSHOT)
 
 
@@ -161,6 +162,16 @@ def test_container_of_another_is_left_alone(lab: Lab) -> None:
     assert lab.node("cat", "/etc/pve/lxc/920.conf") == conf
     assert "stopped" in lab.node("pct", "status", "920")
     lab.node("pct", "set", "920", "--description", description, "--memory", "4096")
+
+
+def test_what_waits_for_the_next_start_is_set_before_it(lab: Lab, tmp_path: Path) -> None:
+    """Of a container that runs, some settings are changed when it starts again, and no snapshot has them until then."""
+    stage = "tests_920/test_020_clone.py"
+    for features in ("nesting=1", "nesting=1,keyctl=1"):
+        run = lab.build(*declared(tmp_path, features=features), checks=stage)
+        assert run.failed() == set()
+        assert f"features: {features}\n" in lab.node("pct", "config", "920", "--current")
+        assert "running" in lab.node("pct", "status", "920")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +14,7 @@ import pytest
 from fixtures.machines.channel import open_channel
 from fixtures.recording.record import from_json
 from fixtures.run_lock import RunLock
-from tests.lab.harness import TOP, Lab, says, until
+from tests.lab.harness import Lab, declared, says, until
 
 pytestmark = pytest.mark.lab
 
@@ -92,14 +91,6 @@ def test_fault_of_the_node_is_found(lab: Lab, name: str) -> None:
     says(run, said)
     if name == "gpu-held":
         says(run, "in container 903) holds 9000 MiB", "nothing was touched")
-
-
-def declared(tmp_path: Path, **changes: object) -> list[str]:
-    """Words that declare 920 otherwise."""
-    document = json.loads((TOP / "lab/phoenix_lxc_configs.json").read_text())
-    document["lxc_configs"]["920"] |= changes
-    (tmp_path / "configs.json").write_text(json.dumps(document))
-    return ["-o", f"lxc_configs={tmp_path}/configs.json"]
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,15 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     """The image's own folder stays and is counted apart; that of another image is of no use and goes."""
     folder = warm.folder_name(container, IMAGE)
     assert folder.startswith("aaaaaaaaaaaa-SIMULATED")
-    container.ask("sh", "-c", f"cd {settings.warm_caches} && mkdir -p {folder} bbbbbbbbbbbb-GPU")
+    container.ask("sh", "-c", f"cd {settings.warm_caches} && mkdir -p {folder} bbbbbbbbbbbb-GPU their-own")
+    container.ask("touch", f"{settings.warm_caches}/bbbbbbbbbbbb-GPU/{warm.MARK}")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && head -c 60000000 /dev/urandom > {folder}/cache")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && cp {folder}/cache bbbbbbbbbbbb-GPU/")
     found = findings(container, settings)
     assert found.growth == []
     assert found.content["caches"][settings.warm_caches] == 60_000_000
     assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
+    assert container.execute("ls", settings.warm_caches).out.split() == sorted([folder, "their-own"])
     assert findings(container, SimpleNamespace(warm_caches="", keep_model="")).growth
     container.ask("rm", "-r", settings.warm_caches)
 
