@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 
 from lab import rootfs, vllm
@@ -55,10 +56,17 @@ def up(machine: Machine, gpus: str = "simulated") -> None:
     print(f"lab: {machine.name} is up; run a command on it: {machine.shim} pct list")
 
 
+def _name(text: str) -> str:
+    """The name of a node, which becomes a folder that `down` removes."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a node: small letters, digits and dashes")
+    return text
+
+
 def main() -> int:
     """Do what the command line says; one clear line and 1 if it can't be done."""
     parser = argparse.ArgumentParser(prog="lab", description="A Proxmox-like node on this machine.")
-    parser.add_argument("--name", default="pve-lab", help="name of the node, if there are to be several")
+    parser.add_argument("--name", type=_name, default="pve-lab", help="name of the node, if there are to be several")
     parser.add_argument("--gpu", choices=("simulated", "host"), default="simulated", help="whose GPUs containers get")
     parser.add_argument(
         "verb", choices=("up", "down", "status", "reset", "exec"), help="exec COMMAND ... runs it there"

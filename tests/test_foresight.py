@@ -18,8 +18,8 @@ from fixtures.machines.channel import Channel, Command
 from fixtures.machines.disk import Disk
 from fixtures.machines.node import Node
 from fixtures.vllm import model, registry
+from fixtures.vllm.image_name import HUB, Name
 from fixtures.vllm.model import Model
-from fixtures.vllm.registry import HUB, Name
 
 TEXT = st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode(errors="replace"))
 

@@ -160,6 +160,14 @@ def test_node_that_another_run_works_on_is_left_alone(tmp_path: Path) -> None:
     assert {check.verdict for check in checks[1:]} == {"skipped"}
 
 
+@pytest.mark.parametrize("words", [(), ("-n", "2")], ids=["one after the other", "side by side"])
+def test_node_none_of_whose_checks_is_selected_is_let_be(tmp_path: Path, words: tuple[str, ...]) -> None:
+    run = Nodes(tmp_path).both("-k", "other and test_node_is_proxmox", *words)
+    assert run.status == 0, run.output
+    assert "outcome: 1 partial, 1 not selected" in run.output or "1 not selected, 1 partial" in run.output
+    assert not (run.folder / "stub").exists()
+
+
 def test_interrupted_run_tells_which_node_had_its_turn(tmp_path: Path) -> None:
     run = Nodes(tmp_path).both(plugin=INTERRUPTED)
     assert run.status == 2

@@ -216,7 +216,7 @@ INSIDE = Drift("image", "digest", "1", "2")
 
 
 def compared(*drifts: Drift) -> Comparison:
-    return Comparison("pve:n/lxc/920@s", "a" * 64, "b" * 64, True, list(drifts))
+    return Comparison("pve:n/lxc/920@s", "a" * 64, "b" * 64, looked_inside=True, drifts=list(drifts))
 
 
 @pytest.mark.parametrize(
@@ -232,26 +232,7 @@ def compared(*drifts: Drift) -> Comparison:
     ],
 )
 def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, expected: Outcome) -> None:
-    stages = ("preflight", "serving", "tidy", "seal", "recorded", "accepted")
-    ledger = Ledger([Check(stage, stage) for stage in stages])
-    ledger.outcomes = {"recorded": "passed" if passed else "skipped", "serving": "passed"}
-    build: Any = SimpleNamespace(
-        verify=True,
-        deep=deep,
-        begun=True,
-        uncollected=False,
-        timed_out=False,
-        ledger=ledger,
-        compared=compared(*drifts),
-        situation=Situation.ACCEPTED,
-        template=SimpleNamespace(ctid=920, snapshot_name="s"),
-        accept=None,
-        parent_only=False,
-        sealing=[],
-        rebuild=False,
-        rebuild_clone=False,
-        declaration=SimpleNamespace(containers={}),
-    )
+    build = ran(drifts, deep=deep, passed=passed)
     assert outcome.of(build, status) is expected
     words = outcome.sentence(build, expected)
     assert words.startswith("920@s ") or "920@s" in words
@@ -262,6 +243,62 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
         assert outcome.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
     build.compared.looked_inside = False
     assert ("pct start 920;" in outcome.next_step(build, expected)) == (expected is Outcome.PARTIAL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed", "looked_inside", "expected"),
+    [
+        (True, True, True, Outcome.EXISTING),
+        (True, False, True, Outcome.PARTIAL),  # some of the comparison was not selected
+        (True, False, False, Outcome.EXISTING),  # it is off
+        (False, False, False, Outcome.PARTIAL),
+    ],
+)
+def test_template_that_is_there_exists_when_it_was_compared(
+    asked: bool, passed: bool, looked_inside: bool, expected: Outcome
+) -> None:
+    build = ran([], passed=passed, verify=False)
+    build.compared.looked_inside = looked_inside
+    build.compared = build.compared if asked else None
+    assert outcome.of(build, 0) is expected
+    assert "920@s was built and accepted before" in outcome.sentence(build, expected)
+
+
+def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
+    build = ran([], situation=Situation.SEALED)
+    assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed, but never accepted: its run was cut short."
+    assert outcome.next_step(build, Outcome.FAILED) == "let the checks after sealing pass: pytest tests_920"
+
+
+def test_run_without_a_check_says_nothing_of_the_template() -> None:
+    build = ran([], begun=False)
+    assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
+    assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was looked at."
+
+
+def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more: object) -> Any:
+    """A verification that has ended, or another run."""
+    stages = ("preflight", "serving", "tidy", "seal", "recorded", "accepted")
+    ledger = Ledger([Check(stage, stage) for stage in stages])
+    ledger.outcomes = {"recorded": "passed" if passed else "skipped", "serving": "passed"}
+    usual = {
+        "verify": True,
+        "deep": deep,
+        "begun": True,
+        "uncollected": False,
+        "timed_out": False,
+        "ledger": ledger,
+        "compared": compared(*drifts),
+        "situation": Situation.ACCEPTED,
+        "template": SimpleNamespace(ctid=920, snapshot_name="s"),
+        "accept": None,
+        "parent_only": False,
+        "sealing": [],
+        "rebuild": False,
+        "rebuild_clone": False,
+        "declaration": SimpleNamespace(containers={}),
+    }
+    return SimpleNamespace(**(usual | more))
 
 
 def test_summary_holds_what_its_standard_asks_for() -> None:

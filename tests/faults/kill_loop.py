@@ -49,6 +49,7 @@ find {PARENT} -printf '%p %s %T@ %m %U\\n' | sha256sum
 DELETE = f"pct delsnapshot 920 {SNAPSHOT} --force >/dev/null 2>&1 || true"
 ANEW = "--rebuild-clone clones it anew"  # what the report says where a pull was cut by a loss of power
 CTRL_C = "Ctrl-C"
+ROLLBACK = f"pct rollback 920 {SNAPSHOT} --start 1"  # the same of a rebuild that was killed while it sealed
 BUSY = "pgrep --count --full '/usr/sbin/p(ct|vesh) ' || true"
 
 
@@ -267,6 +268,8 @@ class Loop:
         text = " ".join(output.split())
         if ANEW in text:
             self.lab.destroy()
+        elif ROLLBACK in text:
+            self.lab.node("sh", "-c", ROLLBACK)
         elif not (locked(self.lab) or state_of(self.lab) == "half made") or "pct unlock" not in text:
             self.wrong.append(f"a run after kill {len(self.kills)} failed: {text[-600:]}")
             print(output, flush=True)

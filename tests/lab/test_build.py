@@ -79,6 +79,9 @@ def test_second_run_finds_it_existing(lab: Lab) -> None:
     assert run.seconds < 10
     assert lab.snapshots() == before
     says(run, f"920@{SNAPSHOT} was built and accepted before; nothing was changed")
+    run = lab.build("-k", "test_node_is_proxmox")
+    assert (run.status, run.outcome) == (0, "partial")
+    says(run, f"Only some checks ran; 920@{SNAPSHOT} was built and accepted before")
 
 
 def test_snapshot_holds_the_state(lab: Lab) -> None:
@@ -213,6 +216,9 @@ def test_sealed_but_not_accepted_is_finished_by_the_next_run(lab: Lab) -> None:
     says(run, "was sealed but not accepted")
     assert "stopped" in lab.node("pct", "status", "920")
     assert_unaccepted(lab)
+    verified = lab.build(*STAND_IN, "--verify")
+    assert verified.failed() == {"test_snapshot_is_the_recorded_one"}
+    says(verified, "was sealed, but never accepted")
     again = lab.build(*STAND_IN, "--no-clone")
     assert (again.status, again.outcome) == (0, "built")
     assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]

@@ -161,7 +161,7 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     assert found.growth == []
     assert found.content["caches"][settings.warm_caches] == 60_000_000
     assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
-    assert container.execute("ls", settings.warm_caches).out.split() == sorted([folder, "their-own"])
+    assert {folder, "their-own"} <= set(container.execute("ls", settings.warm_caches).out.split())
     assert findings(container, SimpleNamespace(warm_caches="", keep_model="")).growth
     container.ask("rm", "-r", settings.warm_caches)
 
