@@ -149,8 +149,9 @@ def test_without_python_each_command_makes_its_own_way(tmp_path: Path) -> None:
 
 
 RUN = """
-import sys
+import signal, sys
 from fixtures.machines.channel import Channel
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
 try:
     Channel("far", prefix=("env",)).run(["sh", "-c", sys.argv[1], "sh", sys.argv[2]], deadline=60)
 except KeyboardInterrupt:
