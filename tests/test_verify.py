@@ -271,7 +271,7 @@ def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
 
 
 def test_run_without_a_check_says_nothing_of_the_template() -> None:
-    build = ran([], begun=False)
+    build = ran([], ledger=Ledger([]))
     assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
     assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was looked at."
 

@@ -59,7 +59,12 @@ def assert_one_down(run: Run, one: str, two: str, down: str) -> None:
     assert [record(run, name).outcome for name in (one, two, down)] == [Outcome.PARTIAL] * 2 + [Outcome.FAILED]
     assert {check.verdict for check in record(run, one).checks} == {"passed", "not run"}
     assert not any("@" in check.name for check in record(run, one).checks), "a record is of one node"
-    says(run, "outcome: 2 partial, 1 failed", f"{down} failed: Checks failed", "the lab is not up")
+    says(
+        run,
+        "outcome: 2 partial, 1 failed",
+        f"{down} failed: lab:{down} could not be asked",
+        "the lab is not up",
+    )
     assert f'<a href="{two}/report.html">its own build record</a>' in run.report
     assert ">partial<" in (run.folder / two / "report.html").read_text()
 
