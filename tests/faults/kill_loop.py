@@ -247,6 +247,10 @@ class Loop:
         process.communicate(timeout=180)  # after Ctrl-C it removes what it has started
         self.wrong += await_quiet(self.lab)
         record = record_since(self.lab, before)
+        if record and record["finished"] and record["outcome"] != "aborted":  # struck while Python ended
+            self.ended[record["outcome"]] += 1
+            self.wrong += self.watch.broken(None)
+            return
         stage = _stage(record)
         kill = Kill(len(self.kills) + 1, what, stage, seconds, state(self.lab), self.watch.broken(record))
         if what == CTRL_C:
