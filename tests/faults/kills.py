@@ -33,7 +33,7 @@ HEAD = """# What Ctrl-C, kill -9 and a loss of power leave
 Written by `make kills`. Each run was ended, and the next one went on from there. After each end: 903 and what is not
 ours are unchanged; there is at most one snapshot; it was taken of a stopped container, and all checks before sealing
 had passed, as the record in it says; the record of the run says that it was aborted. One that was ended by Ctrl-C has
-ended with 2 and has left nothing over.
+ended with 2 and has left nothing over. A run in between that failed has said what mends it, and that was done.
 """
 FAST, FULL = "At random moments of fast runs", "At random moments of full builds"
 GIVEN = """## At given moments
