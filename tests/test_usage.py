@@ -78,3 +78,12 @@ def test_option_for_a_stage_that_a_suite_has_not_is_refused(tmp_path: Path, opti
     assert done.returncode == 4
     assert f"{option}: " in done.stderr
     assert f"has no stage '{stage}', so there is nothing to do" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "-x", "x y"])
+def test_lab_takes_no_folder_for_the_name_of_a_node(name: str) -> None:
+    """`down` removes the folder of that name with all that is in it."""
+    command = [sys.executable, "-m", "lab", f"--name={name}", "down"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"{name!r} is no name of a node" in done.stderr
