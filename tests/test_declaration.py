@@ -60,6 +60,7 @@ def test_features_are_accepted(tmp_path: Path, features: str) -> None:
         ("lxc_configs.920.cores", "4", "lxc_configs.920.cores: '4' is not of type 'integer'"),
         ("lxc_configs.920.our_key", 1, "'our_key' was unexpected"),
         ("lxc_configs.920.static_ip", "10.0.0.9/24", "differs from network_config.ip"),
+        ("lxc_configs.920.gpu_assignment", "0,0", "names a GPU twice"),
         ("lxc_configs.920.network_config.ip", "10.0.0.220", "network_config.ip"),
         ("lxc_configs.920.features", "nesting", "lxc_configs.920.features"),
         ("lxc_configs.777", {}, "'777' does not match"),

@@ -55,6 +55,7 @@ def pytest_runtest_logfinish(nodeid):
         ((), NOT_COLLECTED, 3),
         (("--no-such-option",), "", 4),
         (("-o", "server_port=none"), "", 4),
+        (("-o", "vllm_image=foo bar"), "", 4),
         (("-o", "unknown=1"), "", 4),
         (("-k", "no_such_check"), "", 5),
     ],
@@ -89,3 +90,13 @@ def test_unknown_setting_is_one_clear_line(tmp_path: Path) -> None:
     assert "unknown" in output
     assert "Traceback" not in output
     assert len(output.strip().splitlines()) <= 2, output
+
+
+def test_node_that_is_none_is_asked_once(tmp_path: Path) -> None:
+    suite = Suite(tmp_path)
+    (tmp_path / "labs/stub/node").write_text("#!/bin/sh\necho away >&2; exit 255\n")
+    run = suite.run()
+    verdicts = {check.name: check.verdict for check in run.record.checks}
+    assert verdicts.pop("test_010_preflight.py::test_node_is_proxmox") == "failed"
+    assert set(verdicts.values()) == {"skipped"}
+    assert "lab:stub could not be asked, so nothing is known of 920@vllm-base-snapshot" in run.output

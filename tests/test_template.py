@@ -9,7 +9,7 @@ import pytest
 from fixtures.declaration import load
 from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, Snapshot, net_option, plain_description
-from fixtures.templates.clone import MARK, config_differences, disk_gib
+from fixtures.templates.clone import MARK, config_differences, disk_gib, gpu_differences
 from fixtures.templates.template import Situation, Template, TemplateError, bind_mounts
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -113,3 +113,16 @@ def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:
     node.__dict__["name"] = "n"
     assert node.config_question(920)[2:5] == ("/nodes/n/lxc/920/config", "--current", "1")
     assert node.config_question(920, "one")[2:5] == ("/nodes/n/lxc/920/config", "--snapshot", "one")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"dev0": "/dev/nvidia0,mode=0666", "dev1": "/dev/nvidia1", "dev2": "/dev/nvidiactl"}, []),
+        ({"dev0": "/dev/nvidia0"}, ["GPUs are [0], declared are [0, 1]"]),
+        ({"lxc": [["lxc.mount.entry", "/dev/nvidia2 dev/nvidia2 none bind"]]}, ["GPUs are [2], declared are [0, 1]"]),
+        ({"dev0": "/dev/nvidiactl"}, []),  # passed in a way that names none
+    ],
+)
+def test_other_gpus_are_named(config: dict[str, Any], said: list[str]) -> None:
+    assert gpu_differences(DECLARATION[920], config) == said
