@@ -47,7 +47,7 @@ class Node:
 )
 def test_dependents_of_a_snapshot(kind: str, clones: str, found: list[str] | None) -> None:
     node = Node(kind, clones)
-    template: Any = SimpleNamespace(node=node, ctid=920, snapshot_name="vllm-base-snapshot")
-    assert dependents(template) == found
+    clone: Any = SimpleNamespace(node=node, ctid=920)
+    assert dependents(clone, "vllm-base-snapshot") == found
     if kind == "zfspool":
         assert node.asked[-1] == "rpool/data/subvol-920-disk-0@vllm-base-snapshot"

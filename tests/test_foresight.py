@@ -265,8 +265,8 @@ dev1: path=/dev/nvidia10
 
 
 def test_misplaced_lines_are_found() -> None:
-    found = conf.sections(CONF)
-    assert sorted(found) == ["", "one", "two"]
+    found = conf.parse(CONF.encode())
+    assert sorted(found.snapshots) == ["one", "two"]
     assert conf.misplaced(found, "", (0, 1)) == [
         "[one] dev0: /dev/nvidia0",
         "[two] lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file",
@@ -279,7 +279,7 @@ def test_misplaced_lines_are_found() -> None:
 def test_no_text_breaks_a_parser(text: str) -> None:
     """Foreign text is read or left out; nothing raises."""
     Name.parse(text)
-    conf.misplaced(conf.sections(text), "", (0, 1))
+    conf.misplaced(conf.parse(text.encode(errors="replace")), "", (0, 1))
     node_gpus.parse(text)
     node_gpus.parse(f"process={text}\ncgroup={text}\n0,{text},a,b,c,d,e")
     fit.driver_lacks([f"NVIDIA_REQUIRE_CUDA={text}"], text, text)

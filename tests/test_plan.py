@@ -15,6 +15,7 @@ case "$1 $2 $3" in
   python3*) exit 127 ;;
   hostname*) echo stub ;;
   pveversion*) echo pve-manager/9.0.0/stub ;;
+  "sh -c cd "*) [ "$5" = 920 ] && echo 'hostname: BaseTemplateVLLM' || exit 3 ;;
   *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
   *"get /nodes/stub/lxc "*|*"get /nodes/stub/lxc") echo '{containers}' ;;
   *) echo "$@" >> {log}; exit 1 ;;
@@ -42,7 +43,11 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
         (
             (),
             {},
-            ("adopts 920 if it is as declared", "pulls vllm/vllm-openai:latest", "takes vllm-base-snapshot, starts"),
+            (
+                "adopts 920 if it is as declared",
+                "pulls vllm/vllm-openai:latest",
+                "takes vllm-base-snapshot-gN and vllm-base-snapshot, starts",
+            ),
         ),
         (
             (),
@@ -50,7 +55,11 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
             ("existing", "image             5 checks   skipped: it is there"),
         ),
         ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
-        (("--rebuild",), {"description": MARKED}, ("takes vllm-base-snapshot, in place of the one that is there",)),
+        (
+            ("--rebuild",),
+            {"description": MARKED},
+            ("takes vllm-base-snapshot-gN and vllm-base-snapshot, in place of the one that is there",),
+        ),
         (("--rebuild-clone",), {}, ("destroys 920, if this suite made it and all its snapshots; clones",)),
         (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
         (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, asks and removes a test server",)),

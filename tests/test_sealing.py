@@ -41,7 +41,9 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(records, "read", lambda *_: files)
     monkeypatch.setattr(records, "keep", lambda _, digest, files: written.append(files))
     monkeypatch.setattr(sealing, "snapshot_facts", lambda _: NOW)
-    build = SimpleNamespace(template=SimpleNamespace(container=None), node=None, record_text=lambda: "{}")
+    build = SimpleNamespace(
+        template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None, record_text=lambda: "{}"
+    )
     sealing.resume(cast(Any, build), DIGEST)
     assert bool(written) is anew
     assert cast(Any, build).snapshot_facts == NOW
@@ -52,6 +54,6 @@ def test_manifest_that_is_not_the_snapshots_is_left_to_the_comparison(
     monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setattr(records, "read_inside", lambda *_: content)
-    build = SimpleNamespace(template=SimpleNamespace(container=None), node=None)
+    build = SimpleNamespace(template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None)
     sealing.resume(cast(Any, build), "another")
     assert not cast(Any, build).manifest

@@ -1,7 +1,6 @@
 """The template: differences that are named, and snapshots that count."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from fixtures.declaration import load
 from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, Snapshot, net_option, plain_description
 from fixtures.templates.clone import MARK, config_differences, disk_gib, gpu_differences
-from fixtures.templates.template import Situation, Template, TemplateError, bind_mounts
+from fixtures.templates.template import Situation, Template, bind_mounts
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 CONFIG: dict[str, Any] = {
@@ -87,24 +86,9 @@ def test_situation(monkeypatch: pytest.MonkeyPatch, snapshots: dict[str, Any], s
             pairs = {name: text if isinstance(text, tuple) else ("", text) for name, text in snapshots.items()}
             return {name: Snapshot(name, text, 0, state) for name, (state, text) in pairs.items()}
 
+    monkeypatch.setattr(Template, "unfinished", lambda _: None)
     template = Template(Node(), DECLARATION, 920, None)  # type: ignore[arg-type]
     assert template.situation() is situation
-
-
-def test_snapshot_that_somebody_takes_meanwhile_is_not_replaced() -> None:
-    class Node:
-        def containers(self) -> dict[int, object]:
-            return {920: {}}
-
-        def snapshots(self, ctid: int) -> dict[str, Snapshot]:
-            return {"vllm-base-snapshot": Snapshot("vllm-base-snapshot", "mine, by hand", 0, "")}
-
-        def pct(self, *argv: str, **_: object) -> None:
-            raise AssertionError(argv)
-
-    template = Template(Node(), DECLARATION, 920, SimpleNamespace(shutdown_deadline=1))  # type: ignore[arg-type]
-    with pytest.raises(TemplateError, match="somebody else"):
-        template._replace_snapshot("proof")
 
 
 def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:

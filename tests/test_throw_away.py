@@ -1,7 +1,5 @@
-"""Throw-away clones: a place that nobody has, and a label by which only our own are removed."""
+"""Throw-away clones: a place that nobody has, and an identity of their own."""
 
-import contextlib
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,20 +7,17 @@ from typing import Any
 import pytest
 
 from fixtures.declaration import load
-from fixtures.machines.node import Snapshot
 from fixtures.templates import identity, throw_away
 from fixtures.templates.clone import CloneError
 
 TEMPLATE = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[920]
-LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot"
 
 
 class Node:
-    """A node with some containers; it notes what is done to them."""
+    """A node with some containers."""
 
     def __init__(self, containers: dict[int, dict[str, Any]], answering: tuple[str, ...] = ()) -> None:
         self.rows, self.answering = containers, answering
-        self.done: list[tuple[str, ...]] = []
 
     def containers(self) -> dict[int, dict[str, Any]]:
         return self.rows
@@ -32,18 +27,8 @@ class Node:
     def config(self, ctid: int) -> dict[str, Any]:
         return self.rows[ctid]
 
-    def snapshots(self, ctid: int) -> dict[str, Snapshot]:
-        texts = self.rows[ctid].get("snapshots", {})
-        return {name: Snapshot(name, text, 0, "") for name, text in texts.items()}
-
-    def running(self, ctid: int) -> bool:
-        return bool(self.rows[ctid].get("running"))
-
     def run(self, *argv: str) -> SimpleNamespace:
         return SimpleNamespace(succeeded=argv[-1] in self.answering)
-
-    def pct(self, *argv: str, deadline: float = 0) -> None:
-        self.done.append(argv)
 
 
 def settings(**values: Any) -> Any:
@@ -77,26 +62,6 @@ def test_no_place_is_said(node: Node, values: dict[str, Any], said: str) -> None
         choose(node, **values)
 
 
-def test_only_what_is_ours_is_removed() -> None:
-    """Neither a container of another, nor a clone of ours that somebody made, nor one outside the range."""
-    node = Node(
-        {
-            900: {"description": LABEL.format(900)},
-            990: {"description": LABEL.format(990) + "%0A", "running": True},
-            991: {"description": LABEL.format(990)},
-        }
-    )
-    assert throw_away.remove_left(node, settings()) == [990]  # type: ignore[arg-type]
-    assert node.done == [("stop", "990"), ("destroy", "990")]
-
-
-def test_locked_one_is_left_and_said() -> None:
-    node = Node({990: {"description": LABEL.format(990), "lock": "create"}})
-    with pytest.raises(CloneError, match=r"locked \(create\).*pct unlock 990"):
-        throw_away.remove_left(node, settings())  # type: ignore[arg-type]
-    assert node.done == []
-
-
 # --- identity -----------------------------------------------------------------------------------------
 
 
@@ -111,12 +76,3 @@ def test_what_is_missing_is_named() -> None:
     assert identity.missing(whole, ssh=True) == []
     assert identity.missing({"machine id": "a"}, ssh=True) == ["Docker's engine id", "ssh host keys"]
     assert identity.missing({"machine id": "a", "Docker's engine id": "b"}, ssh=False) == []
-
-
-@pytest.mark.parametrize(("text", "destroyed"), [("phoenix-920: sealed x", True), ("mine, by hand", False)])
-def test_container_with_a_snapshot_of_somebody_else_is_not_destroyed(text: str, destroyed: bool) -> None:
-    node = Node({990: {"description": LABEL.format(990), "snapshots": {"one": text}}})
-    clone = throw_away.ThrowAway(node, replace(TEMPLATE, ctid=990), TEMPLATE, settings())  # type: ignore[arg-type]
-    with contextlib.nullcontext() if destroyed else pytest.raises(CloneError, match=r"not made.*: one; if they can go"):
-        clone.remove()
-    assert bool(node.done) is destroyed

@@ -18,6 +18,7 @@ from fixtures.recording.record import Outcome, Record, SnapshotFacts, Subject
 from fixtures.stages import Check, Ledger
 from fixtures.templates import comparison, inside, manifest
 from fixtures.templates.comparison import Comparison, ComparisonError, Drift, compare
+from fixtures.templates.end_state import EndState
 from fixtures.templates.template import Situation
 
 TOP = Path(__file__).parent.parent
@@ -238,7 +239,7 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
     assert words.startswith("920@s ") or "920@s" in words
     assert ("another kernel" in words) == (expected is Outcome.NOT_REPROVED)
     if expected is Outcome.ABORTED:
-        assert words == "The run was interrupted; 920@s was built and accepted before; nothing was changed."
+        assert words == "The run was interrupted; 920@s is accepted, generation 1, as it was before this run."
     if expected in (Outcome.ABORTED, Outcome.PARTIAL):
         assert outcome.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
     build.compared.looked_inside = False
@@ -261,7 +262,8 @@ def test_template_that_is_there_exists_when_it_was_compared(
     build.compared.looked_inside = looked_inside
     build.compared = build.compared if asked else None
     assert outcome.of(build, 0) is expected
-    assert "920@s was built and accepted before" in outcome.sentence(build, expected)
+    words = "was built and accepted before" if expected is Outcome.EXISTING else "is accepted, generation 1, as it was"
+    assert f"920@s {words}" in outcome.sentence(build, expected)
 
 
 def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
@@ -274,6 +276,9 @@ def test_run_without_a_check_says_nothing_of_the_template() -> None:
     build = ran([], ledger=Ledger([]))
     assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
     assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was looked at."
+
+
+ACCEPTED = Snapshot("s", "phoenix-920: sealed x generation 1 run y manifest z accepted w", 1, "")
 
 
 def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more: object) -> Any:
@@ -291,6 +296,8 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "compared": compared(*drifts),
         "situation": Situation.ACCEPTED,
         "template": SimpleNamespace(ctid=920, snapshot_name="s"),
+        "end": EndState(exists=True, running=True, snapshot=ACCEPTED),
+        "found_snapshot": ACCEPTED,
         "accept": None,
         "parent_only": False,
         "sealing": [],

@@ -11,7 +11,7 @@ from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.settings import Settings
 from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
-from fixtures.templates.template import Template, bind_mounts
+from fixtures.templates.template import Situation, Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
 
@@ -61,6 +61,15 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     assert not mounts, f"bind mounts can't be cloned or snapshotted: {mounts}"
 
 
+@pytest.mark.on_existing
+def test_situation_is_known(build: Build) -> None:
+    """The node says where 920 stands: to build, sealed, or accepted."""
+    assert build.situation is not Situation.UNKNOWN, (
+        f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}; "
+        f"expected are its snapshots: pct listsnapshot {build.template.ctid}"
+    )
+
+
 def test_nothing_holds_a_lock(node: Node, template: Template) -> None:
     """Neither 920 nor its parent is locked by a task."""
     locks = {ctid: entry["lock"] for ctid, entry in node.containers().items() if entry.get("lock")}
@@ -79,7 +88,7 @@ def test_snapshot_name_is_not_half_made(template: Template) -> None:
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     """A snapshot that a rebuild replaces, and each that goes with the container, was made by this suite."""
-    foreign = template.foreign_snapshots() if template.exists else []
+    foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
     kept = [name for name in foreign if build.rebuild_clone or (build.rebuild and name == template.snapshot_name)]
     assert not kept, (
         f"snapshots {kept} of {template.ctid} are not of this suite, so a rebuild does not remove them; if they can "
@@ -89,7 +98,8 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
     """The storage knows of nothing that depends on a snapshot which a rebuild replaces."""
-    dependents = storage.dependents(template) if (build.rebuild or build.rebuild_clone) and template.snapshot() else []
+    asked = build.replaces and template.snapshot()
+    dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
         unseen(f"whether something depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
     assert not dependents, (
@@ -152,7 +162,9 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
 def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
     """The lines that pass the GPUs stand in the part of a configuration that counts."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
-    lines = conf.misplaced(conf.read(node, there), effective, template.declared.gpus)
+    found = conf.read(node, there)
+    assert found, f"container {there} is not there"
+    lines = conf.misplaced(found, effective, template.declared.gpus)
     assert not lines, (
         f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}; what stands below a [heading] "
         f"belongs to that snapshot: pct set {there} --dev0 /dev/nvidia0,... and then a new snapshot"

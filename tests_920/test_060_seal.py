@@ -1,7 +1,7 @@
-"""Seal: only if everything was checked and passed, 920 is shut down, snapshotted and started again.
+"""Seal: only if everything was checked and passed, 920 is shut down, snapshotted twice and started again.
 
-That happens in the teardown of the fixture `seal`, after the check below; its three steps are rows
-of the report.
+That happens in the teardown of the fixture `seal`, after the check below; its steps are rows of the
+report.
 """
 
 import pytest

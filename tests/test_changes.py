@@ -1,0 +1,389 @@
+"""What is destroyed, stopped, replaced or changed: only what is ours, on facts of the same breath."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fixtures.machines import conf
+from fixtures.machines.changes import ChangeRefused
+from fixtures.machines.node import NodeError
+from fixtures.templates import end_state, storage, template, throw_away
+from fixtures.templates.clone import MARK
+from fixtures.templates.generations import Generation
+from fixtures.templates.template import Situation, Template, TemplateError
+from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
+
+NAME = "vllm-base-snapshot"
+LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot"
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> SmallNode:
+    """A node with the parent and a running 920 that this suite has cloned."""
+    one = SmallNode(monkeypatch)
+    monkeypatch.setattr(template, "dependents", lambda *_: [])
+    monkeypatch.setattr(template, "unchanged_since", lambda *_: True)
+    one.files[903] = conf_of(DECLARATION[903], "") + "[docker-gpu-snapshot]\nsnaptime: 1\n"
+    one.files[920] = conf_of(DECLARATION[920], Template(one, DECLARATION, 920, SETTINGS).origin)
+    one.on.add(920)
+    return one
+
+
+@pytest.fixture
+def ours(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> Template:
+    """The template on it."""
+    one = Template(node, DECLARATION, 920, SETTINGS)
+    monkeypatch.setattr(one.container, "wait_until_booted", lambda _: "running")
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    monkeypatch.setattr(node, "snapshots", lambda ctid: node.read(ctid).snapshots)
+    return one
+
+
+def seal(ours: Template, *, replace: bool = False, accept: bool = True) -> Generation:
+    """Seal as a run does, and let it be accepted."""
+    made: list[Generation] = []
+    ours.seal("proof", invocation="run", manifest="0" * 64, replace=replace, keep=made.append)
+    if accept:
+        ours.accept(made[0])
+    return made[0]
+
+
+# --- two snapshots a seal -----------------------------------------------------------------------------
+
+
+def test_seal_takes_the_generation_first_and_the_declared_name_last(ours: Template, node: SmallNode) -> None:
+    """So that `pct rollback` to the declared name, the newest one, stays possible (pve-storage, ZFSPoolPlugin.pm)."""
+    seal(ours, accept=False)
+    assert node.verbs == ["pct shutdown --timeout", f"pct snapshot {NAME}-g1", f"pct snapshot {NAME}", "pct start"]
+    one, two = node.read(920).snapshots.values()
+    assert one.description == two.description
+    assert one.description.startswith(f"{MARK} sealed ")
+
+
+def test_rebuild_is_never_without_an_accepted_snapshot(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+
+    def accepted(_: object) -> None:
+        found = node.read(920).snapshots.values()
+        assert [one for one in found if " accepted " in one.description], f"none is accepted before {node.verbs[-1]}"
+
+    node.before = accepted
+    seal(ours, replace=True)
+    accepted(None)
+    assert sorted(node.read(920).snapshots) == [NAME, f"{NAME}-g2"]
+
+
+@pytest.mark.parametrize("dies_at", ["snapshot -g2", "delsnapshot", "snapshot"])
+def test_seal_that_fails_leaves_an_accepted_snapshot_and_the_container_on(
+    ours: Template, node: SmallNode, dies_at: str
+) -> None:
+    seal(ours)
+
+    def die(argv: tuple[str, ...]) -> None:
+        name = {"snapshot -g2": f"{NAME}-g2"}.get(dies_at, NAME)
+        if argv[1] == dies_at.partition(" ")[0] and argv[3] == name:
+            raise NodeError("the storage is full")
+
+    node.before = die
+    with pytest.raises(NodeError, match="the storage is full"):
+        seal(ours, replace=True)
+    assert [one.name for one in node.read(920).snapshots.values() if " accepted " in one.description]
+    assert 920 in node.on
+    end = end_state.read(ours)
+    words = end_state.sentence(ours, end, None)
+    if dies_at == "snapshot":
+        assert f"the accepted generation is 920@{NAME}-g1, to clone from: pct clone 920 NUMBER" in words
+        assert f"920@{NAME} was not sealed: there is no such snapshot" in words
+    else:
+        assert f"920@{NAME} is accepted, generation 1" in words
+
+
+def test_plain_run_never_replaces_a_snapshot(ours: Template, node: SmallNode) -> None:
+    """Whatever it took 920 for when it began."""
+    seal(ours)
+    done = len(node.done)
+    with pytest.raises(TemplateError, match="only --rebuild replaces a snapshot"):
+        seal(ours)
+    assert len(node.done) == done, "not even shut down"
+
+
+def test_only_accepted_snapshot_is_not_replaced(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+    node.delete(920, f"{NAME}-g1")
+    done = len(node.done)
+    with pytest.raises(TemplateError, match=rf"is the only accepted snapshot .* pct delsnapshot 920 {NAME}$"):
+        seal(ours, replace=True)
+    assert len(node.done) == done
+
+
+def test_snapshot_with_a_pasted_description_is_not_replaced(ours: Template, node: SmallNode) -> None:
+    made = seal(ours, accept=False)
+    node.delete(920, NAME)
+    node.snapshot(920, NAME, made.description)
+    with pytest.raises(TemplateError, match="is not known as this suite's"):
+        seal(ours, replace=True)
+
+
+def test_snapshot_that_comes_during_the_seal_is_not_deleted(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+
+    def somebody(argv: tuple[str, ...]) -> None:
+        if argv[1] == "delsnapshot":
+            node.delete(920, NAME)
+            node.snapshot(920, NAME, "mine, by hand")
+            node.before = lambda _: None
+
+    node.before = somebody
+    with pytest.raises(AssertionError, match="has changed"):
+        seal(ours, replace=True)
+    assert node.read(920).snapshots[NAME].description == "mine, by hand"
+
+
+@pytest.mark.parametrize("found", [["rpool/data/mine"], None])
+def test_snapshot_with_dependents_or_unknown_ones_is_not_deleted(
+    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch, found: list[str] | None
+) -> None:
+    """`pct delsnapshot` would leave it half deleted and the container locked."""
+    seal(ours)
+    monkeypatch.setattr(template, "dependents", lambda *_: found)
+    with pytest.raises(TemplateError, match="was not deleted"):
+        seal(ours, replace=True)
+    assert not [words for words in node.done if words[1] == "delsnapshot"]
+
+
+# --- accept -------------------------------------------------------------------------------------------
+
+
+def test_snapshot_that_another_run_has_made_is_not_accepted(ours: Template, node: SmallNode) -> None:
+    made = seal(ours, accept=False)
+    seal(ours, replace=True, accept=False)
+    with pytest.raises(TemplateError, match="is not what this run has proved"):
+        ours.accept(made)
+    assert " accepted " not in node.files[920]
+
+
+def test_nothing_is_accepted_or_changed_without_the_lock(ours: Template, node: SmallNode) -> None:
+    made, done = seal(ours, accept=False), len(node.done)
+    node.lock = SimpleNamespace(held=False, invocation="run", file="lock")  # type: ignore[assignment]
+    for change in (lambda: ours.accept(made), ours.remove, ours.shut_down, lambda: seal(ours, replace=True)):
+        with pytest.raises(ChangeRefused, match="does not hold its lock"):
+            change()
+    assert len(node.done) == done
+
+
+def test_old_generation_goes_only_after_the_new_one_is_accepted(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+    made = seal(ours, replace=True, accept=False)
+    assert f"{NAME}-g1" in node.read(920).snapshots
+    ours.accept(made)
+    assert f"{NAME}-g1" not in node.read(920).snapshots
+
+
+def test_number_of_a_generation_is_not_used_again(ours: Template, node: SmallNode) -> None:
+    node.snapshot(920, f"{NAME}-g7", "mine, by hand")
+    assert seal(ours).number == 8
+    assert f"{NAME}-g7" in node.read(920).snapshots
+
+
+# --- a seal that was cut short ------------------------------------------------------------------------
+
+
+def cut(ours: Template, node: SmallNode) -> None:
+    """Leave what a power cut between the two snapshots leaves."""
+    seal(ours, accept=False)
+    node.delete(920, NAME)
+    node.on.discard(920)
+
+
+def test_seal_that_was_cut_short_is_finished(ours: Template, node: SmallNode) -> None:
+    cut(ours, node)
+    assert ours.situation() is Situation.SEALED
+    ours.finish_seal()
+    assert sorted(node.read(920).snapshots) == [NAME, f"{NAME}-g1"]
+    assert ours.sealed_generation() == ours.generations()[-1]
+
+
+@pytest.mark.parametrize("what", ["it has run", "storage has written", "it is by hand"])
+def test_seal_is_not_finished_on_another_state(
+    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    cut(ours, node)
+    if what == "it has run":
+        node.on.add(920)
+    elif what == "storage has written":
+        monkeypatch.setattr(template, "unchanged_since", lambda *_: False)
+    else:
+        node.delete(920, f"{NAME}-g1")
+        node.snapshot(920, f"{NAME}-g1", "mine")
+    assert ours.situation() is Situation.TO_BUILD
+    with pytest.raises(TemplateError, match="no seal of it was cut short"):
+        ours.finish_seal()
+
+
+# --- destroy ------------------------------------------------------------------------------------------
+
+
+def test_container_of_ours_is_destroyed_with_its_snapshots(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+    ours.remove()
+    assert 920 not in node.files
+
+
+ANOTHER = f"{MARK} container 921 cloned from 903@docker-gpu-snapshot"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("phoenix-920:", "mine:"), "was not made by this suite"),
+        (lambda text: text.replace("container 920", "container 921"), "was not made by this suite"),
+        (lambda text: f"{text}mp0: lxc-disks:subvol-920-disk-1,mp=/data,size=8G\n", "mp0: lxc-disks:subvol-920-disk-1"),
+        (lambda text: f"{text}unused0: lxc-disks:subvol-920-disk-7\n", "pct set 920 --delete unused0"),
+        (lambda text: f"{text}protection: 1\n", "pct set 920 --protection 0"),
+        (lambda text: f"{text}lock: backup\n", r"is locked \(backup\)"),
+        (lambda text: f"{text}[before]\nsnaptime: 5\n", "pct delsnapshot 920 before"),
+        (
+            lambda text: f"{text}[before]\n#phoenix-920%3A sealed x accepted y\nsnaptime: 5\n",
+            "not known as this suite's",
+        ),
+    ],
+)
+def test_what_is_not_ours_is_not_destroyed(
+    ours: Template, node: SmallNode, change: Callable[[str], str], said: str
+) -> None:
+    """Neither destroyed nor stopped: what stands there when it is to be destroyed counts, not what preflight saw."""
+    node.files[920] = change(node.files[920])
+    with pytest.raises(NodeError, match=said):
+        ours.remove()
+    assert node.done == []
+    assert 920 in node.on
+
+
+def test_what_comes_after_the_stop_is_seen(ours: Template, node: SmallNode) -> None:
+    def somebody(argv: tuple[str, ...]) -> None:
+        if argv[1] == "stop":
+            node.before = lambda _: None
+            node.files[920] += "[mine]\nsnaptime: 5\n"
+
+    node.before = somebody
+    with pytest.raises((NodeError, AssertionError)):
+        ours.remove()
+    assert "mine" in node.read(920).snapshots
+
+
+@pytest.mark.parametrize("verb", ["remove", "shut_down", "seal", "accept"])
+def test_unknown_never_leads_to_a_change(ours: Template, node: SmallNode, verb: str) -> None:
+    made = seal(ours, accept=False)
+    node.unreadable, done = True, len(node.done)
+    verbs: dict[str, Callable[[], object]] = {
+        "remove": ours.remove,
+        "shut_down": ours.shut_down,
+        "seal": lambda: seal(ours, replace=True),
+        "accept": lambda: ours.accept(made),
+    }
+    with pytest.raises(NodeError, match="can't be read"):
+        verbs[verb]()
+    assert len(node.done) == done
+
+
+def test_journal_that_cannot_be_read_leads_to_no_change(ours: Template, node: SmallNode) -> None:
+    seal(ours)
+    done = len(node.done)
+    for text in ("half", "[]", "{}", '{"ctid": 920}'):
+        node.journal["1"] = text
+        for change in (ours.remove, lambda: seal(ours, replace=True)):
+            with pytest.raises(NodeError, match="no generation"):
+                change()
+    assert len(node.done) == done
+
+
+def test_container_that_was_made_anew_under_the_number_is_left_alone(ours: Template, node: SmallNode) -> None:
+    """Even under our description: its MAC address is another."""
+    ours.ensure_cloned()
+    node.files[920] = node.files[920].replace("52:54:00:AA:BB:D1", "52:54:00:AA:BB:D2")
+    with pytest.raises(ChangeRefused, match="this run has worked on"):
+        ours.shut_down()
+    assert node.done == []
+
+
+# --- throw-away clones --------------------------------------------------------------------------------
+
+
+def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a container of another, nor a clone of ours that somebody made, nor one outside the range."""
+    declared = DECLARATION[920]
+    node.files = {
+        900: conf_of(declared, LABEL.format(900)),
+        990: conf_of(declared, LABEL.format(990)),
+        991: conf_of(declared, LABEL.format(990)),
+    }
+    node.on = {990}
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    assert throw_away.remove_left(node, SETTINGS) == [990]
+    assert node.verbs == ["pct stop", "pct destroy"]
+    assert sorted(node.files) == [900, 991]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("lock: create\n", r"locked \(create\).*pct unlock 990"),
+        ("mp0: lxc-disks:subvol-990-disk-1,mp=/data\n", "more volumes than its own"),
+        ("[mine]\nsnaptime: 1\n", "taken snapshots of it: mine; pct delsnapshot 990 mine"),
+    ],
+)
+def test_throw_away_clone_that_holds_something_is_left(
+    node: SmallNode, monkeypatch: pytest.MonkeyPatch, more: str, said: str
+) -> None:
+    node.files = {990: conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)) + more}
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    with pytest.raises(NodeError, match=said):
+        throw_away.remove_left(node, SETTINGS)
+    assert node.done == []
+
+
+# --- the file -----------------------------------------------------------------------------------------
+
+
+def test_configuration_file_is_read() -> None:
+    found = conf.parse(
+        b"#phoenix-920%3A container 920%25\n#second\nhostname: x\nlxc.mount.entry: /a b none bind\nlock: backup\n\n"
+        b"[pve:pending]\nmemory: 5\n\n[end]\n#by hand\nsnaptime: 12\nsnapstate: prepare\nparent: x\n"
+    )
+    assert found.head.description == "phoenix-920: container 920%\nsecond"
+    assert found.head.values == {"hostname": "x", "lock": "backup"}
+    assert found.lock == "backup"
+    (snapshot,) = found.snapshots.values()
+    assert (snapshot.name, snapshot.description, snapshot.taken, snapshot.state) == ("end", "by hand", 12, "prepare")
+
+
+@pytest.mark.parametrize(("printed", "unchanged"), [("0", True), ("4096", False), ("", False), ("-", False)])
+def test_zfs_says_whether_something_was_written(
+    monkeypatch: pytest.MonkeyPatch, node: SmallNode, printed: str, unchanged: bool
+) -> None:
+    """As OpenZFS 2.2 prints `written@SNAPSHOT` with -H -p."""
+    asked: list[tuple[str, ...]] = []
+
+    def ask(_: object, *argv: str) -> str:
+        asked.append(argv)
+        return f"{printed}\n"
+
+    monkeypatch.setattr(node, "storage", lambda _: {"type": "zfspool"})
+    monkeypatch.setattr(node, "get", lambda _: {"pool": "rpool/data"})
+    monkeypatch.setattr(storage, "_ask", ask)
+    assert storage.unchanged_since(Template(node, DECLARATION, 920, SETTINGS), f"{NAME}-g1") is unchanged
+    assert asked[0][-2:] == (f"written@{NAME}-g1", "rpool/data/subvol-920-disk-0")
+
+
+def test_no_other_module_changes_a_container() -> None:
+    """Whoever wants a change goes through `fixtures.machines.changes`; `pct exec` is the way into a container."""
+    verb = re.compile(r'"(pct|pvesh)", "(?!exec|get)')
+    engine = Path(conf.__file__).parent.parent
+    found = [path.name for path in engine.rglob("*.py") if verb.search(path.read_text())]
+    assert found == ["changes.py"]
