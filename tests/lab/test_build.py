@@ -38,10 +38,11 @@ def assert_built(lab: Lab, run: Run, clone: bool = True) -> None:
     checks = [name for name in verdicts if not name.startswith("sealing[")]
     declared = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
     assert len(checks) == len([check for check in declared if clone or check.stage != "clone acceptance"])
-    (name,) = lab.snapshots()
-    assert name == SNAPSHOT
+    copy, name = sorted(lab.snapshots(), reverse=True)
+    assert (copy.rpartition("-g")[0], name) == (SNAPSHOT, SNAPSHOT)
     description = lab.snapshots()[name]["description"]
-    names = r"image vllm/vllm-openai@sha256:[0-9a-f]{64} manifest sha256:[0-9a-f]{64}"
+    assert lab.snapshots()[copy]["description"].partition(" accepted ")[0] == description.partition(" accepted ")[0]
+    names = r"generation \d+ run \S+ image vllm/vllm-openai@sha256:[0-9a-f]{64} manifest sha256:[0-9a-f]{64}"
     assert re.match(rf"phoenix-920: sealed \S+Z {names} accepted \S+Z", description)
     assert ("no clone was tried" in description) is not clone
     assert set(lab.containers()) == {903, 920}
@@ -161,7 +162,7 @@ def test_container_of_another_is_left_alone(lab: Lab) -> None:
     says(run, "memory is 3000, declared is 4096")
     run = lab.build("--rebuild-clone")
     assert "test_container_is_cloned" in run.failed()
-    says(run, "was not made by this suite, so it is not destroyed")
+    says(run, "container 920 was not changed: it was not made by this suite")
     assert lab.node("cat", "/etc/pve/lxc/920.conf") == conf
     assert "stopped" in lab.node("pct", "status", "920")
     lab.node("pct", "set", "920", "--description", description, "--memory", "4096")
