@@ -36,20 +36,21 @@ def test_page_is_quiet(page: Browser) -> None:
 
 
 def test_mend_stands_at_the_head(page: Browser) -> None:
-    text = page.driver.find_element(By.CSS_SELECTOR, ".failures .mend").text
+    text = page.driver.find_element(By.CSS_SELECTOR, ".failures .fix").text
     assert text.startswith("A6: The container is locked. Why: a task (snapshot")
-    assert "Mend: wait for the task; only if none is running: pct unlock 920." in text
+    assert "Fix: wait for the task; only if none is running: pct unlock 920." in text
 
 
 def test_row_tells_what_to_do_and_what_it_rests_on(page: Browser) -> None:
-    diagnosis = page.driver.find_element(By.CSS_SELECTOR, "#results-table .failed .diagnosis")
+    first = page.driver.find_element(By.CSS_SELECTOR, "#results-table .failed .diagnosis")
+    diagnosis = page.driver.find_element(By.CSS_SELECTOR, "#results-table .failed .diagnosis:has(h4)")
     assert diagnosis.find_element(By.TAG_NAME, "h4").text == "A6: The container is locked"
     assert "CT is locked (snapshot)" in diagnosis.text
     assert "grep ^lock /etc/pve/lxc/*.conf" in diagnosis.text
-    asked = diagnosis.find_elements(By.TAG_NAME, "details")
+    asked = first.find_elements(By.TAG_NAME, "details")
     assert asked[0].text == "What was asked at that moment: node"
     asked[0].find_element(By.TAG_NAME, "summary").click()
-    assert "all is quiet" in diagnosis.text
+    assert "all is quiet" in first.text
 
 
 def test_waived_is_called_so_and_can_be_filtered(page: Browser) -> None:

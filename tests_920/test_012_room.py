@@ -28,12 +28,17 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
 def test_storage_has_room(node: Node, template: Template, build: Build, image_room: Room) -> None:
     """The storage has room for the image, packed and unpacked, and for a throw-away clone with it."""
     pool = template.declared.storage_pool
-    free = node.storage(pool)["avail"] / GIB
-    needed = image_room.gib * (1 if build.no_clone else 2)
-    assert free >= needed, (
-        f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed: {image_room.why}, and a throw-away "
-        "clone as much again; --no-clone leaves that out"
+    storage = node.storage(pool)
+    assert storage.get("active", 1), (
+        f"storage {pool} is not active on {node.name}, so its room is not known: its pool is not imported, or its disk "
+        "or server is not there; find out: pvesm status; zpool import"
     )
+    free = storage["avail"] / GIB
+    needed = image_room.gib * (1 if build.no_clone else 2)
+    why = image_room.why
+    if not build.no_clone:
+        why += ", and a throw-away clone as much again; --no-clone leaves that out"
+    assert free >= needed, f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed: {why}"
 
 
 def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:

@@ -96,6 +96,7 @@ IMAGE = (
         other("stand-in-shell"),
         "neither `vllm serve` nor the API server's module",
         check="test_entrypoint_is_known",
+        diagnosis="C11",
     ),
     image(
         "registry-refuses",

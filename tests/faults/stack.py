@@ -196,6 +196,7 @@ INHERITED = (
         parent("rm etc/systemd/system/multi-user.target.wants/docker.service"),
         "is_running",
         ground=Ground.NONE,
+        diagnosis="C7",
     ),
     stack(
         "docker-vfs",

@@ -1,0 +1,352 @@
+"""Faults that people have reported, fed through the checks that meet them: what is found, and what it is put down to.
+
+The node and the container are this machine; the commands that they run are shims that say what was reported
+(tests/data/cases). docs/field-cases.md has the sources.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fixtures.diagnosing import evidence
+from fixtures.diagnosing.diagnosis import said
+from fixtures.diagnosing.failure_modes import diagnose
+from fixtures.errors import BuildError
+from fixtures.machines import conf
+from fixtures.machines.channel import Channel, Command
+from fixtures.machines.container import Container
+from fixtures.machines.node import Node, NodeError
+from fixtures.settings import API_KEY
+from fixtures.vllm import image, model, performance
+from fixtures.vllm.client import Client, ServerError
+
+# by name, as mypy knows these files as modules of their own
+room, gpus_and_model, clone, stack, lasting, image_checks, serving = (
+    importlib.import_module(f"tests_920.test_{name}")
+    for name in (
+        *("012_room", "014_gpus_and_model", "020_clone", "030_inherited_stack", "035_lasting_gpus", "040_image"),
+        "050_serving",
+    )
+)
+
+DATA = Path(__file__).parent.parent / "data/cases"
+MODEL = "org/model"
+PCT = """#!/bin/sh
+[ "$1" = exec ] || {{ cat {refusal} >&2; exit 255; }}
+shift 3
+while case $1 in env | -i | *=*) true ;; *) false ;; esac; do shift; done
+exec "$@"
+"""
+DOCKER = """#!/bin/sh
+case "$1 $2" in
+  "run "*) cat {run} >&2; exit 125 ;;
+  "pull "*) cat {pull} >&2; exit 1 ;;
+  "info "*) echo '{{"Runtimes": {{"nvidia": {{}}}}, "Driver": "overlay2"}}' ;;
+  "import "*) cat >/dev/null ;;
+  "image inspect") cat {inspect} ;;
+esac
+"""
+RELOAD = """#!/bin/sh
+case "$1 $2" in
+  "info "*) echo '{{"Runtimes": {{"nvidia": {{}}}}}}' ;;
+  "import "*) cat >/dev/null ;;
+  "run "*) echo 0123456789ab ;;
+  "exec "*) cat {exec}; exit 255 ;;
+esac
+"""
+
+
+class Place:
+    """A node with a container: this machine, with the shims of a test before its own commands."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self.node = Node(Channel("local"))
+        self.container = Container(self.node, 920)
+        self.failed: list[Command] = []
+        self.node.channel.listeners.append(self._hear)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        self.shim("pct", PCT, refusal="/dev/null")
+
+    def _hear(self, command: Command) -> None:
+        if not command.succeeded:
+            self.failed.append(command)
+
+    def shim(self, name: str, script: str, **files: object) -> None:
+        path = self._folder / name
+        path.write_text(script.format(**files))
+        path.chmod(0o755)
+
+    def pct(self, *words: str) -> None:
+        raise NodeError(str(self.node.run("pct", *words)))
+
+    def docker(self, **files: Path) -> None:
+        self.shim("docker", DOCKER, **{"run": "/dev/null", "pull": "/dev/null", "inspect": "/dev/null", **files})
+
+    def finds(self, name: str, check: Callable[[], object], log: str = "") -> tuple[str, list[str]]:
+        """What a check says when it fails, and the modes that it is put down to."""
+        with pytest.raises((BuildError, AssertionError)) as error:
+            check()
+        texts = {"check": name, **said(error.value, self.failed, log)}
+        return str(error.value), [finding.mode.id for finding in diagnose(texts)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(tmp_path, monkeypatch)
+
+
+def settings(**more: object) -> Any:
+    asked = {"test_model": MODEL, "test_prompt": "What is the capital of France?", "expected_word": "Paris"}
+    limits = {"answer_tokens": 64, "answer_deadline": 10, "command_deadline": 30, "gpu_share": 0.9}
+    return SimpleNamespace(**{**asked, **limits, "variables": {API_KEY: "k"}, **more})
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., Client]]:
+    """Makes a server of one answer, and gives a client of it."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(body: bytes, status: int = 200, kind: str = "application/json") -> Client:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return Client(f"http://127.0.0.1:{servers[-1].server_port}", settings())
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def asked(client: Client) -> Callable[[], None]:
+    """The check of the answer, of a server that the client asks."""
+    ready = cast(Any, SimpleNamespace(chat=client.chat))
+    return lambda: serving.TestServer().test_server_answers(ready, settings())
+
+
+def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:
+    place.shim("docker", RELOAD, exec=DATA / "07-nvml-unknown-from-the-start/stdout.txt")
+    place.shim("nvidia-smi", "#!/bin/sh\n")
+    message, modes = place.finds(
+        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
+    )
+    assert "Failed to initialize NVML: Unknown Error" in message
+    assert modes == ["B15"]
+
+
+@pytest.mark.parametrize(
+    ("case", "mode"),
+    [("08-device-filter", "B22"), ("09-keyring-quota", "C12"), ("10-apparmor-exec", "A15"), ("16-iptables-raw", "C8")],
+)
+def test_case_of_docker_that_starts_nothing(place: Place, case: str, mode: str) -> None:
+    place.docker(run=DATA / case / "docker.txt")
+    message, modes = place.finds(
+        "test_docker_runs_a_container", lambda: stack.test_docker_runs_a_container(place.container)
+    )
+    assert (DATA / case / "docker.txt").read_text().strip() in message
+    assert modes == [mode]
+
+
+def test_case_12_storage_inactive(place: Place) -> None:
+    place.shim("pvesh", "#!/bin/sh\ncat {answer}\n", answer=DATA / "12-storage-inactive/storage.json")
+    template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
+    build = cast(Any, SimpleNamespace(no_clone=True))
+    needs = cast(Any, SimpleNamespace(gib=40.0, why="8.7 GiB packed"))
+    message, modes = place.finds(
+        "test_storage_has_room", lambda: room.test_storage_has_room(place.node, template, build, needs)
+    )
+    assert "storage lxc-disks is not active" in message
+    assert "zpool import" in message
+    assert "GiB free" not in message
+    assert modes == ["A20"]
+
+
+def test_case_12_full_storage_speaks_of_a_clone_only_where_one_is_tried(place: Place, tmp_path: Path) -> None:
+    full = {"storage": "lxc-disks", "active": 1, "avail": 1, "type": "zfspool"}
+    (tmp_path / "full.json").write_text(json.dumps([full]))
+    place.shim("pvesh", "#!/bin/sh\ncat {answer}\n", answer=tmp_path / "full.json")
+    template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
+    needs = cast(Any, SimpleNamespace(gib=40.0, why="8.7 GiB packed"))
+    for no_clone in (True, False):
+        build = cast(Any, SimpleNamespace(no_clone=no_clone))
+        message, modes = place.finds(
+            "test_storage_has_room",
+            lambda: room.test_storage_has_room(place.node, template, build, needs),  # noqa: B023
+        )
+        assert ("--no-clone" in message) is not no_clone
+        assert modes == ["A12"]
+
+
+def test_case_14_os_version(place: Place) -> None:
+    place.shim("pct", PCT, refusal=DATA / "14-os-version/pct_start.txt")
+    template = cast(
+        Any, SimpleNamespace(exists=True, differences=list, start=lambda: place.pct("start", "920"), ctid=920)
+    )
+    _, modes = place.finds("test_container_starts", lambda: clone.test_container_starts(place.node, template))
+    assert modes == ["A17"]
+
+
+def test_case_15_quorum(place: Place) -> None:
+    place.shim("pct", PCT, refusal=DATA / "15-quorum/pct_clone.txt")
+    template = SimpleNamespace(ensure_cloned=lambda: place.pct("clone", "903", "920", "--full", "1"), exists=False)
+    build = SimpleNamespace(rebuild_clone=False)
+    _, modes = place.finds(
+        "test_container_is_cloned", lambda: clone.test_container_is_cloned(cast(Any, template), cast(Any, build))
+    )
+    assert modes == ["A16"]
+
+
+def test_case_17_x509(place: Place) -> None:
+    place.docker(pull=DATA / "17-x509/docker_pull.txt")
+    pull = image.Pull(place.container, "vllm/vllm-openai:latest", 30)
+    message, modes = place.finds("test_image_is_pulled", pull.finish)
+    assert "x509" in message
+    assert modes == ["C9"]
+
+
+@pytest.mark.parametrize("name", ["answer.json", "answer_0_9.json"])
+def test_case_19_reasoning_null(place: Place, answering: Callable[..., Client], name: str) -> None:
+    body = (DATA / "19-reasoning-null" / name).read_text().replace("MODEL", MODEL)
+    message, modes = place.finds("test_server_answers[gpu0]", asked(answering(body.encode())))
+    assert message.startswith("the model thought and did not answer: its 64 tokens went into 'Okay")
+    assert "-o answer_tokens=4096" in message
+    assert modes == ["D27"]
+
+
+def test_case_19_model_that_has_thought_and_answers_is_fine(answering: Callable[..., Client]) -> None:
+    document = json.loads((DATA / "19-reasoning-null/answer.json").read_text().replace("MODEL", MODEL))
+    document["choices"][0]["message"]["content"] = "It is Paris."
+    asked(answering(json.dumps(document).encode()))()
+
+
+def test_case_20_chat_template(place: Place, answering: Callable[..., Client]) -> None:
+    body = (DATA / "20-chat-template/answer.json").read_bytes()
+    message, modes = place.finds("test_server_answers[gpu0]", asked(answering(body, 400)))
+    assert message.startswith("the chat was answered with 400: ")
+    assert modes == ["D17"]
+
+
+LOGS = [
+    ("21-kv-cache/log.txt", 0, "D19"),
+    ("22-ptx/log.txt", 0, "B10"),
+    ("23-transformers-modules/log.txt", 0, "D24"),
+    ("24-dtype-and-age/logs.txt", 0, "D20"),
+    ("24-dtype-and-age/logs.txt", 1, "D23"),
+    ("24-dtype-and-age/logs.txt", 2, "D21"),
+    ("24-dtype-and-age/logs.txt", 3, "D22"),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "mode"), LOGS)
+def test_case_of_a_server_that_dies(place: Place, name: str, line: int, mode: str) -> None:
+    log = (DATA / name).read_text().splitlines()[line]
+
+    def dies() -> None:
+        raise ServerError(
+            "the server died while /health to answer 200 was waited for (exit status 1); its log says why"
+        )
+
+    _, modes = place.finds("test_server_gets_ready[gpu0]", dies, f"INFO starting\n{log}\n")
+    assert modes == [mode]
+
+
+def test_case_25_gptoss_weights(
+    place: Place, answering: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository has its weights twice, and once more for another library; vLLM loads 12.8 GiB of them."""
+    client = answering((DATA / "25-gptoss-weights/siblings.json").read_bytes())
+    monkeypatch.setattr(model, "HUB", client._url)
+    found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
+    assert found.weights == 4792272488 + 4808140312 + 4170342232
+    template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))
+    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, total_mib=24564)}))
+    gpus_and_model.test_model_fits_the_gpus(template, found, card, settings())
+
+
+def test_case_25_weights_that_are_there_twice_count_once() -> None:
+    assert model.weights({"model-1.safetensors": 5, "model-2.safetensors": 5, "consolidated.safetensors": 10}) == 10
+    assert model.weights({"consolidated.safetensors": 10, "params.json": 1}) == 10
+    assert model.weights({"pytorch_model.bin": 7, "training_args.bin": 1, "optimizer.bin": 14}) == 7
+    assert model.weights({"model.safetensors": 5, "pytorch_model.bin": 5}) == 5
+
+
+def test_case_26_sse_comment(answering: Callable[..., Client]) -> None:
+    stream = (DATA / "26-sse-comment/stream.txt").read_bytes()
+    client = answering(stream, kind="text/event-stream")
+    server = cast(Any, SimpleNamespace(ready=SimpleNamespace(answered=1.0), stream=client.stream))
+    effort = performance.Effort(tokens=1, at_once=1, repeats=1, warm_up=0, settle=0)
+    assert all(figure.value > 0 for figure in performance.measure(server, effort))
+
+
+@pytest.mark.parametrize("line", ["event: message", "id: 7", "retry: 3000", ":", ": ping\r"])
+def test_case_26_fields_that_are_no_data_are_left_out(answering: Callable[..., Client], line: str) -> None:
+    client = answering(f'{line}\n\ndata:{{"a": 1}}\n\ndata: [DONE]\n\n'.encode(), kind="text/event-stream")
+    assert list(client.stream({"stream": True})) == ['{"a": 1}']
+
+
+@pytest.mark.parametrize("entrypoint", [None, ["/opt/nvidia/nvidia_entrypoint.sh"]])
+def test_case_27_other_image(place: Place, tmp_path: Path, entrypoint: list[str] | None) -> None:
+    config = {**json.loads((DATA / "27-other-image/image_config.json").read_text()), "Entrypoint": entrypoint}
+    facts = {"RepoDigests": ["vllm/vllm-omni@sha256:0"], "Size": 1, "Config": config}
+    (tmp_path / "facts.json").write_text(json.dumps([facts]))
+    place.docker(inspect=tmp_path / "facts.json")
+    other = image.inspect(place.container, "vllm/vllm-omni:v0.22.0", 30)
+    message, modes = place.finds(
+        "test_entrypoint_is_known", lambda: image_checks.test_entrypoint_is_known(other, settings())
+    )
+    assert message.startswith("vllm/vllm-omni:v0.22.0 does not start vLLM by itself")
+    assert modes == ["C11"]
+
+
+PENDING = """arch: amd64
+dev0: /dev/nvidia0
+
+[pve:pending]
+dev1: /dev/nvidia1
+
+[docker-gpu-snapshot]
+dev0: /dev/nvidia0
+dev2: /dev/nvidia2
+"""
+
+
+def test_case_pending_is_no_snapshot() -> None:
+    found = conf.parse(PENDING.encode())
+    assert list(found.snapshots) == ["docker-gpu-snapshot"]
+    assert conf.misplaced(found, "", (0, 1)) == []
+    assert conf.misplaced(found, "", (2,)) == ["[docker-gpu-snapshot] dev2: /dev/nvidia2"]
+    assert conf.misplaced(found, "docker-gpu-snapshot", (0, 1)) == []
+
+
+def test_case_pending_line_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "920.conf").write_text(PENDING)
+    script = evidence.NODE.replace("/etc/pve/lxc", str(tmp_path))
+    words = ["sh", "-s", "920", "1"]
+    node = subprocess.run(words, input=script, capture_output=True, text=True, timeout=30, check=False).stdout
+    assert "waits for the next start: dev1: /dev/nvidia1\nonly in a snapshot section: dev2: /dev/nvidia2\n" in node
+    texts = {"check": "test_gpus_are_listed", "failure": "assigned are (0, 1), listed are ['GPU 0']"}
+    without_snapshot = node.replace("only in a snapshot section: dev2: /dev/nvidia2\n", "")
+    assert [finding.mode.id for finding in diagnose({**texts, "node": without_snapshot})] == ["A21"]
