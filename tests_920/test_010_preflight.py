@@ -8,6 +8,7 @@ from fixtures.build import Build
 from fixtures.foresight import unseen
 from fixtures.machines import address, conf
 from fixtures.machines.node import Node, net_option, plain_description
+from fixtures.machines.tasks import RUNNING
 from fixtures.settings import Settings
 from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
@@ -59,6 +60,16 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     """The parent has only volumes that can be cloned and snapshotted."""
     mounts = bind_mounts(node.config(template.parent.ctid, template.parent_snapshot))
     assert not mounts, f"bind mounts can't be cloned or snapshotted: {mounts}"
+
+
+@pytest.mark.on_existing
+def test_earlier_changes_have_ended(build: Build) -> None:
+    """No command of an earlier run still changes the node; a warning says what came of each that did."""
+    assert not build.earlier_unknown, f"it is not known whether an earlier run still works: {build.earlier_unknown}"
+    running = [str(task) for task in build.earlier if task.state == RUNNING]
+    assert not running, f"an earlier run's {'; '.join(running)}; wait for its end, then run this again"
+    for task in build.earlier:
+        warnings.warn(f"an earlier run was cut off from its {task}", stacklevel=1)
 
 
 @pytest.mark.on_existing
