@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -11,8 +15,10 @@ import pytest
 
 from fixtures import interrupts as module
 from fixtures.interrupts import Interrupts
+from fixtures.recording.record import Outcome, from_json
 from fixtures.settings import Settings
 from fixtures.vllm.server import Server
+from tests.suite_run import TOP, Suite
 
 ENDING, SEALING = "already ending", "the template is being sealed"
 
@@ -149,3 +155,35 @@ def test_lost_one_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module.INTERRUPTS, "_count", 1)
     with pytest.raises(KeyboardInterrupt):
         server._wait("nothing", lambda: False)
+
+
+WAITS = """
+import contextlib, time
+from fixtures.interrupts import INTERRUPTS
+def pytest_runtest_call(item):
+    if "is_proxmox" in item.name:
+        print("it waits", flush=True)
+        with INTERRUPTS.sealing() if {sealing} else contextlib.nullcontext():
+            time.sleep(2 if {sealing} else 60)
+"""
+
+
+@pytest.mark.parametrize("sealing", [False, True])
+def test_closed_terminal_ends_a_run_with_its_reports(tmp_path: Path, sealing: bool) -> None:
+    """The kernel sends SIGHUP to the session of a terminal that is closed (tty_ioctl(4)); writing to it then fails."""
+    suite = Suite(tmp_path)
+    (tmp_path / "plugin_of_the_test.py").write_text(WAITS.format(sealing=sealing))
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ |= {"PYTHONPATH": str(tmp_path), "PHOENIX_LAB_STATE": str(tmp_path / "labs")}
+        words = ["-m", "pytest", "tests_920", "--node=lab:stub", "-p", "plugin_of_the_test", "-s"]
+        os.chdir(TOP)
+        os.execv(sys.executable, [sys.executable, *words, f"--override-ini=report_folder={suite.reports}"])
+    said = b""
+    while b"it waits" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == pytest.ExitCode.INTERRUPTED
+    record = from_json((suite.reports / "latest/record.json").read_text())
+    assert record.outcome is Outcome.ABORTED
+    assert (suite.reports / "latest/report.html").exists()
