@@ -34,6 +34,9 @@ class SmallNode(Node):
         done: Every command that changed something, in order.
         before: Called with each such command before it is looked at: where other hands act, or a failure is raised.
         unreadable: Whether a configuration file can't be read.
+        volumes: What the storage holds under each number.
+        stored: The snapshots of 920's disk that the storage has; None for those that the configuration has.
+        active: The tasks that run.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +49,9 @@ class SmallNode(Node):
         self.done: list[tuple[str, ...]] = []
         self.before: Callable[[tuple[str, ...]], None] = lambda _: None
         self.unreadable = False
+        self.volumes: dict[int, list[str]] = {}
+        self.stored: list[str] | None = None
+        self.active: list[dict[str, str]] = []
         self.time = 1000
         monkeypatch.setattr(tasks, "run", self._task)
 
@@ -58,6 +64,12 @@ class SmallNode(Node):
         status, out = 0, b""
         if "generations" in argv[-1]:
             status, out = (0, "".join(self.journal.values()).encode()) if self.journal else (3, b"")
+        elif argv[0] == "pvesm":
+            rows = [f"{each} subvol rootdir 0 {argv[-1]}" for each in self.volumes.get(int(argv[-1]), [])]
+            out = "\n".join(("Volid Format Type Size VMID", *rows)).encode()
+        elif argv[0] == "zfs":
+            names = self.stored if self.stored is not None else [*self.read(920).snapshots]
+            out = "".join(f"{argv[-1]}@{name}\n" for name in names).encode()
         elif argv[0] == "sh":
             text = self.files.get(int(argv[-1]))
             status, out = (1, b"") if self.unreadable else (ABSENT, b"") if text is None else (0, text.encode())
@@ -72,7 +84,10 @@ class SmallNode(Node):
         return {**section.values, "description": section.description}
 
     def storage(self, name: str) -> dict[str, Any]:
-        return {"type": "btrfs"}
+        return {"type": "zfspool"}
+
+    def get(self, path: str, **_: str) -> Any:
+        return self.active if path == "tasks" else {"pool": "rpool/data"}
 
     def read(self, ctid: int) -> Configuration:
         return parse(self.files[ctid].encode())
@@ -106,6 +121,12 @@ class SmallNode(Node):
                 self.delete(ctid, name)
             case ["pct", "destroy", *_]:
                 del self.files[ctid]
+            case ["pct", "unlock", _]:
+                found = self.read(ctid)
+                found.head.values.pop("lock")
+                self.write(ctid, found)
+            case ["pvesm", "free", volume]:
+                self.volumes[ctid].remove(volume)
             case ["pct", "stop" | "shutdown", *_]:
                 self.on.discard(ctid)
             case ["pct", "start", *_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,8 @@ import pytest
 from fixtures.machines import conf
 from fixtures.machines.changes import ChangeRefused
 from fixtures.machines.node import NodeError
-from fixtures.templates import end_state, storage, template, throw_away
-from fixtures.templates.clone import MARK
+from fixtures.templates import end_state, repair, storage, template, throw_away
+from fixtures.templates.clone import MARK, CloneError
 from fixtures.templates.generations import Generation
 from fixtures.templates.template import Situation, Template, TemplateError
 from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
@@ -325,7 +326,7 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
     }
     node.on = {990}
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
-    assert throw_away.remove_left(node, SETTINGS) == [990]
+    assert throw_away.remove_left(node, SETTINGS, "lxc-disks") == [990]
     assert node.verbs == ["pct stop", "pct destroy"]
     assert sorted(node.files) == [900, 991]
 
@@ -333,7 +334,7 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("lock: create\n", r"locked \(create\).*pct unlock 990"),
+        ("lock: backup\n", r"locked \(backup\).*pct unlock 990"),
         ("mp0: lxc-disks:subvol-990-disk-1,mp=/data\n", "more volumes than its own"),
         ("[mine]\nsnaptime: 1\n", "taken snapshots of it: mine; pct delsnapshot 990 mine"),
     ],
@@ -344,7 +345,96 @@ def test_throw_away_clone_that_holds_something_is_left(
     node.files = {990: conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)) + more}
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     with pytest.raises(NodeError, match=said):
-        throw_away.remove_left(node, SETTINGS)
+        throw_away.remove_left(node, SETTINGS, "lxc-disks")
+    assert node.done == []
+
+
+# --- node and storage ---------------------------------------------------------------------------------
+
+HALF = "lock: create\nnet0: hwaddr=BC:24:11:00:00:01\n"  # of a clone whose worker died: no root disk
+
+
+def repaired(node: SmallNode, ctid: int = 920) -> list[str]:
+    ours = Template(node, DECLARATION, 920, SETTINGS).origin.__eq__
+    return repair.half_made_clone(node, SETTINGS, ctid, source=903, storage="lxc-disks", ours=ours)
+
+
+def test_half_made_clone_is_removed_with_its_volume_and_its_lock(ours: Template, node: SmallNode) -> None:
+    node.files[920] = f"#{ours.origin}\n{HALF}"
+    node.on.discard(920)
+    node.files[903] = "lock: disk\n" + node.files[903].partition("\n")[2]
+    node.volumes[920] = ["lxc-disks:subvol-920-disk-0"]
+    assert len(repaired(node)) == 3
+    assert node.verbs == ["pct unlock", "pct destroy", "pvesm free", "pct unlock"]
+    assert (920 in node.files, node.volumes[920], node.read(903).lock) == (False, [], "")
+
+
+@pytest.mark.parametrize(
+    ("text", "active"),
+    [
+        (f"#mine\n{HALF}", False),
+        (f"#phoenix-920: container 921 cloned from 903@docker-gpu-snapshot\n{HALF}", False),
+        (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", True),
+        ("#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\nrootfs: x\nlock: backup\n", False),
+    ],
+)
+def test_what_is_not_half_made_or_not_ours_is_left(node: SmallNode, text: str, active: bool) -> None:
+    node.files[920] = text
+    node.active = [{"upid": "UPID:n:1:2:3:vzclone:903:root@pam:"}] if active else []
+    with pytest.raises(NodeError, match="UPID") if active else contextlib.nullcontext():
+        assert repaired(node) == []
+    assert node.done == []
+
+
+@pytest.mark.parametrize(("state", "stored"), [("prepare", True), ("prepare", False), ("delete", True)])
+def test_half_made_snapshot_of_a_seal_is_removed(ours: Template, node: SmallNode, state: str, stored: bool) -> None:
+    seal(ours, accept=False)
+    node.journal["1"] = node.journal["1"].replace(f'"{NAME}": 1002', '"other": 1')  # its time was not noted
+    found = node.read(920)
+    found.head.values["lock"] = repair.LOCKS[state]
+    found.sections[NAME].values["snapstate"] = state
+    node.write(920, found)
+    node.stored, before = [f"{NAME}-g1", *[NAME] * stored], len(node.done)
+    (said,) = repair.half_made_snapshot(ours)
+    assert f"snapstate: {state}" in said
+    assert node.done[before:] == [
+        ("pct", "unlock", "920"),
+        ("pct", "delsnapshot", "920", NAME, *["--force"] * (not stored)),
+    ]
+
+
+@pytest.mark.parametrize(("lock", "description"), [("snapshot", "mine"), ("backup", None)])
+def test_half_made_snapshot_of_another_is_left(
+    ours: Template, node: SmallNode, lock: str, description: str | None
+) -> None:
+    made = seal(ours, accept=False)
+    node.delete(920, NAME)
+    node.snapshot(920, NAME, description or made.description)
+    found, before = node.read(920), len(node.done)
+    found.head.values["lock"] = lock
+    found.sections[NAME].values["snapstate"] = "prepare"
+    node.write(920, found)
+    assert repair.half_made_snapshot(ours) == []
+    assert len(node.done) == before
+
+
+def test_snapshot_on_one_side_only_is_named_with_its_fix(ours: Template, node: SmallNode) -> None:
+    """As SIGTERM to `pct snapshot` leaves it; a name that no seal takes is its owner's own."""
+    seal(ours)
+    node.stored = [f"{NAME}-g1", NAME, "zfs-auto-snap_daily"]
+    assert ours.mismatches(node.read(920)) == []
+    node.stored = [f"{NAME}-g1", f"{NAME}-g2"]
+    one, two = ours.mismatches(node.read(920))
+    assert str(one).endswith(f"has no such snapshot: pct delsnapshot 920 {NAME} --force")
+    assert str(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+
+
+def test_nothing_is_cloned_over_a_volume_without_a_container(ours: Template, node: SmallNode) -> None:
+    """It would be freed with the clone if that died."""
+    del node.files[920]
+    node.volumes[920] = ["lxc-disks:subvol-920-disk-0"]
+    with pytest.raises(CloneError, match="pvesm free lxc-disks:subvol-920-disk-0"):
+        ours.ensure_cloned()
     assert node.done == []
 
 
@@ -383,7 +473,10 @@ def test_zfs_says_whether_something_was_written(
 
 def test_no_other_module_changes_a_container() -> None:
     """Whoever wants a change goes through `fixtures.machines.changes`; `pct exec` is the way into a container."""
-    verb = re.compile(r'"(pct|pvesh)", "(?!exec|get)')
+    verbs = (
+        "clone|create|delete|delsnapshot|destroy|free|reboot|resize|rollback|set|shutdown|snapshot|start|stop|unlock"
+    )
+    verb = re.compile(rf'"(pct|pvesh|pvesm)", "({verbs})"')
     engine = Path(conf.__file__).parent.parent
     found = [path.name for path in engine.rglob("*.py") if verb.search(path.read_text())]
     assert found == ["changes.py"]

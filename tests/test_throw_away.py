@@ -27,8 +27,8 @@ class Node:
     def config(self, ctid: int) -> dict[str, Any]:
         return self.rows[ctid]
 
-    def run(self, *argv: str) -> SimpleNamespace:
-        return SimpleNamespace(succeeded=argv[-1] in self.answering)
+    def run(self, *argv: str, only_reads: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(succeeded=argv[0] == "pvesm" or argv[-1] in self.answering, out="")
 
 
 def settings(**values: Any) -> Any:

@@ -12,6 +12,7 @@ from fixtures.machines.tasks import RUNNING
 from fixtures.settings import Settings
 from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
+from fixtures.templates.repair import half_made_clone, half_made_snapshot
 from fixtures.templates.template import Situation, Template, bind_mounts
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
@@ -81,20 +82,44 @@ def test_situation_is_known(build: Build) -> None:
     )
 
 
-def test_nothing_holds_a_lock(node: Node, template: Template) -> None:
-    """Neither 920 nor its parent is locked by a task."""
-    locks = {ctid: entry["lock"] for ctid, entry in node.containers().items() if entry.get("lock")}
-    held = {ctid: lock for ctid, lock in locks.items() if ctid in (template.ctid, template.parent.ctid)}
-    assert not held, f"locked: {held}; wait for the task; if there is none, it died: pct unlock {min(held)}"
+@pytest.mark.on_existing
+def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
+    """No throw-away clone of an earlier run is left; one that was is removed, unless nothing may be changed."""
+    settings, storage = build.settings, template.declared.storage_pool
+    left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings, storage)
+    if left:
+        warnings.warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}", stacklevel=1)
 
 
-def test_snapshot_name_is_not_half_made(template: Template) -> None:
-    """The name of the snapshot is free, or its snapshot is whole."""
-    snapshot = template.snapshot()
-    assert snapshot is None or snapshot.whole, (
-        f"{template.ctid}@{template.snapshot_name} is half made (snapstate {snapshot.state}): a task died; remove it: "
-        f"pct unlock {template.ctid}; pct delsnapshot {template.ctid} {template.snapshot_name} --force"
+@pytest.mark.on_existing
+def test_nothing_half_made_is_left(node: Node, template: Template, build: Build) -> None:
+    """No clone or seal that died has left something half made; what is ours of that is removed, if 920 is built."""
+    if build.verify or build.accept or build.parent_only:
+        return  # nothing is changed: the checks of locks and snapshots name it
+    pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
+    done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
+    done += half_made_snapshot(template)
+    if done:
+        warnings.warn(f"an earlier run died; removed what it had left: {'; '.join(done)}", stacklevel=1)
+
+
+@pytest.mark.on_existing
+def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> None:
+    """No task has locked 920, nor its parent while 920 is built: a locked container can't be cloned or sealed."""
+    numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
+    found = {ctid: conf.read(node, ctid) for ctid in numbers}
+    held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
+    assert not held, (
+        f"locked: {held}; wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, "
+        f"it died: pct unlock {min(held)}"
     )
+
+
+@pytest.mark.on_existing
+def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
+    """920's storage has exactly the snapshots of a seal that the configuration has, and all are whole."""
+    found = conf.read(node, template.ctid)
+    assert not found or not (apart := template.mismatches(found)), "; ".join(map(str, apart))
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
@@ -117,14 +142,6 @@ def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> No
         f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}, so --rebuild does not "
         "replace it: remove them, or make full copies of them"
     )
-
-
-@pytest.mark.on_existing
-def test_no_clone_is_left(node: Node, settings: Settings, build: Build) -> None:
-    """No throw-away clone of an earlier run is left; one that was is removed, unless nothing may be changed."""
-    left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings)
-    if left:
-        warnings.warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}", stacklevel=1)
 
 
 def test_clone_has_a_place(node: Node, template: Template, settings: Settings, build: Build) -> None:

@@ -32,6 +32,7 @@ def create(given: Given) -> None:
         storage.create(vmid)
         guest.run(["tar", "-xpf", archive, "--numeric-owner", "--xattrs", "-C", storage.path(vmid)], 600)
     except Refusal as refusal:
+        storage.delete(storage.path(vmid))
         remove(vmid)
         raise Refusal(f"unable to create CT {vmid} - {refusal}") from None
     defaults = {"hostname": f"CT{vmid}", "memory": "512", "ostype": _system(vmid), "swap": "512"}
@@ -83,6 +84,9 @@ def _system(vmid: int) -> str:
 
 def remove(vmid: int) -> None:
     """Remove a container with its volumes, its snapshots and its configuration."""
+    if os.path.exists(conf.file_of(vmid)) and "rootfs" not in conf.load(vmid).head.values:
+        os.unlink(conf.file_of(vmid))  # what its configuration does not name stays on the storage
+        return
     for name in storage.snapshots(vmid):
         storage.delete(storage.path(vmid, name))
     storage.delete(storage.path(vmid))
@@ -130,7 +134,7 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
     for key in ("parent", "template"):
         values.pop(key, None)
     values |= {"hostname": given["hostname"]} if given.get("hostname") else {}
-    values["rootfs"] = values["rootfs"].replace(storage.volume(source), storage.volume(target))
+    rootfs = values.pop("rootfs").replace(storage.volume(source), storage.volume(target))
     for key in [key for key in values if key.startswith("net")]:
         values[key] = change.print_net({**guest.net_options(values[key]), "hwaddr": change.new_mac()})
     values["lock"] = "create"
@@ -141,13 +145,16 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
     try:
         faults.strike("clone-half")
         storage.copy(storage.path(source, given.get("snapname", "")), storage.path(target))
+        faults.strike("clone-copied")
         # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units anew
         # (pve-container, PVE/LXC/Setup/Base.pm, clear_machine_id)
         with open(f"{storage.path(target)}/etc/machine-id", "w"):
             pass
     except (Refusal, OSError) as problem:
+        storage.delete(storage.path(target))
         remove(target)
         raise Refusal(f"clone failed: {problem}") from None
     with conf.locked(target):
         values.pop("lock")
+        values["rootfs"] = rootfs  # not before: a clone whose worker died has no root disk, and its volume no container
         copy.save()

@@ -1,4 +1,4 @@
-"""`pvesm`, the command about storages: `status`, `list` and `path`."""
+"""`pvesm`, the command about storages: `status`, `list`, `path` and `free`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lab.pve.options import Command, Given
 from lab.pve.schema import ANY, STORAGE, VMID
 
 COMMANDS = {
+    "free": Command("pvesm free", ["volume"], {"volume": ANY}),
     "list": Command("pvesm list", ["storage"], {"storage": STORAGE, "vmid": VMID}),
     "path": Command("pvesm path", ["volume"], {"volume": ANY}),
     "status": Command("pvesm status", [], {"storage": STORAGE}),
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
             raise ParameterError(f"ERROR: {problem}\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]", 255)
         given, _ = COMMANDS[word].parse(argv[1:])
         storage.check(given.get("storage", storage.NAME))
-        {"list": _list, "path": _path, "status": _status}[word](given)
+        {"free": _free, "list": _list, "path": _path, "status": _status}[word](given)
     except Refusal as refusal:
         print(refusal.words, file=sys.stderr)
         return faults.status("pvesm", refusal.status)
@@ -44,17 +45,33 @@ def _status(_: Given) -> None:
 
 def _list(given: Given) -> None:
     print(f"{'Volid':<30} {'Format':<8} {'Type':<10} {'Size':>14} VMID")
-    for vmid in conf.all_ids():
-        if given.get("vmid", str(vmid)) == str(vmid):
-            size = storage.size_of(conf.load(vmid).head.values["rootfs"].partition(",size=")[2])
-            print(f"{storage.volid(vmid):<30} {'subvol':<8} {'rootdir':<10} {size:>14} {vmid}")
+    known = conf.all_ids()
+    for name in storage.volumes():  # also one that no container has
+        vmid = name.split("-")[1]
+        if given.get("vmid", vmid) == vmid:
+            rootfs = conf.load(int(vmid)).head.values.get("rootfs", "") if int(vmid) in known else ""
+            size = storage.size_of(rootfs.partition(",size=")[2] or "0")
+            print(f"{storage.NAME + ':' + name:<30} {'subvol':<8} {'rootdir':<10} {size:>14} {vmid}")
 
 
 def _path(given: Given) -> None:
+    print(f"{storage.FOLDER}/{_volume(given)}")
+
+
+def _free(given: Given) -> None:
+    volume = _volume(given)
+    if volume not in storage.volumes():
+        raise Refusal(f"volume '{given['volume']}' does not exist")
+    storage.delete(f"{storage.FOLDER}/{volume}")
+    print(f"Removed volume '{given['volume']}'")
+
+
+def _volume(given: Given) -> str:
+    """The volume's name, of its name with the storage's."""
     name, colon, volume = given["volume"].partition(":")
     if not colon or not volume:
         raise Refusal(f"unable to parse volume ID '{given['volume']}'", 2)
     storage.check(name)
     if not re.fullmatch(r"subvol-\d+-disk-\d+", volume):
         raise Refusal(f"unable to parse directory volume name '{volume}'", 2)
-    print(f"{storage.FOLDER}/{volume}")
+    return volume

@@ -39,6 +39,11 @@ def kind() -> str:
         return file.readline().partition(":")[0]
 
 
+def volumes() -> list[str]:
+    """Names of all root volumes, with or without a container."""
+    return sorted(name for name in os.listdir(FOLDER) if re.fullmatch(r"subvol-\d+-disk-\d+", name))
+
+
 def check(name: str) -> None:
     """Refuse a storage that the node does not have."""
     if name != NAME:

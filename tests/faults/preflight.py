@@ -30,15 +30,20 @@ TWIN = "arch: amd64\\nhostname: twin\\nmemory: 512\\nnet0: name=eth0,bridge=vmbr
 
 LEFT_CLONE = (
     f"#phoenix-920%%3A throw-away container 990 cloned from 920@{SNAPSHOT}\\narch: amd64\\n"
-    "hostname: left\\nlock: create\\nmemory: 512\\n"
+    "hostname: left\\nlock: backup\\nmemory: 512\\nrootfs: lxc-disks:subvol-990-disk-0,size=4G\\n"
+)
+HALF_MADE = (
+    "#phoenix-920%%3A container 920 cloned from 903@docker-gpu-snapshot\\narch: amd64\\n"
+    "hostname: BaseTemplateVLLM\\nlock: create\\nmemory: 2048\\n"
 )
 HUGE = ("-o", "vllm_image=vllm/vllm-openai:stand-in-huge")  # as large as the real one, by what the registry says
 SIMULATED = "/etc/simulated-gpu.conf"
 OF_THE_API = (  # checks that ask it
     *("test_address_is_free", "test_gpus_are_passed_where_it_counts", "test_no_clone_is_left"),
-    *("test_nobody_answers_at_the_address", "test_node_has_the_memory", "test_nothing_holds_a_lock"),
+    *("test_nobody_answers_at_the_address", "test_node_has_the_memory", "test_situation_is_known"),
     *("test_number_is_free_or_a_container", "test_parent_has_no_bind_mount", "test_parent_is_as_declared"),
-    *("test_parent_snapshot_is_whole", "test_snapshot_name_is_not_half_made", "test_storage_can_snapshot"),
+    *("test_parent_snapshot_is_whole", "test_storage_agrees_with_the_configuration"),
+    *("test_storage_can_snapshot",),
     *("test_storage_has_room", "test_container_is_of_the_declared_parent"),
 )
 FULL = node(
@@ -281,7 +286,7 @@ FAULTS = (
     preflight(
         "half-made-unlocked",
         "a half-made snapshot, its lock removed by hand",
-        "test_snapshot_name_is_not_half_made",
+        "test_storage_agrees_with_the_configuration",
         node(
             f"echo 'snapshot-half = die' > /etc/pve/lab-faults; pct snapshot 920 {SNAPSHOT} || true; "
             "rm /etc/pve/lab-faults; pct unlock 920",
@@ -294,14 +299,58 @@ FAULTS = (
         "snapshot-half-made",
         "a snapshot whose task died",
         STAGE,
-        ("test_nothing_holds_a_lock", "test_snapshot_name_is_not_half_made"),
+        ("test_nothing_holds_a_lock", "test_storage_agrees_with_the_configuration"),
         node(
             f"echo 'snapshot-half = die' > /etc/pve/lab-faults; pct snapshot 920 {SNAPSHOT} || true; "
             "rm /etc/pve/lab-faults",
             f"pct unlock 920; pct delsnapshot 920 {SNAPSHOT} --force",
         ),
-        (f"920@{SNAPSHOT} is half made (snapstate prepare)", f"pct delsnapshot 920 {SNAPSHOT} --force"),
+        (f"920@{SNAPSHOT} is half made (snapstate: prepare)", f"pct delsnapshot 920 {SNAPSHOT} --force"),
         diagnosis="A13",
+    ),
+    preflight(
+        "snapshot-on-the-storage-only",
+        "the storage has a snapshot that the configuration does not know, as an ended `pct snapshot` leaves it",
+        "test_storage_agrees_with_the_configuration",
+        node(
+            "btrfs -q subvolume snapshot -r /lxc-disks/subvol-920-disk-0 "
+            f"/lxc-disks/.snapshots/subvol-920-disk-0@{SNAPSHOT}",
+            f"btrfs -q subvolume delete /lxc-disks/.snapshots/subvol-920-disk-0@{SNAPSHOT}",
+        ),
+        "that the configuration does not know",
+        diagnosis="A13",
+    ),
+    preflight(
+        "situation-unknown",
+        "the list of 920's snapshots can't be read",
+        "test_situation_is_known",
+        command('pvesh-get = sh tr "\\0" " " </proc/$PPID/cmdline | grep -q "lxc/920/snapshot " && kill -9 $PPID'),
+        "where 920 stands could not be read, so nothing is changed",
+    ),
+    preflight(
+        "earlier-change-unreadable",
+        "what an earlier run has left running can't be read",
+        "test_earlier_changes_have_ended",
+        node(
+            "mkdir -p /var/lib/phoenix-920/tasks/920/1; echo half > /var/lib/phoenix-920/tasks/920/1/task.json",
+            "rm -r /var/lib/phoenix-920/tasks/920/1",
+        ),
+        "it is not known whether an earlier run still works",
+    ),
+    Fault(
+        "half-made-clone-that-stays",
+        "a clone of ours whose worker died, on a node that does not unlock it",
+        STAGE,
+        (
+            *("test_nothing_half_made_is_left", "test_nothing_holds_a_lock"),
+            *("test_storage_agrees_with_the_configuration", "test_gpus_are_passed_where_it_counts"),
+        ),
+        both(
+            node(f"printf '{HALF_MADE}' > /etc/pve/lxc/920.conf", "rm /etc/pve/lxc/920.conf"), command("unlock = die")
+        ),
+        ("container 920 is half made", "pct unlock 920; pct destroy 920"),
+        ground=Ground.NONE,
+        paired="what is half made is locked, and has neither a disk nor GPUs",
     ),
     preflight(
         "snapshot-of-another",
@@ -328,7 +377,7 @@ FAULTS = (
     ),
     preflight(
         "clone-left-locked",
-        "a throw-away clone of an earlier run is locked: its copy died",
+        "a throw-away clone of an earlier run is locked by another task",
         "test_no_clone_is_left",
         node(f"printf '{LEFT_CLONE}' > /etc/pve/lxc/990.conf", "rm /etc/pve/lxc/990.conf"),
         "pct unlock 990",
