@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "fixtures.workers",
+    "fixtures.warning",
     "fixtures.interrupts",
     "fixtures.command_line",
     "fixtures.selection",

@@ -49,17 +49,17 @@ class Suite:
         node.write_text(NODE)
         node.chmod(0o755)
 
-    def start(self, *words: str, plugin: str = "", **env: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, plugin: str = "", beside: str = "", **env: str) -> subprocess.Popen[str]:
         (self.top / "plugin_of_the_test.py").write_text(plugin)
         command = [sys.executable, "-m", "pytest", "tests_920", "--node=lab:stub", "-p", "no:cacheprovider"]
         command += ["-p", "plugin_of_the_test", f"--override-ini=report_folder={self.reports}", *words]
-        paths = {"PYTHONPATH": str(self.top), "PHOENIX_LAB_STATE": str(self.top / "labs")}
+        paths = {"PYTHONPATH": f"{self.top}{':' * bool(beside)}{beside}", "PHOENIX_LAB_STATE": str(self.top / "labs")}
         environment = {**os.environ, **paths, "COLUMNS": "400", **env}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=TOP, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
-    def run(self, *words: str, plugin: str = "", **env: str) -> SuiteRun:
-        process = self.start(*words, plugin=plugin, **env)
+    def run(self, *words: str, plugin: str = "", beside: str = "", **env: str) -> SuiteRun:
+        process = self.start(*words, plugin=plugin, beside=beside, **env)
         output, _ = process.communicate(timeout=60)
         return SuiteRun(process.returncode, output, (self.reports / "latest").resolve())
 

@@ -148,7 +148,9 @@ def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     """It is excused only where GPUs are simulated; the same exception on real hardware leaves the check unproved."""
     skipped = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
     book = Ledger([Check("one", "a"), Check("one", "b"), Check("two", "c")])
+    book.begin("a")
     book.note("one", "a", skipped, simulated=True)
+    book.begin("b")
     book.note("one", "b", skipped, simulated=False)
     assert book.outcomes == {"a": NOT_PROVED, "b": "skipped"}
     assert book.unproved(before="two") == ["b"]

@@ -240,9 +240,9 @@ def test_check_passes_only_with_its_teardown() -> None:
     heard = ChecksHeard()
     for when in ("setup", "call"):
         heard.hear(report(when))
-    assert heard.results([])[0].verdict == "passed"
+    assert heard.results([], {})[0].verdict == "passed"
     heard.hear(report("teardown", "failed", longrepr="not stopped\nat line 3"))
-    (check, missing) = heard.results([Check("clone", "f.py::t"), Check("seal", "g.py::u")])
+    (check, missing) = heard.results([Check("clone", "f.py::t"), Check("seal", "g.py::u")], {})
     assert (check.verdict, check.reason, check.seconds, check.started) == ("failed", "not stopped", 3.0, 5.0)
     assert (missing.name, missing.verdict) == ("g.py::u", "not run")
 

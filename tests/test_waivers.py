@@ -108,6 +108,7 @@ def test_waived_is_proved_only_for_sealing() -> None:
         book = Ledger([Check("one", "a"), Check("two", "b")], may_seal)
         report = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
         report.wasxfail = "known"
+        book.begin("a")
         book.note("one", "a", report)
         assert (book.unproved(before="two"), book.waived) == (unproved, ["a"])
         assert book.blocker("two") is None
@@ -137,10 +138,8 @@ def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
 def test_waived_failures_block_nothing(suite: Suite) -> None:
     every = [{**GOOD, "check": f'"{check.name}"'} for check in CHECKS if check.stage == "preflight"]
     run = suite.run("-o", f"waivers={write(suite.top, *every)}")
-    clone = [check for check in run.record.checks if check.stage == "clone"]
-    assert clone[0].verdict == "failed"
-    assert all(check.reason == "blocked by clone" for check in run.record.checks if check.stage == "image")
-    assert run.record.verdict is Verdict.FAILED
+    assert not any(check.reason.startswith("blocked by") for check in run.record.checks)
+    assert run.record.verdict is Verdict.WARNED
     assert "test_010_preflight.py::test_node_is_proxmox: its waiver is not needed any more: it passes" in run.output
 
 

@@ -1,7 +1,5 @@
 """Preflight: this node can do it. What would fail later is found now; only what a killed run has left is changed."""
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
@@ -14,6 +12,7 @@ from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
 from fixtures.templates.repair import half_made_clone, half_made_snapshot
 from fixtures.templates.template import Situation, Template, bind_mounts
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
 
@@ -70,7 +69,7 @@ def test_earlier_changes_have_ended(build: Build) -> None:
     running = [str(task) for task in build.earlier if task.state == RUNNING]
     assert not running, f"an earlier run's {'; '.join(running)}; wait for its end, then run this again"
     for task in build.earlier:
-        warnings.warn(f"an earlier run was cut off from its {task}", stacklevel=1)
+        warn(f"an earlier run was cut off from its {task}")
 
 
 @pytest.mark.on_existing
@@ -88,7 +87,7 @@ def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
     settings, storage = build.settings, template.declared.storage_pool
     left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings, storage)
     if left:
-        warnings.warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}", stacklevel=1)
+        warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}")
 
 
 @pytest.mark.on_existing
@@ -100,7 +99,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
     done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
     done += half_made_snapshot(template)
     if done:
-        warnings.warn(f"an earlier run died; removed what it had left: {'; '.join(done)}", stacklevel=1)
+        warn(f"an earlier run died; removed what it had left: {'; '.join(done)}")
 
 
 @pytest.mark.on_existing

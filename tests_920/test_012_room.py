@@ -1,7 +1,5 @@
 """Room: what the image takes fits on the disk, and what 920 is given the node has. Nothing is changed."""
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
@@ -9,6 +7,7 @@ from fixtures.foresight import GIB, Room
 from fixtures.machines.node import Node
 from fixtures.settings import Settings
 from fixtures.templates.template import SNAPSHOT_STORAGE, Template
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(12)]
 
@@ -53,10 +52,9 @@ def test_node_has_the_memory(node: Node, template: Template, settings: Settings)
     """The node has the memory that 920 is given; a warning says if that is less than vLLM usually has."""
     given = max(template.declared.memory_mb, settings.server_memory_mb)
     if given < SERVER_MEMORY_MB:
-        warnings.warn(
+        warn(
             f"{template.ctid} has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB}. If the server "
-            "is killed while it loads, set server_memory_mb: it holds only while that server runs",
-            stacklevel=1,
+            "is killed while it loads, set server_memory_mb: it holds only while that server runs"
         )
     whole = node.memory // MIB
     assert given < whole, f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB"

@@ -1,7 +1,6 @@
 """GPUs and model: driver, GPUs, image and model suit each other, as far as that is known. Nothing is changed."""
 
 import re
-import warnings
 
 import pytest
 
@@ -16,6 +15,7 @@ from fixtures.machines.node import Node
 from fixtures.settings import Settings
 from fixtures.templates.template import Template
 from fixtures.vllm.model import Model
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(14)]
 
@@ -27,7 +27,7 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
     """The kernel's log can be read, and what it says of the GPUs so far is kept; a warning says if there is any."""
     build.xids = kernel_log.xid_lines(node)
     if build.xids:
-        warnings.warn(f"the kernel has told of GPU faults before this run: {build.xids[-1]}", stacklevel=1)
+        warn(f"the kernel has told of GPU faults before this run: {build.xids[-1]}")
 
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
@@ -48,7 +48,7 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
         if free < wanted * gpu.total_mib:
             held.append(f"GPU {gpu.index}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
         elif others:
-            warnings.warn(f"GPU {gpu.index} is shared: {'; '.join(others)}", stacklevel=1)
+            warn(f"GPU {gpu.index} is shared: {'; '.join(others)}")
     mend = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
     assert not held, (
         f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {mend}"

@@ -1,7 +1,5 @@
 """Inherited stack: what 903 gave to 920 works: systemd, Docker, the NVIDIA runtime and every GPU."""
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
@@ -11,6 +9,7 @@ from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
 from fixtures.stages import NotProved
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
 
@@ -108,7 +107,7 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
     failures, notes = health.judge(values, loaded=False)
     assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
     for note in notes:
-        warnings.warn(f"GPU {gpu}: {note}", stacklevel=1)
+        warn(f"GPU {gpu}: {note}")
 
 
 def test_gpu_has_room(container: Container, settings: Settings, gpu: int, index: int) -> None:

@@ -1,7 +1,5 @@
 """Serving: a test server, started as clones will start theirs, serves the model on each GPU."""
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
@@ -14,6 +12,7 @@ from fixtures.templates.template import Template
 from fixtures.vllm import performance
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.deep]
 
@@ -62,7 +61,7 @@ class TestServer:
         failures, notes = health.judge(values, loaded=not build.simulated)
         assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
         for note in notes:
-            warnings.warn(f"GPU {gpu}: {note}", stacklevel=1)
+            warn(f"GPU {gpu}: {note}")
 
     def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
         """The server is as fast as the reference for this GPU and image says; without one, nothing is judged."""

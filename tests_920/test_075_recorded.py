@@ -4,13 +4,12 @@ These checks only read; a run that goes on after one that was killed keeps its r
 are all that a run on an existing template does, and are what `--verify` runs: then they say what has drifted since.
 """
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
 from fixtures.templates.comparison import Comparison
 from fixtures.templates.template import Situation, Template
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("recorded"), pytest.mark.order(75), pytest.mark.on_existing]
 
@@ -63,4 +62,4 @@ def test_stack_is_as_recorded(inner_comparison: Comparison) -> None:
 def test_surroundings_are_compared(inner_comparison: Comparison) -> None:
     """Kernel, driver, Proxmox VE and GPUs are compared with those of the proof; another one is a warning."""
     for drift in inner_comparison.around:
-        warnings.warn(f"not re-proved here: {drift}", stacklevel=1)
+        warn(f"not re-proved here: {drift}")

@@ -4,8 +4,6 @@ The clone is a throw-away one, with a number, a name and an address of its own, 
 end. With `--accept` it is a container as it is declared.
 """
 
-import warnings
-
 import pytest
 
 from fixtures.gpu import gpus
@@ -16,6 +14,7 @@ from fixtures.templates.acceptance import Trial
 from fixtures.templates.clone import Clone
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
 
@@ -58,7 +57,7 @@ def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
     """Image, model, packages, files and software in the clone are the ones that were sealed, if it is new."""
     drifts = "; ".join(str(drift) for drift in trial.comparison.in_template)
     if trial.was_there and drifts:
-        warnings.warn(f"{clone.ctid} has changed since it was made: {drifts}", stacklevel=1)
+        warn(f"{clone.ctid} has changed since it was made: {drifts}")
     else:
         assert not drifts, f"clone {clone.ctid} differs from the template that was sealed: {drifts}"
 

@@ -1,11 +1,10 @@
 """Accepted: what was sealed has been checked again; from now on the snapshot counts as done."""
 
-import warnings
-
 import pytest
 
 from fixtures.build import Build
 from fixtures.templates.template import Situation, Template
+from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 
@@ -15,7 +14,7 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     unproved = build.ledger.unproved(before="accepted", since=build.first_stage)
     assert not unproved, f"not accepted: {', '.join(unproved)} did not run or did not pass"
     if build.no_clone:
-        warnings.warn("no clone was tried: nobody knows whether a clone of this template serves", stacklevel=1)
+        warn("no clone was tried: nobody knows whether a clone of this template serves")
     assert build.generation, "not accepted: this run has neither sealed it nor read who did"
     template.accept(build.generation, "no clone was tried" if build.no_clone else "")
     assert template.situation() is Situation.ACCEPTED
