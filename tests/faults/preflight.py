@@ -318,7 +318,7 @@ FAULTS = (
             f"btrfs -q subvolume delete /lxc-disks/.snapshots/subvol-920-disk-0@{SNAPSHOT}",
         ),
         "that the configuration does not know",
-        diagnosis="A13",
+        diagnosis="A23",
     ),
     preflight(
         "situation-unknown",
