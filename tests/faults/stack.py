@@ -211,6 +211,7 @@ INHERITED = (
         "Docker's runc is not there",
         ("test_docker_runs_a_container", "test_gpus_survive_a_reload"),
         inside("mv $(command -v runc) /root/moved", "mv /root/moved /usr/sbin/runc"),
+        diagnosis="C16",
     ),
     stack(
         "docker-refuses",
