@@ -117,7 +117,7 @@ def test_deadline_ends_the_waiting_only(lock: RunLock, place: Path, monkeypatch:
     monkeypatch.setattr(tasks, "START_DEADLINE", 60.0)
     (still,) = tasks.unheard(lock.channel, 920)
     assert (still.state, still.ctid, still.invocation) == ("running", 920, "this-run")
-    with pytest.raises(TaskRefused, match="a command of an earlier run is still running"):
+    with pytest.raises(TaskRefused, match=r"`sh -c .*` is still running on the node, and a change is never ended"):
         run(lock, "exit 0")
     assert [task.state for task in tasks.settle(lock.channel, 920, 0)] == ["running"]
     (place / "go").touch()

@@ -350,6 +350,7 @@ FAULTS = (
         ),
         ("container 920 is half made", "pct unlock 920; pct destroy 920"),
         ground=Ground.NONE,
+        diagnosis="A18",
         paired="what is half made is locked, and has neither a disk nor GPUs",
     ),
     preflight(
