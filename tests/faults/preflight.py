@@ -382,6 +382,7 @@ FAULTS = (
         "test_no_clone_is_left",
         node(f"printf '{LEFT_CLONE}' > /etc/pve/lxc/990.conf", "rm /etc/pve/lxc/990.conf"),
         "pct unlock 990",
+        diagnosis="A6",
     ),
     preflight(
         "no-number-for-a-clone",
