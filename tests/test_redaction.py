@@ -159,11 +159,13 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
     calls: list[Any] = []
 
     class Container:
+        node = SimpleNamespace(run_id="1")
+
         def execute(self, *argv: str, **options: object) -> object:
             calls.append((argv, options))
             raise InterruptedError
 
-    server.container, server.gpus = Container(), "all"
+    server.container, server.gpus, server.name, server._guest = Container(), "all", "name", ()
     server._sampler, server._spawn = MagicMock(), MagicMock()
     server._settings = SimpleNamespace(
         server_env=("VLLM_API_KEY=s3cret-value", "X=1"),

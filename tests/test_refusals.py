@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from fixtures.declaration import Declared, load
-from fixtures.machines import docker
 from fixtures.templates import refusals
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -18,12 +17,13 @@ GIB = 2**30
 
 def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Any:
     monkeypatch.setattr(refusals, "holders", lambda node: facts.get("holders", {}))
-    monkeypatch.setattr(docker, "foreign", lambda container: facts.get("foreign", []))
     monkeypatch.setattr(refusals, "answers", lambda node, address: facts.get("answers", False))
     node = SimpleNamespace(
         memory=64 * GIB,
-        running=lambda ctid: bool(facts.get("foreign")),
-        config=lambda ctid, snapshot: {"rootfs": "lxc-disks:subvol-920-disk-0,size=64G"},
+        config=lambda ctid, snapshot=None: {
+            "rootfs": "lxc-disks:subvol-920-disk-0,size=64G",
+            "hostname": facts.get("hostname", declared.name),
+        },
         guests=lambda: facts.get("guests", {}),
         storage=lambda name: {"avail": facts.get("avail", 200) * GIB},
     )
@@ -62,10 +62,9 @@ def test_place_of_a_clone_that_is_there_is_its_own(monkeypatch: pytest.MonkeyPat
     assert list(refusals.of_clone(there, TEMPLATE, 40 * GIB)) == []
 
 
-def test_what_its_owner_runs_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = clone(UPSTREAM, monkeypatch, exists=True, foreign=["vllm (vllm/vllm-openai, Up 2 days)"])
-    (reason,) = refusals.of_clone(there, TEMPLATE, 0)
-    assert "vllm (vllm/vllm-openai, Up 2 days)" in reason
+def test_container_of_another_name_may_be_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    (reason,) = refusals.of_clone(clone(UPSTREAM, monkeypatch, exists=True, hostname="mail"), TEMPLATE, 0)
+    assert "is called 'mail'" in reason
 
 
 @pytest.mark.parametrize(

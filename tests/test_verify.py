@@ -65,6 +65,9 @@ class World:
         self.there = True
 
     def compare(self, monkeypatch: pytest.MonkeyPatch) -> Comparison:
+        return compare(self.template(monkeypatch), 60)
+
+    def template(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         node = SimpleNamespace(
             name="n",
             version=self.version,
@@ -85,7 +88,17 @@ class World:
         monkeypatch.setattr(records, "read_inside", lambda container, name: self.content)
         monkeypatch.setattr(manifest, "look_inside", lambda container, want, deadline: self.found)
         monkeypatch.setattr(comparison, "snapshot_facts", lambda template: self.facts)
-        return compare(template, 60)
+        return template
+
+
+def test_owners_clone_is_compared_with_the_generation_that_it_was_cloned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.description = world.description.replace(world.digest, "0" * 64)
+    template = world.template(monkeypatch)
+    with pytest.raises(ComparisonError):
+        comparison.of_clone(template, template.container, 60)
+    found = comparison.of_clone(template, template.container, 60, as_carried=True)
+    assert (found.digest, found.drifts) == (world.digest, [])
 
 
 def test_untouched_template_has_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from fixtures.gpu import gpus, health
 from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
-from fixtures.stages import NotProved
+from fixtures.stages import SIMULATED, NotProved
 from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
@@ -69,7 +69,6 @@ def test_no_foreign_container(container: Container) -> None:
 
 def test_port_is_free(container: Container, settings: Settings) -> None:
     """Nothing holds the test server's port; what an earlier run has left there is removed first."""
-    docker.remove_probes(container)
     docker.remove_own(container)
     holders = container.listeners(settings.server_port)
     assert not holders, f"port {settings.server_port} is held: {holders}; stop it in the parent, or set server_port"
@@ -140,5 +139,5 @@ def test_gpu_computes(build: Build, gpu: int) -> None:
     if result is None or result.error:
         pytest.skip("CUDA does not work on this GPU")
     if result.product == "not supported" and build.simulated:
-        raise NotProved("not proved: simulated GPU")
+        raise NotProved(SIMULATED)
     assert result.product == "right", f"GPU {gpu}: a product is {result.product} by its driver"

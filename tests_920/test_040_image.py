@@ -6,7 +6,7 @@ from fixtures.build import Build
 from fixtures.gpu import gpus
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
-from fixtures.stages import NotProved
+from fixtures.stages import SIMULATED, NotProved
 from fixtures.templates import tidy
 from fixtures.vllm.ahead import Ahead
 from fixtures.vllm.image import Image
@@ -33,6 +33,6 @@ def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
 def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
     """In the image, a product that torch makes on this GPU has the same numbers as on the CPU."""
     if build.simulated:
-        raise NotProved("not proved: simulated GPU")
+        raise NotProved(SIMULATED)
     said = gpus.torch_computes(container, image, index, build.settings.boot_deadline)
     assert said.startswith("True"), f"GPU {gpu}: torch computes other numbers than the CPU: {said}"

@@ -7,7 +7,7 @@ from fixtures.gpu import health
 from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
-from fixtures.stages import NotProved
+from fixtures.stages import SIMULATED, NotProved
 from fixtures.templates.template import Template
 from fixtures.vllm import performance
 from fixtures.vllm.image import Image
@@ -66,7 +66,7 @@ class TestServer:
     def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
         """The server is as fast as the reference for this GPU and image says; without one, nothing is judged."""
         if build.simulated:
-            raise NotProved("not proved: simulated GPU")
+            raise NotProved(SIMULATED)
         slow = performance.compare(ready_server, build, image, gpu)
         assert not slow, f"GPU {gpu}: {'; '.join(slow)}; {health.clocks(build.health.get(f'GPU {gpu} under load', {}))}"
 

@@ -244,8 +244,9 @@ TOLERATED = (
         "none",
         (),
         inside(
-            "for text in one two; do echo $text > /root/$text; tar -C /root -c $text | "
-            "docker import --change 'LABEL phoenix-920=probe' - phoenix-920-probe; done; rm /root/one /root/two",
+            "run=$(cat /proc/sys/kernel/random/uuid); mkdir -p /var/lib/phoenix; echo $run >> /var/lib/phoenix/runs; "
+            "for text in one two; do echo $text > /root/$text; tar -C /root -c $text | docker import --change "
+            '"LABEL phoenix-920=probe io.phoenix-920.run=$run" - phoenix-920-probe; done; rm /root/one /root/two',
             "true",
         ),
         outcome="built",

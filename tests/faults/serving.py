@@ -12,10 +12,11 @@ from tests.lab.harness import Lab, until
 LARGE = "stand-in-large"
 SOON = ("-o", "pull_deadline=12")
 # It strikes when Docker is asked for our containers and the second GPU's server has come and gone.
-AFTER_LAST = """'run --detach'*device=1*) touch /run/second;;
-'ps --all --quiet --filter label=phoenix-920')
+AFTER_LAST = """'run --detach'*device=1*) echo "$*" | grep -o 'io.phoenix-920.run=[0-9a-f-]*' > /run/second;;
+'ps --all --format ['*)
   if [ -e /run/second ] && [ -z "$(/usr/bin/docker ps --all --quiet --filter label=phoenix-920)" ]; then {}; fi;;"""
-BACK = "/usr/bin/docker create --label phoenix-920=x --name back vllm/vllm-openai:stand-in >/dev/null"
+LABELS = "--label phoenix-920=x --label $(cat /run/second)"
+BACK = f"/usr/bin/docker create {LABELS} --name back vllm/vllm-openai:stand-in >/dev/null"
 LEFT = "/usr/bin/docker create --name left vllm/vllm-openai:stand-in >/dev/null"
 LISTEN = "setsid timeout 20 python3 -m http.server 8000 >/dev/null 2>&1 </dev/null & " + until(
     "bash -c ': > /dev/tcp/127.0.0.1/8000' 2>/dev/null"

@@ -29,6 +29,7 @@ from fixtures.templates.throw_away import KNOCK, ThrowAway
 from fixtures.vllm.image import inspect
 from fixtures.vllm.server import Server
 from lab import vllm
+from tests.faults.stack import SIMULATED
 from tests.lab.harness import LOST_GPU, SNAPSHOT, TOP, Lab, Run, says
 
 pytestmark = pytest.mark.lab
@@ -333,13 +334,90 @@ def test_declared_container_is_made_kept_and_proved_again(lab: Lab, accepted: No
         assert "size=80G" in config
         assert "running" in lab.node("pct", "status", "951")
         assert record_of(run).clone["answer"] == "The capital of France is Paris."
+        assert lab.inside("ls", "/var/lib/phoenix", ctid=951) == "caches\n"  # no id of a run
         lab.inside("sh", "-c", "echo >> /models/test-model/config.json", ctid=951)
-        again = lab.build(*STAND_IN, "--accept", "951")
-        assert (again.status, again.outcome) == (0, "cloned")
-        says(again, "was proved to serve, and is in place", "has changed since it was made: model files config.json")
-        assert lab.containers() == [903, 920, 951]
+        owners_container_is_left_alone(lab, record_of(run).clone["start_command"])
     finally:
         lab.node("sh", "-c", "pct stop 951; pct destroy 951")
+
+
+STATE = """
+sha256sum /etc/pve/lxc/951.conf
+pct status 951
+pct status 951 | grep -q running || exit 0
+pct exec 951 -- sh -c 'docker inspect --format "{{.Id}} {{.State.StartedAt}} {{.RestartCount}}" $(docker ps -aq)
+ls -l /var/lib/phoenix'
+"""
+
+
+def owners_container_is_left_alone(lab: Lab, command: str) -> None:
+    """Its owner starts the server as the report says, and gives it an MTU; no run changes anything of it."""
+    assert "phoenix" not in command.replace("/var/lib/phoenix/", "")
+    lab.inside("sh", "-ec", command, ctid=951)
+    wait_for(lab, "curl --fail --silent http://10.0.0.151:8000/health")
+    net = "name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:B1,ip=10.0.0.151/24,gw=10.0.0.1,type=veth,mtu=1400"
+    lab.node("pct", "set", "951", "--net0", net)
+    before = lab.node("sh", "-c", STATE)
+    run = lab.build(*STAND_IN, "--accept", "951")
+    assert lab.node("sh", "-c", STATE) == before
+    assert (run.status, run.outcome) == (0, "cloned")
+    says(run, "was there before; nothing of it was changed", "has changed since it was made: model files config.json")
+    assert record_of(run).clone["servers_of_its_owner"] == ["http://10.0.0.151:8000 (vllm-test-model)"]
+    assert "--publish 8001:8000" in record_of(run).clone["server_command"]
+
+    lab.node("pct", "set", "951", "--memory", "5120")
+    before = lab.node("sh", "-c", STATE)
+    with gpus_of(lab, 951, "gpu0.memory.free = 3072"):
+        run = lab.build(*STAND_IN, "--accept", "951")
+    assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
+    says(run, "memory is 5120, declared is 6144", "pct set 951 --memory 6144", "GPU 0 of the container has 3.0 of")
+    says(run, "its own server answers at http://10.0.0.151:8000 (vllm-test-model), which proves nothing")
+    for words in (("--verify-deep",), ("--rebuild",)):
+        assert lab.build(*STAND_IN, *words).status == 0
+    assert lab.node("sh", "-c", STATE) == before
+
+    lab.node("sh", "-c", "pct set 951 --memory 6144; pct shutdown 951")
+    before = lab.node("sh", "-c", STATE)
+    run = lab.build(*STAND_IN, "--accept", "951")
+    assert (run.status, run.outcome) == (0, "partial")
+    says(run, "container 951 is off, and not started as it was there before: pct start 951")
+    assert lab.node("sh", "-c", STATE) == before
+    assert lab.containers() == [903, 920, 951]
+
+
+@contextlib.contextmanager
+def gpus_of(lab: Lab, ctid: int, line: str) -> Iterator[None]:
+    """Another value of a container's simulated GPUs."""
+    lab.inside("sh", "-c", f"echo '{line}' > {SIMULATED}", ctid=ctid)
+    try:
+        yield
+    finally:
+        lab.inside("rm", SIMULATED, ctid=ctid)
+
+
+def test_server_that_was_pasted_from_a_record_is_its_owners(lab: Lab, accepted: None) -> None:
+    """It carries our labels, name and the id of a run that has cleaned up: it is in the way, and stays."""
+    pasted = record_of(lab.build(*STAND_IN, "--rebuild", "--no-clone")).served[0].command
+    lab.inside(*pasted)
+    try:
+        running = lab.inside("docker", "ps", "--no-trunc", "--quiet")
+        run = lab.build(*STAND_IN, "--rebuild")
+        assert run.failed() == {"test_no_foreign_container", "test_port_is_free"}
+        says(run, "vllm_test_container (vllm/vllm-openai")
+        assert lab.inside("docker", "ps", "--no-trunc", "--quiet") == running
+    finally:
+        lab.inside("docker", "rm", "--force", "vllm_test_container")
+
+
+def test_other_machine_of_that_number_is_not_asked(lab: Lab, accepted: None) -> None:
+    lab.node("pct", "clone", "903", "951", "--snapname", "docker-gpu-snapshot", "--full", "1", "--hostname", "mail")
+    try:
+        run = lab.build(*STAND_IN, "--accept", "951")
+        assert (run.status, run.failed()) == (1, {"test_clone_can_work"})
+        says(run, "container 951 is called 'mail': it may be another machine")
+        assert "ct951" not in (run.folder / "commands.jsonl").read_text()
+    finally:
+        lab.node("pct", "destroy", "951")
 
 
 def test_parent_is_proved_and_never_touched(lab: Lab, built: Run) -> None:

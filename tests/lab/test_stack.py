@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +28,8 @@ chmod +x forget-gpus"""
 SLEEPER = """set -eu
 libraries=$(ldd /bin/sleep | grep -o '/[^ ]*')
 tar --create --dereference --absolute-names /bin/sleep $libraries | docker import - sleeper >/dev/null
-docker run --detach --init=false --network none --label "$1" sleeper /bin/sleep 300 >/dev/null"""
+for label; do set -- "$@" --label "$label"; shift; done
+docker run --detach --init=false --network none "$@" sleeper /bin/sleep 300 >/dev/null"""
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,36 @@ def test_gpus_that_a_reload_takes_away_are_missed(container: Container) -> None:
     assert found.after == ["Failed to initialize NVML: Unknown Error"]
 
 
+def sleep_in_docker(container: Container, *labels: str) -> None:
+    container.ask("sh", "-c", SLEEPER, "sh", *labels)
+
+
+def test_only_what_a_run_has_noted_is_removed(container: Container) -> None:
+    """A label is no proof: a person's container may carry it, even with the id of a run that has ended in order."""
+    run, killed, ended = container.node.run_id, str(uuid.uuid4()), str(uuid.uuid4())
+    try:
+        container.ask("sh", "-ec", f"{docker.noting(container)}echo {killed} >> {docker.RUNS}")
+        for one in (run, killed, ended):
+            sleep_in_docker(container, f"{docker.LABEL}=test-server", f"{docker.RUN}={one}")
+        sleep_in_docker(container, docker.LABEL)
+        assert (len(docker.own(container)), len(docker.foreign(container))) == (2, 2)
+        docker.remove_own(container)
+        assert (len(docker.own(container)), len(docker.foreign(container))) == (0, 2)
+        assert not container.file(docker.RUNS).exists
+        docker.remove_own(container)
+        assert len(docker.foreign(container)) == 2
+    finally:
+        container.execute("sh", "-c", "docker rm -f $(docker ps -aq)")
+
+
 def test_server_ends_with_its_run(container: Container) -> None:
-    """A run that is killed closes the leash's standard input; only what is labelled goes."""
-    for label in (docker.LABEL, "somebody"):
-        container.ask("sh", "-c", SLEEPER, "sh", label)
+    """A run that is killed closes the leash's standard input; only what is of that run goes."""
+    run = container.node.run_id
+    container.ask("sh", "-c", docker.noting(container))
+    for each in (run, "somebody"):
+        sleep_in_docker(container, docker.LABEL, f"{docker.RUN}={each}")
     assert len(docker.own(container)) == 1
-    leash = container.channel.spawn(("sh", "-c", LEASH), deadline=60, stdin=subprocess.PIPE)
+    leash = container.channel.spawn(("sh", "-c", LEASH, "sh", run), deadline=60, stdin=subprocess.PIPE)
     try:
         time.sleep(1)
         assert len(docker.own(container)) == 1
@@ -68,7 +94,7 @@ def test_server_ends_with_its_run(container: Container) -> None:
         assert leash.stdin
         leash.stdin.close()
         end = time.monotonic() + 20
-        while docker.own(container):
+        while docker.own(container) or container.file(docker.RUNS).size:
             assert time.monotonic() < end
             time.sleep(0.2)
         assert len(docker.foreign(container)) == 1

@@ -1,0 +1,37 @@
+"""The command that is given to people: whole, to be pasted, and nothing of the suite's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+from fixtures.recording.redaction import Redactor
+from fixtures.vllm import start_command
+
+RUN = ("docker", "run", "--detach", *start_command.options("Qwen/Qwen2.5-0.5B"), "a b@sha256:0", "--model", "$x")
+
+
+def test_server_is_named_after_its_model() -> None:
+    for model, name in (("Qwen/Qwen2.5-0.5B", "vllm-Qwen2.5-0.5B"), ("/models/test-model/", "vllm-test-model")):
+        assert start_command.options(model)[1] == name
+    assert start_command.options("/models/ä b;c")[1] == "vllm-b-c"
+
+
+def test_pasted_command_makes_the_file_of_the_key_once(tmp_path: Path) -> None:
+    """It is run as it stands, but for the place of the file; `docker` prints its words."""
+    text = start_command.text(RUN, ["VLLM_API_KEY", "HF_TOKEN"])
+    assert Redactor({}).text(text) == text
+    assert "..." not in text
+    file = tmp_path / "vllm.env"
+    script = 'docker() { printf "%s\\n" "$@"; }\n' + text.replace(start_command.ENV_FILE, str(file))
+    for _ in range(2):
+        done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True, timeout=10)
+        words = done.stdout.splitlines()
+        assert words == [word.replace(start_command.ENV_FILE, str(file)) for word in RUN[1:]]
+        kept = file.read_text()
+    assert re.fullmatch(r"VLLM_API_KEY=[0-9a-f]{48}\nHF_TOKEN\n", kept)
+    assert kept == file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert shlex.split(text.splitlines()[-1]) == list(RUN)

@@ -1,0 +1,104 @@
+"""A container that was there before a run accepts it is its owner's: it is looked at, and no verb is used on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.machines import docker
+from fixtures.recording.record import Outcome
+from fixtures.stages import NOT_PROVED, Inconclusive
+from fixtures.templates.acceptance import Trial
+from fixtures.templates.clone import CloneError
+from tests.suite_run import Suite
+
+
+class Clone:
+    """A declared container; whatever would change it fails the test."""
+
+    ctid = 951
+    declared = SimpleNamespace(name="mine", network=SimpleNamespace(address="10.0.0.151"), storage_pool="pool")
+
+    def __init__(self, *there: bool) -> None:
+        self._there = list(there)
+        self.container = SimpleNamespace(wait_until_booted=lambda _: "running")
+
+    @property
+    def exists(self) -> bool:
+        return self._there.pop(0) if len(self._there) > 1 else self._there[0]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used on a container that was there before")
+
+
+def trial_of(clone: Clone, *, on: bool, keep: bool = False) -> Trial:
+    node = SimpleNamespace(running=lambda _: on)
+    build: Any = SimpleNamespace(accept=951, keep=keep, node=node, settings=SimpleNamespace(boot_deadline=1), clone={})
+    trial = Trial(build)
+    trial.__dict__["clone"] = clone
+    return trial
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_container_that_runs_is_only_asked(monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
+    cleaned: list[object] = []
+    monkeypatch.setattr(docker, "remove_own", cleaned.append)
+    clone = Clone(True)
+    trial = trial_of(clone, on=True, keep=keep)
+    trial.make()
+    assert trial.start() == "running"
+    trial.end()
+    assert cleaned == [clone.container]
+    assert trial.build.clone["was_there_before"]
+    assert trial.build.clone["kept"]
+
+
+def test_container_that_is_off_is_not_started() -> None:
+    trial = trial_of(Clone(True), on=False)
+    trial.make()
+    with pytest.raises(
+        Inconclusive, match="container 951 is off, and not started as it was there before: pct start 951"
+    ):
+        trial.start()
+    trial.end()
+
+
+def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
+    trial = trial_of(Clone(False, True), on=True)
+    assert not trial.was_there
+    with pytest.raises(CloneError, match="has come meanwhile"):
+        trial.make()
+    trial.end()
+
+
+PLUGIN = """
+import pytest
+from fixtures.build import Build
+from fixtures.stages import Inconclusive
+Build.simulated = property(lambda _: True)
+def refuse():
+    raise Inconclusive("GPU 0 is full")
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.setup = lambda: None
+        item.runtest = refuse if item.name == "test_clone_serves" else lambda: None
+"""
+
+
+def test_what_is_inconclusive_makes_a_run_partial_even_in_the_lab(tmp_path: Path) -> None:
+    run = Suite(tmp_path).run("--accept", "951", "-o", "lxc_configs=lab/phoenix_lxc_configs.json", plugin=PLUGIN)
+    assert (run.status, run.record.outcome) == (0, Outcome.PARTIAL)
+    (check,) = (check for check in run.record.checks if check.verdict not in ("passed", "not run"))
+    assert (check.name.partition("::")[2], check.verdict, check.reason) == (
+        "test_clone_serves",
+        NOT_PROVED,
+        "GPU 0 is full",
+    )
+    assert "Not proved: GPU 0 is full." in run.output
+    assert "The clone serves its model from the sealed image, and answers with the expected word. GPU 0 is full" in (
+        (run.folder / "summary.md").read_text().replace("\\", "")
+    )
+    assert "GPU 0 is full" in (run.folder / "report.html").read_text().partition("Where the time went")[0]
