@@ -68,7 +68,9 @@ class SmallNode(Node):
             rows = [f"{each} subvol rootdir 0 {argv[-1]}" for each in self.volumes.get(int(argv[-1]), [])]
             out = "\n".join(("Volid Format Type Size VMID", *rows)).encode()
         elif argv[0] == "zfs":
-            names = self.stored if self.stored is not None else [*self.read(920).snapshots]
+            number = int(argv[-1].split("-")[1])
+            known = [*self.read(number).snapshots] if number in self.files else []
+            names = self.stored if self.stored is not None else known
             out = "".join(f"{argv[-1]}@{name}\n" for name in names).encode()
         elif argv[0] == "sh":
             text = self.files.get(int(argv[-1]))

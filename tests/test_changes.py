@@ -349,6 +349,38 @@ def test_throw_away_clone_that_holds_something_is_left(
     assert node.done == []
 
 
+@pytest.mark.parametrize("number", [920, 990])
+def test_container_goes_with_no_snapshot_that_only_the_storage_has(
+    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """`pct destroy` removes them unasked; what a seal of ours has left is no hindrance."""
+    node.files[990] = conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)).replace("-920-", "-990-")
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    node.stored = ["by-hand"]
+    with pytest.raises(NodeError, match=f"configuration does not know.*zfs destroy .*-{number}-disk-0@by-hand"):
+        ours.remove() if number == 920 else throw_away.remove_left(node, SETTINGS, "lxc-disks")
+    assert node.done == []
+    node.stored = [NAME]
+    ours.remove()
+    assert 920 not in node.files
+
+
+def test_snapshot_that_somebody_puts_in_the_place_of_the_accepted_one_is_not_accepted(
+    ours: Template, node: SmallNode
+) -> None:
+    """Its description is pasted, and so says the same."""
+    made = seal(ours)
+    assert ours.is_accepted(made)
+    text = node.read(920).snapshots[NAME].description
+    node.delete(920, NAME)
+    node.snapshot(920, NAME, text)
+    assert not ours.is_accepted(made)
+    end = end_state.read(ours)
+    words = end_state.sentence(ours, end, None)
+    assert "no seal that the node remembers has made it" in words
+    assert f"the accepted generation is 920@{NAME}-g1" in words
+
+
 # --- node and storage ---------------------------------------------------------------------------------
 
 HALF = "lock: create\nnet0: hwaddr=BC:24:11:00:00:01\n"  # of a clone whose worker died: no root disk

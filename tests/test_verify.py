@@ -309,7 +309,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "compared": compared(*drifts),
         "situation": Situation.ACCEPTED,
         "template": SimpleNamespace(ctid=920, snapshot_name="s"),
-        "end": EndState(exists=True, running=True, snapshot=ACCEPTED),
+        "end": EndState(exists=True, running=True, snapshot=ACCEPTED, ours=True),
         "found_snapshot": ACCEPTED,
         "accept": None,
         "parent_only": False,

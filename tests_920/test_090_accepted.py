@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.build import Build
-from fixtures.templates.template import Situation, Template
+from fixtures.templates.template import Template
 from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
@@ -17,4 +17,6 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
         warn("no clone was tried: nobody knows whether a clone of this template serves")
     assert build.generation, "not accepted: this run has neither sealed it nor read who did"
     template.accept(build.generation, "no clone was tried" if build.no_clone else "")
-    assert template.situation() is Situation.ACCEPTED
+    assert template.is_accepted(build.generation), (
+        f"{template.ctid}@{template.snapshot_name} is not the accepted one: another one was put there meanwhile"
+    )
