@@ -29,11 +29,13 @@ test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the 
 test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m lab
 
-faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (40 minutes)
-	$(VENV)/bin/python -m tests.faults --write docs/faults.md
+# Both resume: ARGS=--background detaches, --status tells how far it is, --stop ends it, "--sample 20 --seed 7" takes
+# 20 minutes of trials, whose results go into no table.
+faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (30 minutes)
+	$(VENV)/bin/python -m tests.faults $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/faults.md)
 
-kills: test-tools $(VENV)/ready ## Ctrl-C, kill -9 and loss of power at given and random moments: docs/kills.md (2 hours)
-	$(VENV)/bin/python -m tests.faults.kills --write docs/kills.md
+kills: test-tools $(VENV)/ready ## signals, kill -9 and loss of power at given and random moments: docs/kills.md (1 hour)
+	$(VENV)/bin/python -m tests.faults.kills $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/kills.md)
 
 warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answers: docs/warm-start.md (20 minutes)
 	$(VENV)/bin/python -m bench.warm_start --write docs/warm-start.md

@@ -1,11 +1,16 @@
 """The catalogue of faults is whole: each check of the build is turned red by one, alone where that can be."""
 
+import argparse
 from pathlib import Path
 
-from tests.faults import kills, results, table
-from tests.faults.__main__ import earlier
+import pytest
+
+from tests.faults import campaign, kills, results, table
+from tests.faults.__main__ import lines
+from tests.faults.campaign import Campaign
 from tests.faults.catalogue import BY_NAME, FAULTS
-from tests.faults.trial import NEVER, Line, declared, short
+from tests.faults.moments import fixes
+from tests.faults.trial import NEVER, declared, short
 
 GPUS = (0, 1)
 
@@ -37,22 +42,96 @@ def test_each_stage_has_one_fault_that_is_tried_each_time() -> None:
     assert sorted(fault.stage for fault in FAULTS if fault.quick) == sorted(stages)
 
 
-def test_table_tells_of_earlier_runs_too(tmp_path: Path) -> None:
-    """A fault that was put again stands in it once, as it came out last."""
+def result(trial: str, **facts: object) -> dict[str, object]:
+    return {"id": trial, "wrong": [], "seconds": 2.0, "occasion": "Monday", **facts}
+
+
+def test_table_is_of_the_last_result_of_each_fault(tmp_path: Path) -> None:
     file, (again, other) = tmp_path / "results", FAULTS[:2]
-    for fault, seconds, occasion in ((again, 1.0, "Monday"), (other, 2.0, "Monday"), (again, 3.0, "Tuesday")):
-        results.add(file, {**vars(Line(fault, seconds=seconds, occasion=occasion)), "fault": fault.name})
-    page = table.text(earlier(file, []))
+    results.add(file, result(again.name, verdict=1.0))
+    results.add(file, result(other.name, verdict=2.0))
+    results.add(file, result(again.name, verdict=3.0, occasion="Tuesday"))
+    page = table.text(lines(results.read(file)))
     assert "2 faults, none not as it must be; 1 on Tuesday; 1 on Monday." in page
     assert f"The longest time to a verdict was 3 s: {again.what}." in page
-    assert [line.fault for line in earlier(file, [again])] == [other]
 
 
-def test_loops_of_one_kind_are_one_table() -> None:
-    kill = {"number": 1, "what": "power", "stage": "seal", "seconds": 1.0, "state": "off", "broken": []}
-    loop = {"title": kills.FAST, "seed": 1, "occasion": "Monday", "seconds": 60.0, "ended": {"built": 2}, "wrong": []}
-    loop["last"] = "green"
-    page = kills.text([{**loop, "kills": [kill]}, {**loop, "seed": 2, "kills": [kill, {**kill, "broken": ["lost"]}]}])
-    assert "3 ends: power 3. Runs in between that came to their end: built 4." in page
-    assert "| seal | 3 | off 3 | lost |" in page
-    assert kills.FULL not in page
+def test_result_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
+    """Its worker was killed while it wrote: the trial is run again."""
+    file = tmp_path / "results"
+    results.add(file, result("one"))
+    with file.open("a") as lines_of_file:
+        lines_of_file.write('{"id": "two", "wro')
+    assert [facts["id"] for facts in results.read(file)] == ["one"]
+
+
+def words(*given: str) -> argparse.Namespace:
+    return campaign.parser("kills", "").parse_args(given)
+
+
+def trials(*names: str) -> Campaign:
+    return Campaign("kills", "none", names, lambda *_: {}, lambda _: "")
+
+
+def test_second_call_resumes() -> None:
+    found = [result("b"), result("c", wrong=["lost"])]
+    assert campaign.chosen(trials("a", "b", "c"), words(), found) == ["a"]
+    assert campaign.chosen(trials("a", "b", "c"), words("--wrong"), found) == ["a", "c"]
+    assert campaign.chosen(trials("a", "b", "c"), words("--again", "--only", "b"), found) == ["b"]
+
+
+def test_sample_is_the_same_for_the_same_seed() -> None:
+    """Also where it is resumed: what is left comes in the same order."""
+    every = trials(*"abcdefghij")
+    first = campaign.chosen(every, words("--sample", "20", "--seed", "7"), [])
+    assert sorted(first) == list("abcdefghij") != first
+    assert campaign.chosen(every, words("--sample", "20", "--seed", "7"), [result(first[0])]) == first[1:]
+    assert campaign.chosen(every, words("--sample", "20", "--seed", "8"), []) != first
+
+
+def test_two_campaigns_do_not_share_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOENIX_CACHE", str(tmp_path))
+    with (
+        campaign.alone("pve-x", tmp_path / "one.pid") as first,
+        campaign.alone("pve-x", tmp_path / "two.pid") as second,
+    ):
+        assert (first, second) == (True, False)
+    with campaign.alone("pve-x", tmp_path / "three.pid") as third:
+        assert third
+
+
+def test_state_file_is_named_by_what_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOENIX_CACHE", str(tmp_path))
+    file = campaign.state_file("kills", words())
+    assert file.parent == tmp_path / "trials"
+    assert results.content_key() in file.name
+    assert campaign.state_file("kills", words("--sample", "20")) != file
+
+
+def test_commands_that_a_refusal_names_are_found() -> None:
+    output = """E   920@x is half made (snapstate prepare): pct unlock 920, then:
+    pct delsnapshot 920 x
+    --force
+E   `pct start 920` afterwards; pct unlock 920"""
+    assert fixes(output) == ["pct unlock 920", "pct delsnapshot 920 x --force", "pct start 920"]
+
+
+def test_page_of_kills_has_every_kind() -> None:
+    moment = next(iter(kills.GIVEN))
+    end = {"way": "power", "stage": "seal", "words": "", "state": "off"}
+    page = kills.text(
+        [
+            result(moment, state="off", then="green"),
+            result("random 1.1", ends=[end, {**end, "state": "sealed"}], then="existing", wrong=["lost"]),
+        ]
+    )
+    assert "2 trials of " in page
+    assert " with 3 ends, 1 unexpected" in page
+    assert "| seal | 2 | off 1, sealed 1 |" in page
+    assert "- **random 1.1**: lost" in page
+
+
+def test_given_moments_have_names_of_their_own() -> None:
+    """An id says the kind, the moment and the way, and has no second meaning."""
+    assert len(kills.GIVEN) > 150
+    assert all(trial.endswith(f"; {way}") and moment.name in trial for trial, (moment, way) in kills.GIVEN.items())

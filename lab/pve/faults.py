@@ -2,9 +2,9 @@
 
 Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, `lie` (it
 answers 0 and does nothing), `status random` (a refusal answers with 1, 2 or 255), or `sh LINE` (a shell
-line that is run first: what somebody else does at that moment). `snapshot-half` and `clone-half` stand
-for the middle of these two: the configuration is written, the volume not yet copied; at `clone-copied` it
-is. `pvesh` means all of its calls, `pvesh-set` and the like one kind.
+line that is run first: what somebody else does at that moment). `snapshot-half`, `delsnapshot-half` and
+`clone-half` stand for the middle of these: the configuration is written, the volume not yet changed; at
+`clone-copied` it is. `pvesh` means all of its calls, `pvesh-set` and the like one kind.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ def delete(vmid: int, name: str, force: bool) -> None:
         settings.head.values["lock"] = "snapshot-delete"
         settings.snapshots[name].values["snapstate"] = "delete"
         settings.save()
+    faults.strike("delsnapshot-half")
     try:
         storage.delete_snapshot(vmid, name)
     except Refusal as refusal:

@@ -30,6 +30,7 @@ class Ground(Enum):
 
     NONE = "no 920"
     CLONE = "920 cloned and running, the image in it, not sealed"
+    SEALED = "920 sealed, not yet accepted"
     ACCEPTED = "920 sealed and accepted"
 
 

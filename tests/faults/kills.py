@@ -1,174 +1,166 @@
-"""Runs of the suite that are ended with Ctrl-C, kill -9 or a loss of power, at given moments and at random ones.
+"""Runs of the suite that are ended at given moments and at random ones; `make kills` writes docs/kills.md.
 
-`python -m tests.faults.kills [--no-moments] [--fast N] [--full N] [--seed S] [--results FILE] [--write FILE]`;
-`make kills` writes docs/kills.md. Ctrl-C ends a loop early; its last run has to be green all the same. With
-`--results` the tables tell of earlier runs too, and of those beside this one.
+`python -m tests.faults.kills [--only TEXT] [--sample MINUTES --seed N] [--background | --status | --stop]
+[--write FILE]`: see `tests.faults.campaign`. A second call resumes. Exits with 1 if something was not as expected.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import io
 import random
-import signal
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-from lab.machine import Machine
-from tests.faults import results
-from tests.faults.__main__ import ready
-from tests.faults.kill_loop import Loop
-from tests.faults.moments import strike_all
-from tests.faults.trial import GPUS, WORDS, declared
+from tests.faults import campaign, invariants
+from tests.faults.campaign import Campaign, Facts
+from tests.faults.fault import Ground
+from tests.faults.grounds import Grounds
+from tests.faults.invariants import Watch
+from tests.faults.moments import (
+    AWAY,
+    BOUNDARIES,
+    CLONING,
+    CTRL_C,
+    FIRST,
+    KILL,
+    KILL_ALL,
+    POWER,
+    REBUILDS,
+    SIGHUP,
+    SIGTERM,
+    Moment,
+    go_on,
+    strike,
+)
+from tests.faults.random_ends import chain, ground_of, pace
 
-HEAD = """# What Ctrl-C, kill -9 and a loss of power leave
+RANDOM = 40  # trials at random moments
+HEAD = """# What an ended run leaves
 
-Written by `make kills`. Each run was ended, and the next one went on from there. After each end: 903 and what is not
-ours are unchanged; there is at most one snapshot; it was taken of a stopped container, and all checks before sealing
-had passed, as the record in it says; the record of the run says that it was aborted. One that was ended by Ctrl-C has
-ended with 2 and has left nothing over. A run in between that failed has said what mends it, and that was done.
+Written by `make kills`. Each trial starts from a kept disk of the lab node, ends a run of the suite at a given or a
+random moment, and lets the next run go on. The server is the stand-in for vLLM. After each end and after the next run:
+
+- 903 and everything that is not the suite's are unchanged, byte for byte.
+- While 920 is rebuilt, a whole accepted snapshot exists: under the declared name or as its generation. This is checked
+  at each command of the node that changes something, and right after the end.
+- No accepted snapshot was sealed without all checks passed, as the record in it says.
+- A run that was ended in order (Ctrl-C, SIGTERM, SIGHUP) ends with 2 and has removed what it started.
+- The next plain run finishes, finds 920 existing, or refuses with commands; these were run, and the run after is green.
+- Nothing is left after that: containers, volumes, snapshots that only storage or configuration knows, locks, Docker
+  containers, processes, task records.
 """
-FAST, FULL = "At random moments of fast runs", "At random moments of full builds"
-GIVEN = """## At given moments
-
-The stand-in serves. *power* ends the node with the suite on it; with *power of the node alone* the suite runs elsewhere
-and has to end red by itself. Between stages the next run was tried once for each state that one way has left.
+WAYS_ABOUT = """*power* ends the node with the suite on it; with *power of the node alone* the suite runs elsewhere
+and has to fail by itself. Between stages the next run was tried once for each state that one way left.
 """
-ABOUT = {FAST: "The server is the stand-in for vLLM.", FULL: "920 is built from nothing, with the real vLLM."}
+SECTIONS = {
+    "rebuild": "Inside the sealing of a rebuild",
+    "build": "Inside the sealing of a first build",
+    "clone": "While a container is cloned",
+    "stage": "Between stages",
+}
 
 
-def text(found: list[dict[str, Any]]) -> str:
-    """The whole page: the given moments, and a section for each kind of loop."""
-    loops, strikes = [each for each in found if "title" in each], [each for each in found if "moment" in each]
-    titles = [title for title in ABOUT if any(loop["title"] == title for loop in loops)]
-    sections = [_section(title, [loop for loop in loops if loop["title"] == title]) for title in titles]
-    return "\n".join([HEAD, *([_given(strikes)] if strikes else []), *sections])
+def _given() -> dict[str, tuple[Moment, str]]:
+    """The given moments with each way, by id; the most telling first."""
+    ways = (KILL, POWER, KILL_ALL, SIGHUP, CTRL_C, SIGTERM, AWAY)
+    found = {f"rebuild: {moment.name}; {way}": (moment, way) for way in ways for moment in REBUILDS}
+    found |= {f"clone: {moment.name}; {way}": (moment, way) for way in ways[:5] for moment in CLONING}
+    found |= {f"build: {moment.name}; {way}": (moment, way) for way in (KILL, POWER) for moment in FIRST}
+    found |= {f"stage: {moment.name}; {way}": (moment, way) for way in (*ways[:2], *ways[3:6]) for moment in BOUNDARIES}
+    return found
 
 
-def _given(strikes: list[dict[str, Any]]) -> str:
-    """A row for each moment, as it came out last."""
-    last = {(each["moment"], each["way"]): each for each in strikes}
-    rows = ["| moment | ended by | left behind | next run | |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {moment} | {way} | {each['state']} | {each['then']} | {'; '.join(each['wrong']) or 'as it must be'} |"
-        for (moment, way), each in last.items()
-    ]
-    when = ", ".join(dict.fromkeys(each["occasion"] for each in last.values()))
-    wrong = sum(bool(each["wrong"]) for each in last.values()) or "none"
-    return "\n".join([GIVEN, f"{when}: {len(last)} ends, {wrong} not as it must be.", "", *rows, ""])
+GIVEN = _given()
 
 
-def _section(title: str, loops: list[dict[str, Any]]) -> str:
-    kills = [kill for loop in loops for kill in loop["kills"]]
-    rows = ["| ended in | ends | left behind | invariants |", "|---|---|---|---|"]
-    for stage in dict.fromkeys(["before the first check", *(check.stage for check in declared(GPUS)), "the end"]):
-        here = [kill for kill in kills if kill["stage"] == stage]
-        if here:
-            states = ", ".join(f"{state} {n}" for state, n in Counter(kill["state"] for kill in here).most_common())
-            broken = [each for kill in here for each in kill["broken"]]
-            rows.append(f"| {stage} | {len(here)} | {states} | {'; '.join(broken) or 'hold'} |")
-    whats = ", ".join(f"{what} {n}" for what, n in Counter(kill["what"] for kill in kills).most_common())
-    ended = sum((Counter(loop["ended"]) for loop in loops), Counter[str]())
-    return "\n".join(
-        [
-            f"## {title}",
-            "",
-            f"{ABOUT[title]} {len(kills)} ends: {whats}. Runs in between that came to their end: "
-            f"{', '.join(f'{outcome} {n}' for outcome, n in ended.most_common()) or 'none'}.",
-            "",
-            *(f"- {_about(loop)}" for loop in loops),
-            "",
-            *rows,
-            "",
-        ]
+def try_one(grounds: Grounds, trial: str, found: list[Facts]) -> Facts:
+    """Run one trial."""
+    if trial not in GIVEN:
+        chance = random.Random(trial)
+        lab = grounds.use(ground_of(chance), fresh=True)
+        ended = chain(lab, chance, pace())
+        grounds.spoil()
+        said = " | ".join(f"{end['way']} in {end['stage']}: {end['state']}" for end in ended.ends)
+        return {**asdict(ended), "said": f"{said} | {ended.then}"}
+    moment, way = GIVEN[trial]
+    lab = grounds.use(moment.ground, fresh=moment.ground is not Ground.ACCEPTED)
+    watch = Watch(lab, rebuilds=moment.ground is Ground.ACCEPTED)
+    done = strike(lab, moment, way, watch)
+    tried = {(facts.get("way"), facts.get("state")) for facts in found if facts.get("then")}
+    if not trial.startswith("stage: ") or (way, done.state) not in tried:
+        go_on(lab, done, watch, *(() if moment.clones else ("--no-clone",)))
+    if done.wrong:
+        grounds.spoil()
+    return {**asdict(done), "said": f"{done.state}, {done.then or 'next run not tried'}"}
+
+
+def text(found: list[Facts]) -> str:
+    """The whole page."""
+    wrong = sum(bool(facts["wrong"]) for facts in found)
+    ends = sum(len(facts.get("ends", [1])) for facts in found)
+    minutes = sum(facts["seconds"] for facts in found) / 60
+    occasions = ", ".join(f"{n} on {when}" for when, n in Counter(facts["occasion"] for facts in found).most_common())
+    every = len(GIVEN) + RANDOM
+    said = (
+        f"{len(found)} trials of {every} with {ends} ends, {wrong or 'none'} unexpected; {minutes:.0f} minutes "
+        f"on one lab node. {occasions}."
     )
+    parts = [HEAD, said, "", WAYS_ABOUT]
+    for kind, title in SECTIONS.items():
+        here = [facts for facts in found if facts["id"].startswith(f"{kind}: ")]
+        parts += [f"## {title}", "", *_rows(here), ""] if here else []
+    chains = [facts for facts in found if facts["id"] not in GIVEN]
+    return "\n".join([*parts, *(_random(chains) if chains else [])])
 
 
-def _about(loop: dict[str, Any]) -> str:
-    last = "; ".join(loop["wrong"]) or f"{loop.get('last', 'green')}; nothing was left over"
-    count, minutes = len(loop["kills"]), loop["seconds"] / 60
-    return f"{loop['occasion']}, seed {loop['seed']}: {count} ends in {minutes:.0f} minutes. The last run: {last}."
+def _rows(found: list[Facts]) -> list[str]:
+    order = {trial: number for number, trial in enumerate(sorted(GIVEN, key=_moments_order))}
+    rows = ["| moment | ended by | left behind | next run | |", "|---|---|---|---|---|"]
+    for facts in sorted(found, key=lambda facts: order.get(facts["id"], 0)):
+        moment, _, way = facts["id"].partition(": ")[2].rpartition("; ")
+        rows.append(_row(moment, way, facts.get("state", ""), facts.get("then", ""), _verdict(facts)))
+    return rows
 
 
-def _loop(machine: Machine, title: str, kills: int, seed: int) -> dict[str, Any]:
-    """Run one loop on a fresh node."""
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        lab = ready(machine, Path(folder), fresh=True)
-        loop = Loop(lab, random.Random(seed), WORDS if title == FAST else (), full=title == FULL)
-        try:
-            loop.run(kills)
-        except Exception as error:  # what came before it is to be told
-            loop.wrong.append(f"the loop itself broke: {type(error).__name__}: {error}")
-    return {
-        "title": title,
-        "seed": seed,
-        "occasion": results.occasion(),
-        "seconds": time.monotonic() - begun,
-        "kills": [asdict(kill) for kill in loop.kills],
-        "ended": loop.ended,
-        "wrong": loop.wrong,
-        "last": loop.last,
-    }
+def _moments_order(trial: str) -> int:
+    moments = list(dict.fromkeys(each.rpartition("; ")[0] for each in GIVEN))
+    return moments.index(trial.rpartition("; ")[0])
 
 
-def _moments(machine: Machine) -> Iterator[dict[str, Any]]:
-    """Strike at every given moment, on a fresh node."""
-    with tempfile.TemporaryDirectory() as folder:
-        strikes = strike_all(ready(machine, Path(folder), fresh=True))
-        while True:
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                found = next(strikes, None)
-            if found is None:
-                return
-            said = f"WRONG: {'; '.join(found.wrong)}" if found.wrong else f"{found.state}, {found.then or 'not tried'}"
-            print(printed.getvalue() if found.wrong else "", f"{found.moment}, {found.way}: {said}", sep="", flush=True)
-            yield {**asdict(found), "occasion": results.occasion()}
+def _verdict(facts: Facts) -> str:
+    return "; ".join(facts["wrong"]).replace("\n", " ")[:400] or "as expected"
 
 
-def _all(machine: Machine, words: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    if words.moments:
-        yield from _moments(machine)
-    for title, count in ((FAST, words.fast), (FULL, words.full)):
-        if count:
-            yield _loop(machine, title, count, words.seed)
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _random(found: list[Facts]) -> list[str]:
+    ends = [end for facts in found for end in facts.get("ends", [])]
+    ways = ", ".join(f"{way} {n}" for way, n in Counter(end["way"] for end in ends).most_common())
+    rows = ["| stage | ends | left behind |", "|---|---|---|"]
+    for stage in dict.fromkeys(end["stage"] for end in sorted(ends, key=lambda end: _stages().index(end["stage"]))):
+        states = Counter(end["state"] for end in ends if end["stage"] == stage)
+        rows.append(_row(stage, str(states.total()), ", ".join(f"{state} {n}" for state, n in states.most_common())))
+    last = ", ".join(f"{then} {n}" for then, n in Counter(facts.get("then", "none") for facts in found).most_common())
+    wrong = [f"- **{facts['id']}**: {_verdict(facts)}" for facts in found if facts["wrong"]]
+    about = f"{len(found)} trials of one to three ends: {ways}. The last run of each: {last}."
+    return ["## At random moments", "", about, "", *rows, "", *wrong, *([""] if wrong else [])]
+
+
+def _stages() -> list[str]:
+    names = [moment.name.removeprefix("before the stage ") for moment in BOUNDARIES]
+    return ["before the first check", *names, "the end"]
 
 
 def main() -> int:
     """Do all of it."""
-    parser = argparse.ArgumentParser(prog="kills", description="End runs of the suite, and see what that leaves.")
-    parser.add_argument("--fast", type=int, default=200, help="kills with the stand-in for vLLM")
-    parser.add_argument("--full", type=int, default=20, help="kills in builds from nothing with the real vLLM")
-    parser.add_argument("--moments", action=argparse.BooleanOptionalAction, default=True, help="the given moments too")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--node", default="pve-kills", help="name of the lab node; erased at the end")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="loops that the table tells of too; added to")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there")
-    words = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
-    machine = Machine(words.node)
-    print(f"seed {words.seed}", flush=True)
-    found: list[dict[str, Any]] = []
-    try:
-        for each in _all(machine, words):
-            found.append(each)
-            if words.results:
-                results.add(words.results, each)
-    finally:
-        machine.erase()
-    page = text(results.read(words.results) if words.results else found)
-    print(page)
-    if words.write:
-        words.write.write_text(page)
-    return 1 if any(each["wrong"] or any(kill["broken"] for kill in each.get("kills", ())) for each in found) else 0
+    words = campaign.parser("kills", "End runs of the suite, and see what that leaves.").parse_args()
+    trials = [*GIVEN, *(f"random {words.seed}.{number}" for number in range(1, RANDOM + 1))]
+    return campaign.main(Campaign("kills", "tests.faults.kills", trials, try_one, text, invariants.put), words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

@@ -403,8 +403,8 @@ FAULTS = (
             *("test_image_has_kernels_for_the_gpus", "test_model_can_be_split", "test_model_fits_the_gpus"),
         ),
         command("pvesh = hang"),
-        ("took longer than its 3 s",),
-        words=("-o", "command_deadline=3"),
+        ("took longer than its 1 s",),
+        words=("-o", "command_deadline=1"),
         outcome="timeout",
     ),
     Fault(

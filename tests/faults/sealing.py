@@ -72,6 +72,17 @@ SEAL = (
         words=("--rebuild",),
         ground=Ground.ACCEPTED,
     ),
+    seal(
+        "declared-snapshot-dies",
+        "in a rebuild `pct snapshot` of the declared name dies half-way: the generation before stays accepted",
+        command(
+            'snapshot-half = sh tr "\\0" " " </proc/$PPID/cmdline | '
+            f'grep -q "snapshot 920 {SNAPSHOT} " && kill -9 $PPID || true'
+        ),
+        f"the accepted generation is 920@{SNAPSHOT}-g1",
+        words=("--rebuild",),
+        ground=Ground.ACCEPTED,
+    ),
     seal("ssh-cut-while-sealing", "ssh is cut while the snapshot is taken", cut("snapshot"), seals=True),
     seal("one-gpu-left-out", "part of the suite is left out", setting(), "did not run", words=("-k", "not gpu1")),
     seal(
@@ -224,7 +235,17 @@ ACCEPTED = (
         command("pvesh-set = die"),
         ("ended with 137",),
         seals=True,
+        ground=Ground.SEALED,
         quick=True,
+    ),
+    Fault(
+        "lock-lost",
+        "the run loses its lock on 920 after sealing",
+        "accepted",
+        ("test_snapshot_is_accepted",),
+        command("start = sh pkill --full 'phoenix-920-920.lock [-]-exclusive'"),
+        ("this run does not hold its lock on the node",),
+        seals=True,
     ),
 )
 

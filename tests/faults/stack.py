@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.fault import Fault, Ground, Put, both, command, cut, docker, docker_daemon, inside, node, parent
+from tests.faults.fault import Fault, Ground, Put, both, command, conf, cut, docker, docker_daemon, inside, node, parent
 from tests.lab.harness import LOST_GPU
 
 SIMULATED = "/etc/simulated-gpu.conf"
@@ -57,6 +57,38 @@ CLONE = (
             "cp /root/920.kept /etc/pve/lxc/920.conf",
         ),
         "was not made by this suite, so it is not destroyed",
+        words=("--rebuild-clone",),
+    ),
+    clone(
+        "clone-with-a-volume-more",
+        "--rebuild-clone where 920 has a mount point that is not the suite's",
+        ("test_container_is_cloned",),
+        conf(920, "1i mp0: lxc-disks:subvol-920-disk-7,mp=/data,size=1G"),
+        "volumes that this suite has not made would go with it: mp0",
+        words=("--rebuild-clone",),
+    ),
+    clone(
+        "clone-with-an-unused-volume",
+        "--rebuild-clone where 920 has an unused volume",
+        ("test_container_is_cloned",),
+        conf(920, "1i unused0: lxc-disks:subvol-920-disk-7"),
+        "volumes that this suite has not made would go with it: unused0",
+        words=("--rebuild-clone",),
+    ),
+    clone(
+        "clone-protected",
+        "--rebuild-clone where 920 is protected",
+        ("test_container_is_cloned",),
+        conf(920, "1i protection: 1"),
+        "it is protected; if it can go: pct set 920 --protection 0",
+        words=("--rebuild-clone",),
+    ),
+    clone(
+        "snapshot-meanwhile",
+        "--rebuild-clone, and the owner takes a snapshot of 920 meanwhile",
+        ("test_container_is_cloned",),
+        both(node("true", "pct delsnapshot 920 mine"), command("stop = sh pct snapshot 920 mine")),
+        "was not run",
         words=("--rebuild-clone",),
     ),
     clone(

@@ -8,6 +8,7 @@ import time
 import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from fixtures.stages import Check, declared_checks
 from tests.faults.fault import COMMAND_LINE, ROOT, Fault, Ground
@@ -25,6 +26,7 @@ WORDS = (
     *STAND_IN,
     *("-o", "ready_deadline=12", "-o", "answer_deadline=4", "-o", "command_deadline=30"),
 )
+NOT_ACCEPTED = ("--deselect", "tests_920/test_090_accepted.py")
 BOOTED = """
 for _ in $(seq 200); do
   [ "$(pct exec 920 -- systemctl is-system-running)" = running ] && exit 0; sleep 0.2
@@ -65,21 +67,29 @@ class Line:
     green: str = ""
     wrong: list[str] = field(default_factory=list)
     occasion: str = ""
+    said: str = ""
+
+    @classmethod
+    def from_facts(cls, fault: Fault, facts: dict[str, Any]) -> Line:
+        """A line of the state file; a trial that broke has little to say but why."""
+        names = ("stage", "diagnoses", "sealed", "left", "state", "green", "wrong", "occasion")
+        return cls(fault, seconds=facts.get("verdict", 0.0), **{name: facts[name] for name in names if name in facts})
 
 
 def prepare(lab: Lab, ground: Ground) -> None:
-    """Bring 920 into the state that a fault is put on."""
+    """Bring 920 into the state that a fault is put on, where no disk of that state is kept."""
     state = state_of(lab)
     if ground is Ground.NONE or state not in ("running", "off", "sealed", "accepted"):
         lab.destroy()
-    if ground is Ground.CLONE and state in ("sealed", "accepted"):
-        lab.node("pct", "delsnapshot", "920", SNAPSHOT)
-    if ground is Ground.CLONE and state_of(lab) == "no 920":
+    if ground in (Ground.CLONE, Ground.SEALED) and state in ("sealed", "accepted"):
+        for name in sorted(snapshots(lab)):
+            lab.node("pct", "delsnapshot", "920", name)
+    if ground is not Ground.NONE and state_of(lab) == "no 920":
         _make_clone(lab)
-    if ground is Ground.CLONE and state_of(lab) == "off":
+    if ground is not Ground.NONE and state_of(lab) == "off":
         start(lab)
-    if ground is Ground.ACCEPTED and state != "accepted":
-        assert lab.build(*WORDS, "--no-clone").status == 0, "no ground: see above"
+    if ground is Ground.SEALED or (ground is Ground.ACCEPTED and state != "accepted"):
+        make(lab, ground)
 
 
 def _make_clone(lab: Lab) -> None:
@@ -88,11 +98,20 @@ def _make_clone(lab: Lab) -> None:
         lab.node("sh", "-ec", f"btrfs -q subvolume snapshot {COPY} {ROOT}; cp /root/ground.conf /etc/pve/lxc/920.conf")
         start(lab)
         return
-    run = lab.build(*WORDS, "--no-clone", "-o", "expected_word=Berlin")
-    assert run.failed() == {f"test_server_answers[gpu{index}]" for index in GPUS}, "no ground: see above"
+    make(lab, Ground.CLONE)
     copy = f"btrfs -q subvolume snapshot {ROOT} {COPY}; cp /etc/pve/lxc/920.conf /root/ground.conf"
     lab.node("sh", "-ec", f"pct shutdown 920; {copy}")
     start(lab)
+
+
+def make(lab: Lab, ground: Ground) -> None:
+    """Let the suite bring 920 from the state before into this one."""
+    if ground is Ground.CLONE:
+        run = lab.build(*WORDS, "--no-clone", "-o", "expected_word=Berlin")
+        assert run.failed() == {f"test_server_answers[gpu{index}]" for index in GPUS}, "no ground: see above"
+        return
+    lab.build(*WORDS, "--no-clone", *(NOT_ACCEPTED if ground is Ground.SEALED else ()))
+    assert state_of(lab) == ("sealed" if ground is Ground.SEALED else "accepted"), "no ground: see above"
 
 
 def start(lab: Lab) -> None:
@@ -117,15 +136,18 @@ def state_of(lab: Lab) -> str:
 
 def snapshots(lab: Lab) -> dict[str, str]:
     """The sections of 920's snapshots, read without the node's commands: these may be what is broken."""
-    text = lab.node("sh", "-c", "cat /etc/pve/lxc/920.conf 2>/dev/null || true")
+    return sections(lab.node("sh", "-c", "cat /etc/pve/lxc/920.conf 2>/dev/null || true"))
+
+
+def sections(text: str) -> dict[str, str]:
+    """The sections of the snapshots in a container's configuration."""
     parts = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], map(urllib.parse.unquote, parts[1::2]), strict=True))
 
 
 def try_fault(lab: Lab, fault: Fault) -> Line:
-    """Put a fault, run the suite, undo the fault, and judge."""
+    """Put a fault on a lab that is on its ground, run the suite, undo the fault, and judge."""
     line = Line(fault)
-    prepare(lab, fault.ground)
     with fault.put(lab) as words:
         before = snapshots(lab)
         run = lab.build(*WORDS, *([] if fault.clones else ["--no-clone"]), *fault.words, *words)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import Fault
-from tests.faults.trial import try_fault
+from tests.faults.trial import prepare, try_fault
 from tests.lab.harness import STAND_IN, Lab
 
 pytestmark = pytest.mark.lab
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.lab
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_fault_is_found(lab: Lab, fault: Fault) -> None:
     """By the right stage and by exactly the right checks; nothing is sealed, and nothing is left."""
+    prepare(lab, fault.ground)
     assert try_fault(lab, fault).wrong == []
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults import moments
-from tests.faults.kill_loop import Watch
+from tests.faults import invariants, moments
+from tests.faults.invariants import Watch
 from tests.faults.moments import AWAY, POWER, go_on, strike
 from tests.lab.harness import SNAPSHOT, Lab
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture(scope="module")
 def watch(lab: Lab) -> Iterator[Watch]:
     """What must not change: 903, and what is not ours."""
+    invariants.put(lab)
     one = Watch(lab)
     yield one
     one.end()
@@ -45,12 +46,13 @@ def test_between_snapshot_and_its_record(lab: Lab, watch: Watch) -> None:
 
 
 def test_between_record_and_start(lab: Lab, watch: Watch) -> None:
-    """A rebuild has replaced the snapshot, which does not count as done any more."""
+    """A rebuild has replaced the snapshot, which does not count as done any more; its generation before does."""
     before = description(lab)
     found = strike(lab, moments.BEFORE_START, POWER, watch, "--rebuild")
     assert (found.wrong, found.state) == ([], "sealed, off")
     assert " accepted " in before
     assert " accepted " not in description(lab)
+    assert " accepted " in str(lab.snapshots()[f"{SNAPSHOT}-g1"]["description"])
 
 
 def test_before_it_is_accepted(lab: Lab, watch: Watch) -> None:
