@@ -246,7 +246,9 @@ class Machine:
 
         They lie below the cgroup of whoever started the container, which may be anywhere.
         """
-        for top in list(Path("/sys/fs/cgroup").glob(f"**/phoenix-lab/{self.name}")):
+        # os.walk passes over what another node removes just then
+        tops = [Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup")]
+        for top in [each for each in tops if each.name == self.name and each.parent.name == "phoenix-lab"]:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     Path(folder).rmdir()

@@ -97,7 +97,7 @@ def main(campaign: Campaign, words: argparse.Namespace) -> int:
         return _status(campaign, words, state, held, stop=words.stop)
     trials = chosen(campaign, words, results.read(state))
     if words.background and trials:
-        return _detach(campaign, state)
+        return _detach(campaign, state, _pid(held))
     with alone(words.node, held) as free:
         if not free:
             return 1
@@ -146,7 +146,10 @@ def _status(campaign: Campaign, words: argparse.Namespace, state: Path, held: Pa
     return 0 if pid else 3
 
 
-def _detach(campaign: Campaign, state: Path) -> int:
+def _detach(campaign: Campaign, state: Path, running: int) -> int:
+    if running:
+        print(f"{campaign.name} runs already, as process {running}", file=sys.stderr)
+        return 1
     log = state.with_suffix(".log")
     words = [word for word in sys.argv[1:] if word != "--background"]
     with log.open("a", encoding="utf-8") as output:
@@ -200,8 +203,9 @@ def _supervise(campaign: Campaign, words: argparse.Namespace, state: Path) -> No
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
-        for worker in workers:
-            worker.wait()
+        for number, worker in enumerate(workers):
+            if status := worker.wait():
+                print(f"worker {number} ended with {status}", file=sys.stderr, flush=True)
 
 
 def _work(campaign: Campaign, words: argparse.Namespace, state: Path) -> int:

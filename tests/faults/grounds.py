@@ -62,6 +62,14 @@ class Grounds:
 
     def __enter__(self) -> Grounds:
         """Make the store and the node."""
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
         self._remove()
         free = shutil.disk_usage(self.store.parent).free // 2**30 - RESERVE_GIB
         if free < 12:
@@ -77,7 +85,6 @@ class Grounds:
         if self._furnish:
             self._furnish(self.lab)
         self._keep(Ground.NONE)
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Remove both."""
