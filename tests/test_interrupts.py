@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from fixtures import interrupts as module
+from fixtures.errors import BuildError
 from fixtures.interrupts import Interrupts
 from fixtures.recording.record import Outcome, from_json
 from fixtures.settings import Settings
@@ -140,6 +141,21 @@ def test_clean_up_in_another_leaves_the_end_to_that() -> None:
     with pytest.raises(KeyboardInterrupt):
         outer()
     assert done == ["whole", "the outer one too"]
+
+
+def test_clean_up_that_fails_after_an_interrupt_is_reported_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, warned = Pressed(), list[str]()
+    monkeypatch.setattr(module, "warn", warned.append)
+    one.raises()
+    with one.cleaning_up():
+        raise BuildError("container 990 is locked (create)")
+    assert warned == ["not cleaned up after an interrupt: container 990 is locked (create)"]
+    assert one.said[-1].startswith("not cleaned up, which the next run does: container 990 is locked")
+
+
+def test_clean_up_that_fails_by_itself_is_a_failure() -> None:
+    with pytest.raises(BuildError), Pressed().cleaning_up():
+        raise BuildError("container 990 is locked (create)")
 
 
 def test_clean_up_raises_nothing_by_itself() -> None:
