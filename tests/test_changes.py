@@ -15,7 +15,7 @@ from fixtures.machines import conf
 from fixtures.machines.changes import ChangeRefused
 from fixtures.machines.node import NodeError
 from fixtures.templates import end_state, repair, storage, template, throw_away
-from fixtures.templates.clone import MARK, CloneError
+from fixtures.templates.clone import MARK, Clone, CloneError
 from fixtures.templates.generations import Generation
 from fixtures.templates.template import Situation, Template, TemplateError
 from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
@@ -246,7 +246,7 @@ ANOTHER = f"{MARK} container 921 cloned from 903@docker-gpu-snapshot"
         (lambda text: text.replace("container 920", "container 921"), "was not made by this suite"),
         (lambda text: f"{text}mp0: lxc-disks:subvol-920-disk-1,mp=/data,size=8G\n", "mp0: lxc-disks:subvol-920-disk-1"),
         (lambda text: f"{text}unused0: lxc-disks:subvol-920-disk-7\n", "pct set 920 --delete unused0"),
-        (lambda text: f"{text}protection: 1\n", "pct set 920 --protection 0"),
+        (lambda text: f"{text}protection: 1\n", "pct set 920 --delete protection"),
         (lambda text: f"{text}lock: backup\n", r"is locked \(backup\)"),
         (lambda text: f"{text}[before]\nsnaptime: 5\n", "pct delsnapshot 920 before"),
         (
@@ -379,6 +379,25 @@ def test_snapshot_that_somebody_puts_in_the_place_of_the_accepted_one_is_not_acc
     words = end_state.sentence(ours, end, None)
     assert "no seal that the node remembers has made it" in words
     assert f"the accepted generation is 920@{NAME}-g1" in words
+
+
+def test_throw_away_clone_does_not_inherit_protection(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be destroyed again."""
+    declared = replace(DECLARATION[920], ctid=990)
+    one = throw_away.ThrowAway(node, declared, DECLARATION[920], SETTINGS)
+
+    def clone(_: Clone) -> None:
+        node.files[990] = conf_of(declared, LABEL.format(990), **protected)
+
+    monkeypatch.setattr(Clone, "_clone", clone)
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    protected: dict[str, str] = {}
+    one.ensure_cloned()
+    assert node.done == []
+    del node.files[990]
+    protected = {"protection": "1"}
+    one.ensure_cloned()
+    assert node.done == [("pct", "set", "990", "--delete", "protection")]
 
 
 # --- node and storage ---------------------------------------------------------------------------------

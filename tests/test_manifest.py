@@ -64,6 +64,13 @@ def test_configuration_is_content_only() -> None:
     assert manifest.content({"lxc": [["lxc.cap", 1]], "lock": "x", "description": "y"}) == {"lxc": [["lxc.cap", "1"]]}
 
 
+@pytest.mark.parametrize("off", [0, "0"])
+def test_what_is_off_by_default_is_no_content(off: object) -> None:
+    """`pct set --protection 0` writes a line that says the same as none; it was drift from none to 0."""
+    assert manifest.content({"protection": off, "onboot": off, "swap": off}) == {"swap": "0"}
+    assert manifest.content({"protection": 1}) == {"protection": "1"}
+
+
 def test_secret_of_a_configuration_is_in_no_manifest() -> None:
     """By its form: what one run knows to be secret another does not, and both must come to the same digest."""
     found = manifest.content({"lxc": [["lxc.environment", "HUB_TOKEN=abcdefgh123"]], "dev0": "/dev/nvidia0"})
@@ -286,6 +293,15 @@ def test_btrfs_says_uuid_and_generation_of_the_right_snapshot() -> None:
     assert facts.storage == {"type": "btrfs", "uuid": "u0", "generation": "0"}
     with pytest.raises(NodeError, match="lists 0 snapshots"):
         storage.snapshot_facts(template("btrfs", {"pvesm": "/pool/subvol-921-disk-0", "btrfs": table}))
+
+
+def test_btrfs_snapshot_of_a_disk_with_a_size_is_that_of_its_folder() -> None:
+    """The disk is an image; the folder that holds it is the subvolume."""
+    row = "ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u path images/920/vm-920-disk-0@s"
+    says = {"pvesm": "/pool/images/920/vm-920-disk-0/disk.raw", "btrfs": row}
+    one = template("btrfs", says)
+    assert storage.snapshot_facts(one).storage == {"type": "btrfs", "uuid": "u", "generation": "5"}
+    assert one.node.commands[-1][-1] == "/pool/images/920/vm-920-disk-0"
 
 
 def test_other_storage_says_only_its_type() -> None:

@@ -5,6 +5,7 @@ import pytest
 from fixtures.build import Build
 from fixtures.foresight import unseen
 from fixtures.machines import address, conf
+from fixtures.machines.changes import protection
 from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.machines.tasks import RUNNING
 from fixtures.settings import Settings
@@ -122,13 +123,21 @@ def test_storage_agrees_with_the_configuration(node: Node, template: Template) -
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
-    """A snapshot that a rebuild replaces, and each that goes with the container, was made by this suite."""
+    """A snapshot that --rebuild replaces was made by this suite."""
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
-    kept = [name for name in foreign if build.rebuild_clone or (build.rebuild and name == template.snapshot_name)]
-    assert not kept, (
-        f"snapshots {kept} of {template.ctid} are not of this suite, so a rebuild does not remove them; if they can "
-        f"go: pct delsnapshot {template.ctid} {kept[0]}"
+    assert not build.rebuild or template.snapshot_name not in foreign, (
+        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it; if it can "
+        f"go: pct delsnapshot {template.ctid} {template.snapshot_name}"
     )
+
+
+def test_container_may_be_destroyed(template: Template, build: Build) -> None:
+    """With --rebuild-clone, 920 is not protected, and all that goes with it was made by this suite."""
+    if not build.rebuild_clone or not template.exists:
+        return
+    found = template.changes.read(template.ctid)
+    reason = protection(found, template.ctid) or template.removable(found)
+    assert not reason, f"container {template.ctid} was not changed: {reason}"
 
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
@@ -154,6 +163,11 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
     if guest is None:
         return
+    where = guest.get("node", node.name)
+    assert where == node.name, (
+        f"{template.ctid} is on {where}, another node of the cluster, where it is not built; expected is {node.name}: "
+        f"name {where} with --node, or on {where}: pct migrate {template.ctid} {node.name}"
+    )
     found = guest["type"], node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
     assert found == expected, f"{template.ctid} is taken by {found}, declared is {expected}"
 

@@ -362,6 +362,15 @@ FAULTS = (
         words=("--rebuild",),
     ),
     preflight(
+        "container-protected",
+        "--rebuild-clone where 920 is protected, as it may be by its parent",
+        "test_container_may_be_destroyed",
+        node("pct set 920 --protection 1", "pct set 920 --delete protection"),
+        "pct set 920 --delete protection",
+        words=("--rebuild-clone",),
+        diagnosis="A22",
+    ),
+    preflight(
         "number-taken",
         "920 is a container of another name",
         "test_number_is_free_or_a_container",

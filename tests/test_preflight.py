@@ -1,0 +1,74 @@
+"""Checks of preflight that need no lab: what the cluster and a configuration say."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from fixtures.machines.conf import parse
+
+TOP = Path(__file__).parent.parent
+
+
+@functools.cache
+def checks() -> ModuleType:
+    """The build's own checks."""
+    spec = importlib.util.spec_from_file_location("preflight_checks", TOP / "tests_920/test_010_preflight.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with patch.object(pytest.mark, "_config", None):  # else only the marks of our own pytest.ini are known
+        spec.loader.exec_module(module)
+    return module
+
+
+def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
+    changes = SimpleNamespace(read=lambda _: parse(conf.encode()))
+    return SimpleNamespace(
+        ctid=920, exists=True, changes=changes, declared=SimpleNamespace(name="T"), removable=lambda _: removable
+    )
+
+
+@pytest.mark.parametrize(
+    ("guest", "said"),
+    [
+        ({"type": "lxc", "name": "T", "node": "pve"}, None),
+        ({"type": "lxc", "name": "T"}, None),
+        ({"type": "lxc", "name": "T", "node": "pve2"}, r"920 is on pve2, .*pct migrate 920 pve$"),
+        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is taken by \('qemu', 'T'\)"),
+    ],
+)
+def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str], said: str | None) -> None:
+    """It passed, and `pct clone` refused it: a container of the right name is there, but elsewhere."""
+    node = SimpleNamespace(name="pve", guests=lambda: {920: guest}, containers=dict)
+    check = functools.partial(checks().test_number_is_free_or_a_container, node, a_template())
+    if said is None:
+        check()
+        return
+    with pytest.raises(AssertionError, match=said):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("conf", "removable", "said"),
+    [
+        ("hostname: x\n", "", None),
+        ("protection: 0\n", "", None),
+        ("protection: 1\n", "", "it is protected; if it can go: pct set 920 --delete protection"),
+        ("hostname: x\n", "it has snapshots of another", "it has snapshots of another"),
+    ],
+)
+def test_container_that_cannot_be_destroyed_is_found_before(conf: str, removable: str, said: str | None) -> None:
+    check = checks().test_container_may_be_destroyed
+    check(a_template(conf, removable), SimpleNamespace(rebuild_clone=False))
+    if said is None:
+        check(a_template(conf, removable), SimpleNamespace(rebuild_clone=True))
+        return
+    with pytest.raises(AssertionError, match=said):
+        check(a_template(conf, removable), SimpleNamespace(rebuild_clone=True))
