@@ -1,8 +1,8 @@
 """The front door: which plugins make the suite."""
 
 pytest_plugins = [
-    "fixtures.workers",
     "fixtures.warning",
+    "fixtures.workers",
     "fixtures.interrupts",
     "fixtures.command_line",
     "fixtures.selection",

@@ -191,7 +191,7 @@ def test_case_12_full_storage_speaks_of_a_clone_only_where_one_is_tried(place: P
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
     needs = cast(Any, SimpleNamespace(gib=40.0, why="8.7 GiB packed"))
     for no_clone in (True, False):
-        build = cast(Any, SimpleNamespace(no_clone=no_clone))
+        build = cast(Any, SimpleNamespace(no_clone=no_clone, replaces=False))
         message, modes = place.finds(
             "test_storage_has_room",
             lambda: room.test_storage_has_room(place.node, template, build, needs),  # noqa: B023
