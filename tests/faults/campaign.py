@@ -203,9 +203,9 @@ def _supervise(campaign: Campaign, words: argparse.Namespace, state: Path) -> No
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
-        for number, worker in enumerate(workers):
+        for which, worker in enumerate(workers):
             if status := worker.wait():
-                print(f"worker {number} ended with {status}", file=sys.stderr, flush=True)
+                print(f"worker {which} ended with {status}", file=sys.stderr, flush=True)
 
 
 def _work(campaign: Campaign, words: argparse.Namespace, state: Path) -> int:

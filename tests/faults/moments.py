@@ -79,10 +79,11 @@ def _boundaries() -> Iterator[Moment]:
 BOUNDARIES = tuple(_boundaries())
 CONF = "/etc/pve/lxc/920.conf"
 GENERATION, DECLARED = (f"echo $words | grep -Eq '[ /]{SNAPSHOT}{end}'" for end in ("-g[0-9]", "( |/|$)"))
-# both snapshots of the newest generation are there and whole
+# both snapshots of the newest generation are there and whole, and not accepted yet
 BOTH = (
     f"n=$(grep -o '^.{SNAPSHOT}-g[0-9]*' {CONF} | grep -o '[0-9]*$' | sort -n | tail -n 1); "
-    f'[ "$(grep -c " generation $n " {CONF})" -eq 2 ] && ! grep -q ^snapstate {CONF}'
+    f'[ "$(grep -c " generation $n " {CONF})" -eq 2 ] && ! grep -q ^snapstate {CONF} && '
+    f'! grep -q " generation $n .* accepted " {CONF}'
 )
 BEFORE_SHUTDOWN = Moment("before the shutdown", verb="shutdown")
 BEFORE_SNAPSHOT = Moment("before the generation's snapshot", verb="snapshot", when=GENERATION)
