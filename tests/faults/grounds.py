@@ -21,7 +21,7 @@ from lab.errors import LabError
 from lab.machine import RESERVE_GIB, Machine
 from tests.faults import results
 from tests.faults.fault import Ground
-from tests.faults.trial import make, start, state_of
+from tests.faults.trial import make, start, state
 from tests.lab.harness import Lab
 
 STATES = {Ground.NONE: "no 920", Ground.CLONE: "running", Ground.SEALED: "sealed", Ground.ACCEPTED: "accepted"}
@@ -109,7 +109,7 @@ class Grounds:
             fresh: Whether it has to be the kept one, and not one that a trial has left in this state.
         """
         lab = self.lab
-        if not fresh and self._now is not None and state_of(lab) == STATES[ground]:
+        if not fresh and self._now is not None and state(lab) == STATES[ground]:
             return lab
         if not self._kept(ground).exists():
             make(self.use(_BEFORE[ground], fresh=True), ground)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.stages import NOT_PROVED
-from tests.faults.trial import GPUS, declared, sections, snapshots, state_of
+from tests.faults.trial import GPUS, declared, sections, snapshots
 from tests.lab.harness import SNAPSHOT, Lab
 
 BYSTANDER = "arch: amd64\\nhostname: bystander\\nmemory: 512\\nrootfs: lxc-disks:subvol-999-disk-0,size=1G\\n"
@@ -48,10 +48,10 @@ LOCKS = """
 for file in /run/lock/phoenix-920*.lock /run/lock/lxc/*; do
   [ ! -f "$file" ] || flock --nonblock "$file" true || echo "lock $file"
 done
-find /var/lib/phoenix-920/tasks -name task.json 2>/dev/null | sed 's/^/task /'
 grep -H '^lock:' /etc/pve/lxc/*.conf | sed 's|.*/||'
 true
 """
+TASKS = "find /var/lib/phoenix-920/tasks -name task.json 2>/dev/null | sed 's/^/task /'; true"
 DOCKER = """
 docker ps --all --quiet | sed 's/^/Docker container /'
 docker image ls --quiet --filter label=phoenix-920 | sed 's/^/Docker image /'
@@ -169,27 +169,20 @@ def record_since(lab: Lab, before: set[Path]) -> dict[str, Any] | None:
     return json.loads((folders[0] / "record.json").read_text()) if folders else None
 
 
-def state(lab: Lab) -> str:
-    """The kind of state that 920 is in, and whether it is off though it should not be."""
-    found = state_of(lab)
-    if found in ("sealed", "accepted", "half made") and "running" not in lab.node("pct", "status", "920"):
-        return f"{found}, off"
-    return found
-
-
 def leftovers(lab: Lab, *, ended: bool = True) -> list[str]:
     """What runs have made and not removed, on the node, on its storage and in 920.
 
     Args:
         lab: The lab.
-        ended: Whether a run has come to its own end since: before that a snapshot may be unfinished.
+        ended: Whether a run has come to its own end since: before that a snapshot may be unfinished, and a command that
+            runs on by itself is noted for the next run.
     """
     found = lab.node("sh", "-c", LOCKS).splitlines() + lab.node("sh", "-c", WHO).splitlines()
     confs = lab.node("ls", "/etc/pve/lxc/").split()
     found += [f"container {name}" for name in confs if name not in ("903.conf", "920.conf", THEIRS)]
     if "920.conf" in confs:
         found += _of_920(lab)
-    return found + (_on_storage(lab, confs) if ended else [])
+    return found + (_on_storage(lab, confs) + lab.node("sh", "-c", TASKS).splitlines() if ended else [])
 
 
 def _of_920(lab: Lab) -> list[str]:

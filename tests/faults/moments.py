@@ -22,8 +22,8 @@ import pytest
 
 from tests.faults.fault import Ground
 from tests.faults.grounds import ready
-from tests.faults.invariants import LISTENERS, Watch, await_quiet, leftovers, record_since, state
-from tests.faults.trial import GPUS, WORDS, declared, state_of
+from tests.faults.invariants import LISTENERS, Watch, await_quiet, leftovers, record_since
+from tests.faults.trial import GPUS, WORDS, declared, state, state_of
 from tests.lab.harness import SNAPSHOT, Lab, Run
 
 CTRL_C, SIGTERM, SIGHUP, KILL = "Ctrl-C", "SIGTERM", "SIGHUP", "kill -9"

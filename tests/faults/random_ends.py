@@ -15,9 +15,9 @@ from typing import Any
 
 from tests.faults.fault import Ground
 from tests.faults.grounds import ready
-from tests.faults.invariants import Watch, await_quiet, leftovers, record_since, state
+from tests.faults.invariants import Watch, await_quiet, leftovers, record_since
 from tests.faults.moments import KILL, KILL_ALL, KILL_COMMANDS, POWER, SIGNALS, Strike, go_on
-from tests.faults.trial import GPUS, WORDS, declared, state_of
+from tests.faults.trial import GPUS, WORDS, declared, state, state_of
 from tests.lab.harness import Lab
 
 IDLE = 0.3  # seconds that it takes then

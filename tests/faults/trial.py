@@ -134,6 +134,14 @@ def state_of(lab: Lab) -> str:
     return "accepted" if " accepted " in snapshot else "sealed"
 
 
+def state(lab: Lab) -> str:
+    """The kind of state that 920 is in, and whether it is off though it should not be."""
+    found = state_of(lab)
+    if found in ("sealed", "accepted", "half made") and "running" not in lab.node("pct", "status", "920"):
+        return f"{found}, off"
+    return found
+
+
 def snapshots(lab: Lab) -> dict[str, str]:
     """The sections of 920's snapshots, read without the node's commands: these may be what is broken."""
     return sections(lab.node("sh", "-c", "cat /etc/pve/lxc/920.conf 2>/dev/null || true"))
