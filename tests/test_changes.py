@@ -227,6 +227,25 @@ def test_seal_is_not_finished_on_another_state(
         ours.finish_seal()
 
 
+def test_seal_that_died_before_it_replaced_the_old_one_is_told(ours: Template, node: SmallNode) -> None:
+    """The suite had shut 920 down; an accepted template of before is found existing, and is left as it is."""
+    seal(ours)
+    assert ours.cut_short() == ""
+
+    def die(argv: tuple[str, ...]) -> None:
+        if argv[1] in ("delsnapshot", "start"):
+            raise NodeError("the power is gone")
+
+    node.before = die
+    with pytest.raises(NodeError, match="the power is gone"):
+        seal(ours, replace=True)
+    assert ours.situation() is Situation.ACCEPTED
+    assert ours.cut_short() == (
+        f"the seal of generation 2 was cut short: {NAME}-g2 stays until a later one is accepted; "
+        "it had shut 920 down, which is off: pct start 920"
+    )
+
+
 # --- destroy ------------------------------------------------------------------------------------------
 
 

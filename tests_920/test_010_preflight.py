@@ -101,6 +101,8 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
     done += half_made_snapshot(template)
     if done:
         warn(f"an earlier run died; removed what it had left: {'; '.join(done)}")
+    if said := template.cut_short() if template.exists else "":
+        warn(said)
 
 
 @pytest.mark.on_existing
