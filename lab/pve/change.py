@@ -83,7 +83,7 @@ def _can_go(settings: conf.Conf, key: str) -> bool:
 def check_protection(settings: conf.Conf, message: str) -> None:
     """Refuse if the container is protected."""
     if settings.head.values.get("protection") == "1":
-        raise Refusal(f"{message} - protection mode enabled", 2)
+        raise Refusal(f"{message} - protection mode enabled")
 
 
 def _wait_to_go(settings: conf.Conf, key: str, waits: bool) -> None:

@@ -98,7 +98,7 @@ class Conf:
     def section(self, name: str) -> Section:
         """A snapshot's section."""
         if name not in self.snapshots:
-            raise Refusal(f"snapshot '{name}' does not exist", 2)
+            raise Refusal(f"snapshot '{name}' does not exist")
         return self.snapshots[name]
 
     def with_pending(self) -> Section:
@@ -174,8 +174,8 @@ def _warn(words: str) -> None:
 
 
 def escape(text: str) -> str:
-    """Escape a line of a description: control characters, % and what is not ASCII, as in a URL."""
-    return "".join(c if " " <= c <= "~" and c != "%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+    """Escape a line of a description: control characters, `:`, `%` and what is not ASCII, as in a URL."""
+    return "".join(c if " " <= c <= "~" and c not in ":%" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
 def unescape(text: str) -> str:

@@ -47,7 +47,7 @@ def create(given: Given) -> None:
 def check_unused(vmid: int) -> None:
     """Refuse a number that a container has."""
     if os.path.exists(conf.file_of(vmid)):
-        raise Refusal(f"CT {vmid} already exists on node '{os.uname().nodename}'", 2)
+        raise Refusal(f"CT {vmid} already exists on node '{os.uname().nodename}'")
 
 
 def check_pool(options: Given) -> None:
@@ -102,15 +102,12 @@ def clone(given: Given) -> None:
         raise Refusal(f"no such cluster node '{given['target']}'", 2)
     if "storage" in given:
         storage.check(given["storage"])
-    try:
-        with conf.held(source, "disk"):
-            check_unused(target)
-            settings = conf.load(source)
-            section = settings.section(name) if name else settings.head
-            _check_copy(settings, section, given)
-            _copy(source, target, section, given)
-    except Refusal as refusal:  # all but the copying is done before the worker starts
-        raise Refusal(str(refusal), 255 if str(refusal).startswith("clone failed: ") else 2) from None
+    with conf.held(source, "disk"):
+        check_unused(target)
+        settings = conf.load(source)
+        section = settings.section(name) if name else settings.head
+        _check_copy(settings, section, given)
+        _copy(source, target, section, given)
 
 
 def _check_copy(settings: conf.Conf, section: conf.Section, given: Given) -> None:

@@ -7,8 +7,8 @@ class Refusal(Exception):
     """A command is refused or fails; the message is the real one's.
 
     Attributes:
-        status: 2 for what the real `pct` refuses before its worker starts, 255 for what fails in it
-            (PVE/CLI/pct.pm, RESTEnvironment.pm). Callers must not rely on which of the two it is.
+        status: As the real command was seen to end: 255 for what fails in its worker, and 2 or 255 for what it
+            refuses before (PVE/CLI/pct.pm, RESTEnvironment.pm). Callers must not rely on which of the two it is.
     """
 
     def __init__(self, message: str, status: int = 255) -> None:

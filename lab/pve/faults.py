@@ -2,9 +2,12 @@
 
 Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, `lie` (it
 answers 0 and does nothing), `status random` (a refusal answers with 1, 2 or 255), or `sh LINE` (a shell
-line that is run first: what somebody else does at that moment). `snapshot-half`, `delsnapshot-half` and
-`clone-half` stand for the middle of these: the configuration is written, the volume not yet changed; at
-`clone-copied` it is. `pvesh` means all of its calls, `pvesh-set` and the like one kind.
+line that is run first: what somebody else does at that moment). `pvesh` means all of its calls, `pvesh-set`
+and the like one kind.
+
+Moments in the middle of a verb are named too. At `snapshot-half`, `clone-half` and `delsnapshot-half` the
+configuration is written and the storage not yet asked; at `snapshot-stored`, `clone-copied` and
+`delsnapshot-freed` the storage has done its part, and the configuration does not know of it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from lab.pve import change, conf, copies, faults, guest, snapshots, storage, words
 from lab.pve.conf import escape
-from lab.pve.errors import Refusal
+from lab.pve.errors import ParameterError, Refusal
 from lab.pve.options import Given, true
 from lab.pve.schema import MOUNT, split_list
 
@@ -156,7 +156,9 @@ def _check_names(given: Given, gone: list[str], back: list[str]) -> None:
             if how == "delete" and not said and name in back:
                 said = f"you can't use '-delete {name}' and '-revert {name}' at the same time"
             if said:
-                raise words.command("set").wrong({how: said})
+                refusal = words.command("set").wrong({how: said})
+                refusal.status = 255  # said by the action, not by the reading of the command line
+                raise refusal
 
 
 def check_digest(vmid: int, digest: str) -> None:
@@ -174,16 +176,16 @@ def resize(given: Given) -> None:
         check_digest(vmid, given.get("digest", ""))
         if disk not in settings.head.values:
             missing = "property is missing and it is not optional"
-            raise Refusal(f"format error\nmp: {missing}\nvolume: {missing}", 2)
+            raise ParameterError(f"format error\nmp: {missing}\nvolume: {missing}", 255)
         if disk != "rootfs":
-            raise Refusal(f"unable to parse volume ID '{MOUNT.parse(settings.head.values[disk])['volume']}'", 2)
+            raise Refusal(f"unable to parse volume ID '{MOUNT.parse(settings.head.values[disk])['volume']}'")
         volume, _, size = settings.head.values[disk].partition(",size=")
         now, new = storage.size_of(size), storage.size_of(wanted.lstrip("+"))
         new += now if wanted.startswith("+") else 0
         if new < now:
-            raise Refusal("unable to shrink disk size", 2)
+            raise Refusal("unable to shrink disk size")
         if new == now:
-            raise Refusal("disk is already at specified size", 2)
+            raise Refusal("disk is already at specified size")
         settings.head.values[disk] = f"{volume},size={storage.size_text(new)}"
         settings.save()
 
@@ -268,7 +270,7 @@ def unlock(given: Given) -> None:
     with conf.locked(number(given)):
         settings = conf.load(number(given))
         if not settings.lock:
-            raise Refusal("no lock found trying to remove any lock", 2)
+            raise Refusal("no lock found trying to remove any lock")
         settings.head.values.pop("lock")
         settings.save()
 

@@ -49,7 +49,8 @@ def _call(argv: list[str]) -> None:
     if wrong := {name: said for name, value in found.items() if (said := IN_PATH[name].complaint(value, name))}:
         raise command.wrong(wrong)
     if (node := found.get("node", "localhost")) not in (os.uname().nodename, "localhost"):
-        raise Refusal(f"hostname lookup '{node}' failed - failed to get address info for: {node}", 2)
+        words = f"hostname lookup '{node}' failed - failed to get address info for: {node}"
+        raise Refusal(f"{words}: Temporary failure in name resolution", 11)
     if given.get("output-format") == "yaml":
         raise Refusal("the lab's pvesh has no yaml; the real one has", 2)
     answer = action({**{name: given[name] for name in rules if name in given}, **found})

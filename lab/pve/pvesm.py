@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
             problem = f"unknown command 'pvesm {word}'" if word else "no command specified"
             raise ParameterError(f"ERROR: {problem}\nUSAGE: pvesm <COMMAND> [ARGS] [OPTIONS]", 255)
         given, _ = COMMANDS[word].parse(argv[1:])
+        if word == "status" and given.get("storage", storage.NAME) != storage.NAME:
+            raise ParameterError("400 Parameter verification failed.\nstorage: No such storage.", 255)
         storage.check(given.get("storage", storage.NAME))
         {"free": _free, "list": _list, "path": _path, "status": _status}[word](given)
     except Refusal as refusal:
@@ -70,8 +72,8 @@ def _volume(given: Given) -> str:
     """The volume's name, of its name with the storage's."""
     name, colon, volume = given["volume"].partition(":")
     if not colon or not volume:
-        raise Refusal(f"unable to parse volume ID '{given['volume']}'", 2)
+        raise Refusal(f"unable to parse volume ID '{given['volume']}'")
     storage.check(name)
     if not re.fullmatch(r"subvol-\d+-disk-\d+", volume):
-        raise Refusal(f"unable to parse directory volume name '{volume}'", 2)
+        raise Refusal(f"unable to parse directory volume name '{volume}'")
     return volume

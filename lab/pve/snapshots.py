@@ -1,7 +1,8 @@
 """Snapshots of containers, in the phases of the real ones (pve-guest-common, PVE/AbstractConfig.pm).
 
 First the section is written with `snapstate: prepare` and the lock, then the volume is snapshotted,
-then both marks go. A crash in between leaves what it leaves on a real node: a half-made snapshot.
+then both marks go. A crash in between leaves what it leaves on a real node: a half-made snapshot. A
+worker that is told to end inside the storage's part takes both marks back, and leaves the storage's snapshot.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ def take(vmid: int, name: str, description: str) -> None:
     faults.strike("snapshot-half")
     try:
         storage.copy(storage.path(vmid), storage.path(vmid, name), read_only=True)
+        faults.strike("snapshot-stored")
     except Refusal:
         print("snapshot create failed: starting cleanup")
         _forget(vmid, name)
@@ -72,6 +74,7 @@ def delete(vmid: int, name: str, force: bool) -> None:
     faults.strike("delsnapshot-half")
     try:
         storage.delete_snapshot(vmid, name)
+        faults.strike("delsnapshot-freed")
     except Refusal as refusal:
         if not force:
             raise

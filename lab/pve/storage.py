@@ -47,7 +47,7 @@ def volumes() -> list[str]:
 def check(name: str) -> None:
     """Refuse a storage that the node does not have."""
     if name != NAME:
-        raise Refusal(f"storage '{name}' does not exist", 2)
+        raise Refusal(f"storage '{name}' does not exist")
 
 
 def create(vmid: int) -> None:
@@ -60,12 +60,7 @@ def copy(source: str, target: str, read_only: bool = False) -> None:
     if os.path.exists(target):  # btrfs would put the copy into it
         raise Refusal(f"cannot create '{target}': dataset already exists")
     os.makedirs(SNAPSHOTS, exist_ok=True)
-    try:
-        _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
-    except Refusal:  # told to end just then: what was made goes again
-        if os.path.exists(target):
-            _btrfs("delete", target)
-        raise
+    _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
 
 
 def snapshots(vmid: int) -> list[str]:

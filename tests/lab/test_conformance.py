@@ -411,7 +411,7 @@ def test_a_clone_inherits_the_description_of_the_snapshot_unless_it_is_given_one
     assert node.conf(COPY).startswith("#the first\n#of all\narch: ")
     node.must("pct", "destroy", COPY)
     node.must("pct", "clone", ct, COPY, "--snapname", "first", "--description", "mine: 100%")
-    assert node.conf(COPY).startswith("#mine: 100%25\narch: ")
+    assert node.conf(COPY).startswith("#mine%3A 100%25\narch: ")
 
 
 def test_a_clone_has_a_machine_id_of_its_own(node: Node, ct: str) -> None:
@@ -436,6 +436,19 @@ def test_a_clone_that_is_killed_leaves_both_containers_locked(node: Node, ct: st
     assert "lock: disk\n" in node.conf(ct)
     assert "lock: create\n" in node.conf(COPY)
     assert "CT is locked (disk)" in node.pct(f"snapshot {ct} second").err
+    assert not re.search("^rootfs", node.conf(COPY), re.MULTILINE)
+
+
+def test_a_clone_that_is_killed_leaves_a_volume_that_its_destruction_does_not_take(node: Node, ct: str) -> None:
+    with _faults(node, "clone-copied = die"):
+        assert node.pct(f"clone {ct} {COPY} --snapname first").status != 0
+    node.must("pct", "unlock", COPY)
+    node.must("pct", "destroy", COPY)
+    volume = f"lxc-disks:subvol-{COPY}-disk-0"
+    listed = f"pvesm list lxc-disks --vmid {COPY}".split()
+    assert node.must(*listed).splitlines()[1].split()[0] == volume
+    node.must("pvesm", "free", volume)
+    assert len(node.must(*listed).splitlines()) == 1
 
 
 def _value(conf: str, key: str, option: str) -> str:
@@ -471,6 +484,38 @@ def test_a_random_status_is_one_of_those_that_the_real_one_has_shown(node: Node)
 def test_a_misspelt_fault_is_an_error(node: Node) -> None:
     with _faults(node, "status = statsu random"):
         assert node.pct("status 903").status not in (0, 2, 255)
+
+
+# ---- how it ends, and what it writes (seen on the real one) ----
+
+ENDS = {
+    "pct config 931 --snapshot nosuch": 255,
+    "pct unlock 931": 255,
+    "pct clone 931 903": 255,
+    "pct clone 931 933 --storage nosuch": 255,
+    "pct resize 931 rootfs 1M": 255,
+    "pct resize 931 mp0 9G": 255,
+    "pct set 931 --delete nosuch": 255,
+    "pct config 999": 2,
+    "pct set 931 --memory none": 2,
+    "pvesh get /nodes/pve/lxc/931/snapshot/nosuch/config": 255,
+    "pvesh get /nodes/nosuch/lxc": 11,
+    "pvesm status --storage nosuch": 255,
+    "pvesm path lxc-disks:nosuch": 255,
+}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_refusals_end_with_the_status_that_the_real_one_has_shown(node: Node, still: str, line: str) -> None:
+    answer = node.run(*line.split())
+    assert (answer.status, answer.refused) == (ENDS[line], True), answer
+
+
+def test_a_description_is_written_as_the_real_one_writes_it(node: Node, ct: str) -> None:
+    node.must("pct", "set", ct, "--description", "a:b%c#d")
+    assert node.conf(ct).startswith("#a%3Ab%25c#d\n")
+    assert "description: a%3Ab%25c#d%0A\n" in node.pct(f"config {ct}").out
+    assert _get(node, f"/nodes/pve/lxc/{ct}/config")["description"] == "a:b%c#d\n"
 
 
 # ---- limits ----
@@ -611,6 +656,35 @@ def test_a_half_made_snapshot_is_not_deleted_without_force(node: Node, ct: str) 
     assert "snapstate: delete\n" in node.conf(ct)
 
 
+def test_a_worker_that_is_told_to_end_leaves_the_storage_its_snapshot(node: Node, ct: str) -> None:
+    """`zfs snapshot` was done, and the property that follows it was not."""
+    before = node.conf(ct)
+    with _faults(node, "snapshot-stored = sh kill $PPID; sleep 1"):
+        answer = node.pct(f"snapshot {ct} second")
+    assert (answer.status, answer.out) == (255, "snapshot create failed: starting cleanup\n")
+    assert "received interrupt" in answer.err
+    assert node.conf(ct) == before
+    node.must("test", "-d", f"/lxc-disks/.snapshots/subvol-{ct}-disk-0@second")
+    assert "dataset already exists" in node.pct(f"snapshot {ct} second").err
+
+
+@pytest.mark.parametrize(("moment", "left"), [("half", True), ("freed", False)])
+def test_a_half_deleted_snapshot_is_marked_and_locked(node: Node, ct: str, moment: str, left: bool) -> None:
+    with _faults(node, f"delsnapshot-{moment} = die"):
+        assert node.pct(f"delsnapshot {ct} first").status != 0
+    conf = node.conf(ct)
+    assert "lock: snapshot-delete\n" in conf.partition("\n[")[0] + "\n"
+    assert "snapstate: delete\n" in conf.partition("[first]")[2]
+    assert ("@first" in node.shell(f"ls /lxc-disks/.snapshots | grep {ct} || true")) is left
+    assert "CT is locked (snapshot-delete)" in node.pct(f"delsnapshot {ct} first --force").err
+    node.must("pct", "unlock", ct)
+    assert node.pct(f"delsnapshot {ct} first").refused is not left
+    if not left:
+        node.must("pct", "unlock", ct)
+        node.must("pct", "delsnapshot", ct, "first", "--force")
+    assert "first" not in node.conf(ct)
+
+
 def test_a_snapshot_that_the_disk_already_has_is_refused_and_leaves_no_mark(node: Node, ct: str) -> None:
     before = node.conf(ct)
     node.shell(f"cd /lxc-disks; btrfs -q subvolume snapshot -r subvol-{ct}-disk-0 .snapshots/subvol-{ct}-disk-0@second")
@@ -649,7 +723,7 @@ def _get(node: Node, path: str) -> Any:
 def test_the_api_changes_the_description_of_a_snapshot_and_nothing_else(node: Node, ct: str) -> None:
     before = node.conf(ct)
     node.must(*DESCRIBE.split(), "--description", "accepted: 100%\nby me")
-    assert node.conf(ct) == before.replace("#the first\n#of all\n", "#accepted: 100%25\n#by me\n")
+    assert node.conf(ct) == before.replace("#the first\n#of all\n", "#accepted%3A 100%25\n#by me\n")
     node.must(*DESCRIBE.split())
     assert "#accepted" in node.conf(ct), "without a description nothing changes"
     node.must(*DESCRIBE.split(), "--description", "")
