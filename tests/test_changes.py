@@ -499,6 +499,22 @@ def test_snapshot_on_one_side_only_is_named_with_its_fix(ours: Template, node: S
     assert str(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
 
 
+def test_snapshot_that_a_seal_has_left_on_the_storage_only_is_named(ours: Template, node: SmallNode) -> None:
+    """Its generation was noted before it was taken; the next seal takes another name, and its space stayed taken."""
+    seal(ours)
+
+    def die(argv: tuple[str, ...]) -> None:
+        if argv[:2] == ("pct", "snapshot"):
+            raise NodeError("received interrupt")
+
+    node.before = die
+    with pytest.raises(NodeError):
+        seal(ours, replace=True)
+    node.stored = [f"{NAME}-g1", NAME, f"{NAME}-g2"]
+    (one,) = ours.mismatches(node.read(920))
+    assert str(one).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+
+
 def test_nothing_is_cloned_over_a_volume_without_a_container(ours: Template, node: SmallNode) -> None:
     """It would be freed with the clone if that died."""
     del node.files[920]
