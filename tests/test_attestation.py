@@ -80,6 +80,40 @@ def test_missing_signature_is_named(envelope: Path, keys: tuple[Path, Path]) -> 
     assert refused(envelope, keys[1]).endswith("has no signature")
 
 
+def test_second_signature_is_refused(envelope: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    private, _ = make_keys(tmp_path / "other")
+    document, other = json.loads(envelope.read_text()), json.loads(sign(STATEMENT, read_signer(private)))
+    document["signatures"] += other["signatures"]
+    envelope.write_text(json.dumps(document, sort_keys=True) + "\n")
+    assert refused(envelope, keys[1]).endswith("has 2 signatures, expected is one")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_added_field_is_refused(envelope: Path, keys: tuple[Path, Path], inside: bool) -> None:
+    document = json.loads(envelope.read_text())
+    (document["signatures"][0] if inside else document)["note"] = "trust me"
+    envelope.write_text(json.dumps(document, sort_keys=True) + "\n")
+    assert "was changed since it was signed" in refused(envelope, keys[1])
+
+
+def test_file_that_nobody_has_attested_is_named(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    run = Suite(tmp_path).run("-o", f"signing_key={keys[0]}")
+    statement = verify_envelope(run.folder / "provenance.dsse.json", keys[1])
+    (run.folder / "added.txt").write_text("trust me")
+    (run.folder / "below").mkdir()
+    (run.folder / "below/record.json").write_text("{}")
+    (run.folder / "provenance.intoto.json").write_text("{}")
+    (run.folder / "record.dsse.json").write_bytes((run.folder / "provenance.dsse.json").read_bytes())
+    said = [line.removeprefix(f"{run.folder}/") for line in changed_files(statement, run.folder)]
+    assert said == [
+        "added.txt: is not attested",
+        "below/record.json: is not attested",
+        "provenance.dsse.json: was changed",
+        "provenance.intoto.json: was changed",
+        "record.dsse.json: was changed",
+    ]
+
+
 def test_forged_payload_is_refused(envelope: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
     """Another payload, signed by somebody else who claims the id of our key."""
     private, _ = make_keys(tmp_path / "other")

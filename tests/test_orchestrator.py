@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import CheckResult, Outcome, Record
+from fixtures.recording.record import CheckResult, Outcome, Record, Verdict
 from fixtures.reporting.orchestrator import exit_code
 from tests.suite_run import TOP, Suite
 
@@ -116,9 +116,19 @@ def test_first_failure_decides(name: str, stage: str, title: str, code: int) -> 
     assert exit_code(Record("1", 1.0, outcome=Outcome.FAILED, checks=[skipped, failed, later])) == code
 
 
-@pytest.mark.parametrize("outcome", [Outcome.BUILT, Outcome.EXISTING])
+@pytest.mark.parametrize("outcome", [Outcome.BUILT, Outcome.EXISTING, Outcome.UNMANAGED])
 def test_done_is_0(outcome: Outcome) -> None:
-    assert exit_code(Record("1", 1.0, outcome=outcome)) == 0
+    assert exit_code(Record("1", 1.0, outcome=outcome, verdict=Verdict.WARNED)) == 0
+    assert exit_code(Record("1", 1.0, outcome=outcome, verdict=Verdict.FAILED)) == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["--collect-only", "--help", "--plan", "--setup-plan", "-k test_node_is_proxmox", "-k no_such_check"]
+)
+def test_run_that_proves_nothing_is_not_0(place: Place, words: str) -> None:
+    options = f"--node=lab:stub -p no:cacheprovider -k test_node_is_proxmox {words}"
+    done = place.run(str(SCRIPT), "920", PYTEST_ADDOPTS=options)
+    assert done.returncode == (2 if words == "--plan" else 1), place.log.read_text()
 
 
 def test_run_without_a_failure_that_is_not_done_is_1() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from fixtures.recording import composition, ctrf, run_folder, statements
+from fixtures.recording import caveats, composition, ctrf, run_folder, statements
 from fixtures.recording.checks_heard import ChecksHeard
 from fixtures.recording.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
+from fixtures.reporting import summary
+from fixtures.reporting.head import head
 from fixtures.stages import Check
 from fixtures.templates import manifest
 from tests import schemas
@@ -219,6 +221,43 @@ def test_record_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABORTED, Outcome.TIMEOUT])
 def test_verdict_of_a_run_that_was_cut_short(outcome: Outcome) -> None:
     assert composition.verdict(outcome, [], record().checks[:1]) is Verdict.FAILED
+
+
+def test_what_weakens_a_proof_is_in_every_view() -> None:
+    checks = [CheckResult(f"a.py::test_{v[0]}", "image", "A.", v) for v in ("not proved", "passed")]
+    weak = record(checks=checks, caveats=["1 inconclusive check: a.py::test_n"], simulated=["GPU"])
+    predicate = statements.test_result(weak)["predicate"]
+    assert predicate["warnedTests"] == ["a.py::test_n"]
+    assert predicate["configuration"][0]["annotations"] == {"caveats": weak.caveats, "simulated": ["GPU"]}
+    schemas.check_statement(statements.test_result(weak), "record")
+    (caveat,) = weak.caveats
+    documents = (ctrf.document(weak), statements.provenance(weak, {}))
+    for view in (weak.to_json(), *map(json.dumps, documents), head(weak, [])):
+        assert caveat in view
+    assert "1 inconclusive check: a.py::test" in summary.page(weak, "x").replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ("phoenix-920: sealed T image i manifest sha256:1 accepted T", []),
+        ("phoenix-920: sealed T image i manifest sha256:1", []),
+        (
+            "phoenix-920: sealed T manifest sha256:1 in spite of 2 waived failures, simulated GPU accepted T",
+            ["sealed in spite of 2 waived failures, simulated GPU"],
+        ),
+        (
+            "phoenix-920: sealed T manifest sha256:1 accepted T in spite of no clone was tried",
+            ["accepted in spite of no clone was tried"],
+        ),
+        (
+            "phoenix-920: sealed T manifest sha256:1 accepted T no clone was tried",
+            ["accepted in spite of no clone was tried"],
+        ),
+    ],
+)
+def test_later_runs_know_what_weakens_a_snapshot(description: str, said: list[str]) -> None:
+    assert caveats.of_snapshot(description) == said
 
 
 def test_verdict_follows_warnings() -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from fixtures.machines.node import Snapshot
 from fixtures.recording import outcome, records, vsa
-from fixtures.recording.record import Outcome, Record, SnapshotFacts, Subject
+from fixtures.recording.record import Outcome, Record, SnapshotFacts, Subject, Verdict
 from fixtures.stages import Check, Ledger
-from fixtures.templates import comparison, inside, manifest
+from fixtures.templates import comparison, inside, manifest, sealing
 from fixtures.templates.comparison import Comparison, ComparisonError, Drift, compare
 from fixtures.templates.end_state import EndState
 from fixtures.templates.template import Situation
@@ -64,8 +64,8 @@ class World:
         self.name = "n"
         self.there = True
 
-    def compare(self, monkeypatch: pytest.MonkeyPatch) -> Comparison:
-        return compare(self.template(monkeypatch), 60)
+    def compare(self, monkeypatch: pytest.MonkeyPatch, *, accepted: bool = False) -> Comparison:
+        return compare(self.template(monkeypatch), 60, accepted=accepted)
 
     def template(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         node = SimpleNamespace(
@@ -119,6 +119,54 @@ def test_secret_taken_out_of_a_record_is_no_drift(monkeypatch: pytest.MonkeyPatc
         files = {name: kept for name, kept in world.kept.items() if name != records.SUMS}
         world.kept = records._summed({**files, "record.json": text})
         assert [drift.field for drift in world.compare(monkeypatch).drifts] == drifts
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "confirmed", "drifts"),
+    [
+        (Outcome.BUILT, Verdict.WARNED, False, []),
+        (Outcome.ABORTED, Verdict.FAILED, False, ["record record.json outcome: built -> aborted, FAILED"]),
+        (Outcome.ABORTED, Verdict.FAILED, True, []),
+        (Outcome.FAILED, Verdict.FAILED, True, ["record record.json outcome: built -> failed, FAILED"]),
+        (Outcome.BUILT, Verdict.FAILED, True, ["record record.json outcome: built -> built, FAILED"]),
+    ],
+)
+def test_record_of_an_accepted_template_says_that_its_run_has_built_it(
+    monkeypatch: pytest.MonkeyPatch, outcome: Outcome, verdict: Verdict, confirmed: bool, drifts: list[str]
+) -> None:
+    """A record that was edited, its checksums redone; and one whose run was killed just after acceptance."""
+    world = World()
+    ended = Record("1", 0.0, outcome=outcome, verdict=verdict, manifest=manifest.from_json(world.content))
+    files = {name: text for name, text in world.kept.items() if name != records.SUMS}
+    files |= {"record.json": ended.to_json(), **({records.CONFIRMED: "{}"} if confirmed else {})}
+    world.kept = records._summed(files)
+    assert [str(drift) for drift in world.compare(monkeypatch, accepted=True).drifts] == drifts
+
+
+@pytest.mark.parametrize(
+    ("outcome", "invocation", "kept"),
+    [
+        (Outcome.ABORTED, "its run", True),
+        (Outcome.BUILT, "its run", False),
+        (Outcome.FAILED, "its run", False),
+        (Outcome.ABORTED, "another run", False),
+    ],
+)
+def test_run_that_was_killed_after_acceptance_is_confirmed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, outcome: Outcome, invocation: str, kept: bool
+) -> None:
+    added: dict[str, str] = {}
+    monkeypatch.setattr(records, "read", lambda *_: {"record.json": Record(invocation, 0.0, outcome=outcome).to_json()})
+    monkeypatch.setattr(records, "add", lambda node, digest, files: added.update(files))
+    snapshot = Snapshot("s", "phoenix-920: sealed T accepted T", 7, "")
+    made = SimpleNamespace(invocation="its run", manifest="d")
+    template = SimpleNamespace(sealed_generation=lambda: made, snapshot=lambda: snapshot)
+    build: Any = SimpleNamespace(node=None, template=template, invocation="this run")
+    sealing.confirm(build, "d")
+    assert [*added] == ([records.CONFIRMED] if kept else [])
+    if kept:
+        said = json.loads(added[records.CONFIRMED])
+        assert (said["invocation"], said["found_accepted_by"]) == ("its run", "this run")
 
 
 def spoil_record(world: World) -> None:

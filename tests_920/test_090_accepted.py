@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.build import Build
+from fixtures.recording import caveats
 from fixtures.templates.template import Template
 from fixtures.warning import warn
 
@@ -16,7 +17,7 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     if build.no_clone:
         warn("no clone was tried: nobody knows whether a clone of this template serves")
     assert build.generation, "not accepted: this run has neither sealed it nor read who did"
-    template.accept(build.generation, "no clone was tried" if build.no_clone else "")
+    template.accept(build.generation, caveats.for_description(build, said=build.generation.description))
     assert template.is_accepted(build.generation), (
         f"{template.ctid}@{template.snapshot_name} is not the accepted one: another one was put there meanwhile"
     )
