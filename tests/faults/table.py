@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tests.faults.catalogue import FAULTS
 from tests.faults.trial import NEVER, Line, declared, short
 
 HEAD = """# What the suite makes of faults
 
-Written by `make faults`, which puts each of these faults for real in the lab. *Sealed* is "not accepted" where the
+Written by `make faults`, which injects each of these faults in the lab. *Sealed* is "not accepted" where the
 fault strikes after the snapshot was taken: such a snapshot does not count as done. *Next run* stands with the first
 fault that left the lab in that kind of state. Faults marked with * are of a GPU, which the lab simulates.
 """
@@ -20,8 +21,8 @@ def text(lines: list[Line]) -> str:
     slowest = max(lines, key=lambda line: line.seconds)
     occasions = [f"{count} on {when}" for when, count in Counter(line.occasion for line in lines).most_common()]
     said = (
-        f"{len(lines)} faults, {len(wrong) or 'none'} not as it must be; {'; '.join(occasions)}. The longest time to "
-        f"a verdict was {slowest.seconds:.0f} s: {slowest.fault.what}."
+        f"{len(lines)} of {len(FAULTS)} faults, {len(wrong) or 'none'} unexpected; {'; '.join(occasions)}. "
+        f"The longest time to a verdict was {slowest.seconds:.0f} s: {slowest.fault.what}."
     )
     rows = [
         "| fault | found by | seconds | diagnosis | sealed | left over | state left | next run |",
