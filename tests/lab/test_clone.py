@@ -355,8 +355,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     assert "phoenix" not in command.replace("/var/lib/phoenix/", "")
     lab.inside("sh", "-ec", command, ctid=951)
     wait_for(lab, "curl --fail --silent http://10.0.0.151:8000/health")
-    net = "name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:B1,ip=10.0.0.151/24,gw=10.0.0.1,type=veth,mtu=1400"
-    lab.node("pct", "set", "951", "--net0", net)
+    lab.node("sed", "-i", "/^net0:/s/$/,mtu=1400/", "/etc/pve/lxc/951.conf")  # the lab can't change it while it runs
     before = lab.node("sh", "-c", STATE)
     run = lab.build(*STAND_IN, "--accept", "951")
     assert lab.node("sh", "-c", STATE) == before
