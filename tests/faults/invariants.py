@@ -44,6 +44,7 @@ find subvol-903-disk-0 .snapshots/subvol-903-disk-0@* -printf '%p %i %y %s %T@ %
 OURS = r"--full '/usr/sbin/p(ct|vesh|vesm) |# phoenix-92[0]|phoenix-920/task[s]|lxc-attac[h]'"
 BUSY = f"pgrep --count {OURS} || true"
 WHO = f"pgrep --list-full {OURS} | cut -c1-160 || true"
+DECLARED_MEMORY = 4096
 LOCKS = """
 for file in /run/lock/phoenix-920*.lock /run/lock/lxc/*; do
   [ ! -f "$file" ] || flock --nonblock "$file" true || echo "lock $file"
@@ -187,7 +188,8 @@ def leftovers(lab: Lab, *, ended: bool = True) -> list[str]:
 
 def _of_920(lab: Lab) -> list[str]:
     head = lab.node("sh", "-c", "cat /etc/pve/lxc/920.conf").partition("\n[")[0]
-    found = [] if re.search(r"^memory: 4096$", head, re.MULTILINE) else ["another memory"]
+    memory = re.search(r"^memory: (\d+)$", head, re.MULTILINE)
+    found = ["more memory than declared"] if memory and int(memory[1]) > DECLARED_MEMORY else []  # a server's
     if "running" not in lab.node("pct", "status", "920"):
         return found
     for _ in range(20):  # a command that was ended with its deadline lives some seconds longer inside

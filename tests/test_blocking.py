@@ -1,0 +1,33 @@
+"""Which checks of preflight run on a template that was sealed, but not accepted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures import blocking
+from fixtures.templates.template import Situation
+
+STAGES = ["preflight", "seal", "sealed"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "marked", "needless"),
+    [("preflight", False, True), ("preflight", True, False), ("seal", False, True), ("sealed", False, False)],
+)
+def test_what_a_dead_run_has_left_is_looked_for_before_a_seal_is_resumed(
+    stage: str, marked: bool, needless: bool
+) -> None:
+    """Its lock on 920 was found only when 920 did not start, as one failure among five."""
+    build: Any = SimpleNamespace(
+        verify=False,
+        accept=None,
+        parent_only=False,
+        situation=Situation.SEALED,
+        template=SimpleNamespace(ctid=920, snapshot_name="x"),
+        ledger=SimpleNamespace(stages=STAGES),
+    )
+    item: Any = SimpleNamespace(get_closest_marker=lambda name: object() if marked and name == "on_existing" else None)
+    assert bool(blocking._needless(build, item, stage)) is needless
