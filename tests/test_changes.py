@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fixtures.machines import conf
+from fixtures.machines import conf, integrity
 from fixtures.machines.changes import ChangeRefused
 from fixtures.machines.node import NodeError
 from fixtures.templates import end_state, repair, storage, template, throw_away
@@ -513,6 +513,22 @@ def test_snapshot_that_a_seal_has_left_on_the_storage_only_is_named(ours: Templa
     node.stored = [f"{NAME}-g1", NAME, f"{NAME}-g2"]
     (one,) = ours.mismatches(node.read(920))
     assert str(one).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+
+
+@pytest.mark.parametrize("disk", ["/pool/images/920/vm-920-disk-0/disk.raw", "/pool/images/920/vm-920-disk-0"])
+def test_btrfs_snapshot_is_deleted_by_its_number(disk: str) -> None:
+    """Wherever it lies: a listing has paths from the top of the file system, not from where that is mounted."""
+    table = (
+        "ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 path a/vm-920-disk-0@one\n"
+        "ID 258 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 path a/vm-1920-disk-0@two\n"
+    )
+
+    def run(*argv: str, only_reads: bool) -> SimpleNamespace:
+        return SimpleNamespace(succeeded=True, out=disk if argv[0] == "pvesm" else table)
+
+    node = SimpleNamespace(run=run, storage=lambda _: {"type": "btrfs"})
+    found = integrity.stored_snapshots(node, "pool:920/vm-920-disk-0.raw")  # type: ignore[arg-type]
+    assert found == {"one": "btrfs subvolume delete --subvolid 257 /pool/images/920/vm-920-disk-0"}
 
 
 def test_nothing_is_cloned_over_a_volume_without_a_container(ours: Template, node: SmallNode) -> None:
