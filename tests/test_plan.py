@@ -24,10 +24,13 @@ esac
 MARKED = "phoenix-920: sealed 2026-11-25T00:00:00Z manifest sha256:1"
 
 
-def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bool = True) -> tuple[str, int]:
+def plan(
+    tmp_path: Path, *words: str, description: str | None = None, exists: bool = True, others: tuple[int, ...] = ()
+) -> tuple[str, int]:
     suite, log = Suite(tmp_path), tmp_path / "done"
     found = [] if description is None else [{"name": "vllm-base-snapshot", "description": description, "snaptime": 1}]
     containers = [{"vmid": 920, "name": "BaseTemplateVLLM", "status": "running"}] if exists else []
+    containers += [{"vmid": ctid, "name": "other", "status": "running"} for ctid in others]
     text = NODE.format(snapshots=json.dumps(found), containers=json.dumps(containers), log=log)
     (suite.top / "labs/stub/node").write_text(text)
     run = suite.run("--plan", *words)
@@ -67,6 +70,11 @@ def plan(tmp_path: Path, *words: str, description: str | None = None, exists: bo
             ("--accept", "950", "--keep"),
             {},
             ("clones 950 from vllm-base-snapshot as declared, lets it serve, leaves it",),
+        ),
+        (
+            ("--accept", "950"),
+            {"others": (950,)},
+            ("950 is there and stays as it is; a test server runs beside its own if there is room",),
         ),
         (("--verify-parent",), {}, ("makes a throw-away clone of 903@docker-gpu-snapshot, and destroys it",)),
         (("-k", "storage"), {"exists": False}, ("Only some checks are selected, so nothing would be sealed",)),
