@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.gpu import health
-from fixtures.gpu.gpus import Gpu
+from fixtures.gpu.gpus import Gpu, uuids
 from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
 from fixtures.recording.record import Figure
 from fixtures.reporting import sparkline
@@ -131,6 +131,17 @@ def test_worse_figure_is_outside_and_better_one_is_not(tmp_path: Path) -> None:
     assert "one request: 400.0 tokens/s (repeats 400.0 to 400.0) is below 470 -10 %" in outside(slow)
     assert "is above 50 +30 %" in outside(late)
     assert [outside(book.compared(each)) for each in figures(900.0, 5.0)] == ["", ""]
+
+
+def test_two_very_different_runs_do_not_allow_any_speed(tmp_path: Path) -> None:
+    for speed in (1.0, 1000.0):
+        reference(tmp_path).add(figures(speed))
+    assert outside(reference(tmp_path).compared(figures(0.01)[0]))
+
+
+def test_gpus_are_told_apart_by_their_uuid() -> None:
+    lines = ["GPU 0: NVIDIA H100 (80 GB) (UUID: GPU-1)", "  MIG 1g.10gb Device 0: (UUID: MIG-2)", "Failed to", ""]
+    assert uuids(lines) == ["GPU-1"]
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:

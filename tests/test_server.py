@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from fixtures.settings import _environment
-from fixtures.vllm.client import ServerError, _answer
+from fixtures.vllm.client import ServerError, _answer, says
 from fixtures.vllm.image import Image, ImageError
 from fixtures.vllm.serving import share
 
@@ -77,3 +77,23 @@ def test_each_run_has_a_key_of_its_own_unless_the_user_has_one(monkeypatch: pyte
 
 def test_docker_is_told_a_gpus_number_in_the_container_not_on_the_node() -> None:
     assert [share((1, 3), gpu) for gpu in (1, 3)] == ["all", "device=1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "said"),
+    [
+        ("The capital of France is Paris.", "Paris", True),
+        ("PARIS", "paris", True),
+        ("**Paris**, of course", "Paris", True),
+        ("Not Lyon, but Paris.", "Paris", True),
+        ("There is no comparison.", "Paris", False),
+        ("Parisian", "Paris", False),
+        ("The capital is not Paris.", "Paris", False),
+        ("It isn't Paris", "Paris", False),
+        ("It is not called *Paris*.", "Paris", False),
+        ("\u9996\u90fd\u662f\u5df4\u9ece\u3002", "\u5df4\u9ece", True),
+        ("whatever", "", True),
+    ],
+)
+def test_answer_says_a_word_only_as_a_word_that_is_not_denied(text: str, word: str, said: bool) -> None:
+    assert says(text, word) is said

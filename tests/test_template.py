@@ -8,7 +8,7 @@ import pytest
 from fixtures.declaration import load
 from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, Snapshot, net_option, plain_description
-from fixtures.templates.clone import MARK, config_differences, disk_gib, gpu_differences
+from fixtures.templates.clone import MARK, attached, config_differences, disk_gib, gpu_differences
 from fixtures.templates.template import Situation, Template, bind_mounts
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -48,6 +48,31 @@ def test_difference_is_named(key: str, value: object, said: str) -> None:
 def test_larger_disk_and_order_of_options_do_no_harm() -> None:
     config = {**CONFIG, "rootfs": "lxc-disks:subvol-920-disk-0,size=1T", "features": "keyctl=0,nesting=1"}
     assert config_differences(DECLARATION[920], config) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mp0", "/srv,mp=/srv"),
+        ("mp1", "lxc-disks:subvol-920-disk-1,mp=/data"),
+        ("net1", "name=eth1,bridge=vmbr1"),
+        ("hookscript", "local:snippets/x.sh"),
+        ("dev0", "/dev/kvm"),
+        ("dev1", "path=/dev/sda"),
+        ("lxc", [["lxc.mount.entry", "/root root none bind"]]),
+        ("lxc", [["lxc.hook.pre-start", "/x"]]),
+    ],
+)
+def test_what_a_container_attaches_of_the_host_is_a_difference(key: str, value: Any) -> None:
+    (line,) = attached({**CONFIG, key: value})
+    assert line.startswith("lxc." if key == "lxc" else f"{key}: ")
+
+
+def test_gpus_and_what_the_parent_has_are_no_difference() -> None:
+    devices = [["lxc.mount.entry", "/dev/nvidia0 dev/nvidia0 none bind"], ["lxc.cgroup2.devices.allow", "c 195:* rwm"]]
+    assert attached({**CONFIG, "dev0": "/dev/nvidia0", "dev1": "path=/dev/nvidiactl", "lxc": devices}) == []
+    mounts = [attached({"mp0": f"p:subvol-{ctid}-disk-1,mp=/x"}) for ctid in (903, 920)]
+    assert mounts[0] == mounts[1]
 
 
 @pytest.mark.parametrize(("size", "gib"), [("64G", 64), ("1T", 1024), ("512M", 0.5), ("", 0)])

@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.build import Build
-from fixtures.gpu import health
+from fixtures.gpu import gpus, health
 from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
@@ -37,12 +37,14 @@ class TestServer:
         assert answer.tokens > 0
         assert not (problem := answer.lacks(settings.expected_word)), problem
 
-    def test_server_sees_its_gpus(self, ready_server: Server, template: Template) -> None:
+    def test_server_sees_its_gpus(self, ready_server: Server, build: Build) -> None:
         """Inside the server's container exactly the GPUs are listed that it was given."""
-        given = len(template.declared.gpus) if ready_server.gpus == "all" else 1
-        seen = ready_server.devices()
-        assert len(seen) == given, (
-            f"given {given}, the server sees {len(seen)}: {seen}; the NVIDIA runtime does not heed --gpus: "
+        wanted = ready_server.gpus.removeprefix("device=")
+        given = [gpu.uuid for gpu in build.gpus if wanted in ("all", str(gpu.index))]
+        seen = gpus.uuids(ready_server.devices())
+        assert given, f"which GPU is {ready_server.gpus} is not known: nvidia-smi listed {build.gpus} before"
+        assert sorted(seen) == sorted(given), (
+            f"given {given}, the server sees {seen}; the NVIDIA runtime does not heed --gpus: "
             "see mode and NVIDIA_VISIBLE_DEVICES in the parent's nvidia-container-runtime/config.toml"
         )
 
