@@ -26,6 +26,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_every_line_of_who_may_trust_what_has_its_test() -> None:
+    lines = [line for line in (TOP / "docs/trust.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in lines if not line.startswith("| influence")]
+    tests = "".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py"))
+    named = [re.findall(r"`(test_\w+)`", line.rsplit("|", 2)[1]) for line in rows]
+    assert all(named), "each line names its test"
+    assert not [name for names in named for name in names if f"def {name}(" not in tests]
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     silent = [block.name for block in blocks() if not block.kind and not block.reason]
     unknown = [block.name for block in blocks() if block.kind not in ("", "fast", "install", "lab", "930")]

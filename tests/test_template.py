@@ -10,6 +10,7 @@ from fixtures.machines.channel import Channel
 from fixtures.machines.node import Node, Snapshot, net_option, plain_description
 from fixtures.templates.clone import MARK, attached, config_differences, disk_gib, gpu_differences
 from fixtures.templates.template import Situation, Template, bind_mounts
+from tests.small_node import SETTINGS, SmallNode, conf_of
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 CONFIG: dict[str, Any] = {
@@ -66,6 +67,18 @@ def test_larger_disk_and_order_of_options_do_no_harm() -> None:
 def test_what_a_container_attaches_of_the_host_is_a_difference(key: str, value: Any) -> None:
     (line,) = attached({**CONFIG, key: value})
     assert line.startswith("lxc." if key == "lxc" else f"{key}: ")
+
+
+def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SmallNode(monkeypatch)
+    template = Template(node, DECLARATION, 920, SETTINGS)
+    volume = "lxc-disks:subvol-{}-disk-1,mp=/data"
+    node.files[903] = conf_of(template.parent, "", mp0=volume.format(903))
+    node.snapshot(903, template.parent_snapshot, "")
+    node.files[920] = conf_of(template.declared, "", mp0=volume.format(920))
+    assert template.differences() == []
+    node.files[920] = conf_of(template.declared, "", mp0=volume.format(920), mp1="/srv,mp=/srv")
+    assert template.differences() == ["mp1: /srv,mp=/srv: is not declared"]
 
 
 def test_gpus_and_what_the_parent_has_are_no_difference() -> None:
