@@ -141,8 +141,8 @@ def test_foreign_snapshot_is_left_alone(lab: Lab) -> None:
     lab.node("pct", "snapshot", "920", SNAPSHOT, "--description", "made by hand")
     before = lab.snapshots()
     run = lab.build()
-    assert (run.status, run.outcome) == (0, "existing")
-    says(run, "not proved by this suite")
+    assert run.status == 0
+    says(run, "outcome: existing, not proved by this suite")
     refused = {"--rebuild": "test_snapshot_may_be_replaced", "--rebuild-clone": "test_container_may_be_destroyed"}
     for words, check in refused.items():
         run = lab.build(words)
