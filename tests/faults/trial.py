@@ -189,7 +189,7 @@ def judge(line: Line, run: Run) -> None:
     if failed != fault.checks(GPUS):
         line.wrong.append(f"failed {sorted(failed)}")
     blocked = {why for why in run.checks().values() if why.startswith("blocked by")}
-    if blocked - {f"blocked by {fault.stage}"}:
+    if blocked - {f"blocked by {each}" for each in (fault.stage, *failed)}:
         line.wrong.append(f"{sorted(blocked)}")
     line.diagnoses = diagnoses(run)
     if fault.diagnosis and fault.diagnosis not in line.diagnoses:
