@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.gpu import fit, node_gpus
+from fixtures.gpu import fit, node_gpus, nvidia_smi
 from fixtures.machines import conf, web
 from fixtures.machines.channel import Channel, Command
 from fixtures.machines.disk import Disk
@@ -205,12 +206,24 @@ REQUIRE = (
 
 
 @pytest.mark.parametrize(
-    ("cuda", "driver", "lacks"),
-    [("13.0", "580.76.05", ""), ("12.9", "575.1", ""), ("12.8", "570.1", "cuda>=12.9"), ("", "", "cuda>=12.9")],
+    ("cuda", "driver", "brand", "lacks", "note"),
+    [
+        ("13.0", "580.76.05", "GeForce", "", ""),
+        ("12.9", "575.1", "GeForce", "", ""),
+        ("12.8", "570.1", "GeForce", "cuda>=12.9", ""),
+        ("12.4", "550.163.01", "Tesla", "", "compatibility library"),
+        ("12.4", "550.163.01", "GeForce", "cuda>=12.9", ""),
+        ("12.4", "550.163.01", "", "", "not seen"),
+        ("", "575.64.03", "GeForce", "", "not seen"),
+        ("", "", "", "", "not seen"),
+    ],
 )
-def test_image_against_driver(cuda: str, driver: str, lacks: str) -> None:
-    assert fit.driver_lacks(REQUIRE, cuda, driver) == lacks
-    assert fit.driver_lacks((*REQUIRE, "NVIDIA_DISABLE_REQUIRE=1"), cuda, driver) == ""
+def test_image_against_driver(cuda: str, driver: str, brand: str, lacks: str, note: str) -> None:
+    refused, said = fit.driver_lacks(REQUIRE, cuda, driver, brand)
+    assert refused == lacks
+    assert note in said
+    assert bool(note) == bool(said)
+    assert fit.driver_lacks((*REQUIRE, "NVIDIA_DISABLE_REQUIRE=1"), cuda, driver, brand) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -228,26 +241,70 @@ def test_image_against_gpu(listed: str, capability: str, fits: bool) -> None:
     assert bool(fit.kernels_lack([f"TORCH_CUDA_ARCH_LIST={listed}"], capability)) is not fits
 
 
-SEEN = """0, NVIDIA GeForce RTX 5060 Ti, x
-0, GPU-a, NVIDIA GeForce RTX 5060 Ti, 1000, 16311, 580.76.05, 12.0
-1, GPU-b, NVIDIA GeForce RTX 5060 Ti, 16000, 16311, 580.76.05, 12.0
-process=4711, GPU-a, 15000, VLLM::EngineCore, x
-cgroup=4711,0::/lxc/950/ns/system.slice/docker-0123.scope
-process=12, GPU-a, [N/A], python3
-cgroup=12,0::/user.slice
-cuda=13.0
-"""
+def smi_card(number: int, memory: str = "16311 MiB", processes: str = "") -> str:
+    return (
+        f'<gpu id="00000000:0{number + 1}:00.0"><product_name>GPU of the test</product_name>'
+        f"<product_brand>GeForce</product_brand><uuid>GPU-{number}</uuid><minor_number>{number}</minor_number>"
+        f"<fb_memory_usage><total>{memory}</total><free>{memory}</free></fb_memory_usage>"
+        f"<processes>{processes}</processes></gpu>"
+    )
+
+
+def smi_log(*cards: str, head: str = "<cuda_version>13.0</cuda_version>") -> str:
+    return f"<nvidia_smi_log><driver_version>580.76.05</driver_version>{head}{''.join(cards)}</nvidia_smi_log>"
+
+
+def smi_process(pid: int, name: str, memory: str) -> str:
+    return (
+        f"<process_info><pid>{pid}</pid><type>C</type><process_name>{name}</process_name>"
+        f"<used_memory>{memory}</used_memory></process_info>"
+    )
 
 
 def test_holders_are_named() -> None:
-    found = node_gpus.parse(SEEN)
+    processes = smi_process(4711, "VLLM::EngineCore, x", "15000 MiB") + smi_process(12, "python3", "N/A")
+    found = node_gpus.parse(
+        f"{smi_log(smi_card(0, processes=processes), smi_card(1))}\ncapability=GPU-0, 12.0\nx\n"
+        "cgroup=4711,0::/lxc/950/ns/system.slice/docker-0123.scope\ncgroup=12,0::/user.slice\n"
+    )
     assert sorted(found.gpus) == [0, 1]
     assert [str(holder) for holder in found.gpus[0].holders] == [
         "VLLM::EngineCore, x (PID 4711, in container 950) holds 15000 MiB",
-        "python3 (PID 12, in the node itself) holds 0 MiB",
+        "python3 (PID 12, in the node itself) holds memory of unknown size",
     ]
     assert found.gpus[1].holders == ()
-    assert found.cuda == "13.0"
+    assert (found.cuda, found.gpus[0].capability, found.gpus[1].capability) == ("13.0", "12.0", "")
+    assert str(found.gpus[1]) == "GPU 1 (GPU of the test, 00000000:02:00.0, GPU-1)"
+
+
+@pytest.mark.parametrize("head", ["<cuda_version>N/A</cuda_version>", "<cuda_version>Not Found</cuda_version>", ""])
+def test_case_02_cuda_version_that_is_not_known(head: str) -> None:
+    assert node_gpus.parse(smi_log(smi_card(0), head=head)).cuda == ""
+
+
+def test_case_01_cuda_version_under_a_new_name() -> None:
+    assert node_gpus.parse(smi_log(smi_card(0), head="<cuda_umd_version>13.3</cuda_umd_version>")).cuda == "13.3"
+
+
+def test_case_04_memory_that_is_not_reported() -> None:
+    gpu = node_gpus.parse(smi_log(smi_card(0, "N/A"))).gpus[0]
+    assert (gpu.free_mib, gpu.total_mib) == (None, None)
+
+
+def test_case_05_full_answer_with_a_warning_is_an_answer() -> None:
+    line = "WARNING: infoROM is corrupted at gpu 0000:0B:00.0"
+    found = node_gpus.parse(f"{smi_log(smi_card(0))}\n{line}\n", 14)
+    assert found.gpus[0].total_mib == 16311
+    assert found.notes[0] == line
+    assert "InfoROM" in found.notes[1]
+
+
+def test_no_report_is_told_in_the_words_of_nvidia_smi() -> None:
+    with pytest.raises(nvidia_smi.NvidiaSmiError, match=r"driver is not loaded"):
+        node_gpus.parse("NVIDIA-SMI has failed\n", 9)
+    for hostile in ('<!DOCTYPE x [<!ENTITY a "b">]>&a;', "<nvidia_smi_log>&a;</nvidia_smi_log>", "<nvidia_smi_log>"):
+        with pytest.raises(nvidia_smi.NvidiaSmiError):
+            node_gpus.parse(hostile)
 
 
 CONF = """#a note
@@ -280,8 +337,9 @@ def test_no_text_breaks_a_parser(text: str) -> None:
     """Foreign text is read or left out; nothing raises."""
     Name.parse(text)
     conf.misplaced(conf.parse(text.encode(errors="replace")), "", (0, 1))
-    node_gpus.parse(text)
-    node_gpus.parse(f"process={text}\ncgroup={text}\n0,{text},a,b,c,d,e")
+    for around in (text, smi_log(smi_card(0)) + text, f"<nvidia_smi_log>{text}</nvidia_smi_log>"):
+        with contextlib.suppress(nvidia_smi.NvidiaSmiError):
+            node_gpus.parse(around)
     fit.driver_lacks([f"NVIDIA_REQUIRE_CUDA={text}"], text, text)
     fit.kernels_lack([f"TORCH_CUDA_ARCH_LIST={text}"], text)
     web.parse(text.encode(errors="replace"))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.gpu import health
+from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpus import Gpu, uuids
 from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
 from fixtures.recording.record import Figure
@@ -24,7 +24,7 @@ H100 = {
     "retired_pages.pending": "[N/A]",
     "remapped_rows.pending": "No",
     "remapped_rows.failure": "No",
-    "clocks_event_reasons.active": "0x0000000000000001",
+    "clocks_event_reasons.hw_thermal_slowdown": "Not Active",
     "temperature.gpu": "33",
     "enforced.power.limit": "700.00",
     "power.default_limit": "700.00",
@@ -40,7 +40,6 @@ H100 = {
 
 def test_healthy_gpu_has_no_findings() -> None:
     assert health.judge(H100, loaded=True) == ([], [])
-    assert health.judge(H100 | {"clocks_event_reasons.active": "0x0000000000000004"}, loaded=True) == ([], [])
 
 
 def test_consumer_card_that_reports_little_has_no_findings() -> None:
@@ -54,14 +53,13 @@ def test_consumer_card_that_reports_little_has_no_findings() -> None:
         ("retired_pages.pending", "Yes", "reboot"),
         ("remapped_rows.pending", "Yes", "reboot"),
         ("remapped_rows.failure", "Yes", "replace the card"),
-        ("clocks_event_reasons.active", "0x0000000000000088", "hardware slowdown, power brake"),
-        ("clocks_event_reasons.active", "rubbish", "no value it can have"),
+        ("clocks_event_reasons.hw_thermal_slowdown", "Active", "hardware thermal slowdown"),
+        ("clocks_event_reasons.hw_power_brake_slowdown", "Active", "power brake"),
+        ("gpu_recovery_action", "Reboot", "asks for this"),
         ("temperature.gpu", "95", "too hot"),
-        ("pcie.link.width.current", "4", "fewer PCIe lanes"),
-        ("pcie.link.gen.current", "1", "slower"),
-        ("compute_mode", "Exclusive_Process", "-c DEFAULT"),
+        ("compute_mode", "Prohibited", "-c DEFAULT"),
         ("mig.mode.current", "Enabled", "-mig 0"),
-        ("temperature.gpu", "[GPU requires reset]", "given the GPU up"),
+        ("temperature.gpu", "[GPU requires reset]", "given it up"),
     ],
 )
 def test_each_fault_is_named_with_its_mend(field: str, value: str, said: str) -> None:
@@ -77,10 +75,17 @@ def test_each_fault_is_named_with_its_mend(field: str, value: str, said: str) ->
         ("ecc.errors.corrected.volatile.total", "5000"),
         ("persistence_mode", "Disabled"),
         ("enforced.power.limit", "350.00"),
+        ("pcie.link.width.current", "4"),
+        ("pcie.link.gen.current", "1"),
+        ("compute_mode", "Exclusive_Process"),
+        ("clocks_event_reasons.sw_thermal_slowdown", "Active"),
+        ("temperature.gpu", "rubbish"),
+        ("temperature.gpu", "[Unknown Error]"),
+        ("temperature.gpu", "Insufficient Permissions"),
     ],
 )
 def test_what_only_deserves_a_look_warns(field: str, value: str) -> None:
-    failures, (line,) = health.judge(H100 | {field: value}, loaded=False)
+    failures, (line,) = health.judge(H100 | {field: value}, loaded=True)
     assert failures == []
     assert value in line
 
@@ -88,7 +93,29 @@ def test_what_only_deserves_a_look_warns(field: str, value: str) -> None:
 def test_link_that_rests_is_judged_under_load_only() -> None:
     resting = H100 | {"pcie.link.gen.current": "1"}
     assert health.judge(resting, loaded=False) == ([], [])
-    assert health.judge(resting, loaded=True)[0]
+    assert health.judge(resting, loaded=True)[1]
+
+
+@pytest.mark.parametrize("values", [{}, dict.fromkeys(H100, "[N/A]"), dict.fromkeys(H100, "[Unknown Error]")])
+def test_gpu_of_which_nothing_is_known_is_not_healthy(values: dict[str, str]) -> None:
+    failures, _ = health.judge(values, loaded=False)
+    assert "nothing is known" in failures[0]
+
+
+def test_heat_is_judged_by_the_limits_of_the_card() -> None:
+    assert health.judge(H100 | {"temperature.gpu": "92", "temperature.gpu.slowdown": "95"}, loaded=True) == ([], [])
+    left = {"temperature.gpu.tlimit": "-2", "temperature.gpu.tlimit.slowdown": "-2"}
+    assert "too hot" in health.judge(H100 | {"temperature.gpu": "86"} | left, loaded=True)[0][0]
+
+
+def test_real_h100_is_healthy() -> None:
+    text = (Path(__file__).parent / "data/nvidia-h100/nvidia-smi-q.xml").read_text()
+    report = nvidia_smi.read(text)
+    (card,) = report.gpus
+    assert (report.driver, report.cuda, card.minor, card.brand) == ("580.159.04", "13.0", 0, "NVIDIA")
+    assert card.value("memory.total").whole == 81559
+    assert card.values["ecc.errors.uncorrected.volatile.total"] == "0"
+    assert health.judge(card.values, loaded=True) == ([], [])
 
 
 def test_phases_are_read_from_the_log() -> None:

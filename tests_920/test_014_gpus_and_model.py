@@ -35,6 +35,8 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
     if gpus_of_node.unseen:
         unseen(gpus_of_node.unseen)
         return
+    for note in gpus_of_node.notes:
+        warn(note)
     missing = set(template.declared.gpus) - set(gpus_of_node.gpus)
     assert not missing, f"assigned are {template.declared.gpus}, the node's driver lists {sorted(gpus_of_node.gpus)}"
 
@@ -44,11 +46,14 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
     held, wanted = [], settings.gpu_share
     for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
         others = [str(holder) for holder in gpu.holders if holder.ctid != template.ctid]
-        free = gpu.free_mib + sum(holder.memory_mib for holder in gpu.holders if holder.ctid == template.ctid)
+        if gpu.free_mib is None or gpu.total_mib is None:
+            unseen(f"the memory of {gpu}")
+            continue
+        free = gpu.free_mib + sum(holder.memory_mib or 0 for holder in gpu.holders if holder.ctid == template.ctid)
         if free < wanted * gpu.total_mib:
-            held.append(f"GPU {gpu.index}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
+            held.append(f"{gpu}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
         elif others:
-            warn(f"GPU {gpu.index} is shared: {'; '.join(others)}")
+            warn(f"{gpu} is shared: {'; '.join(others)}")
     mend = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
     assert not held, (
         f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {mend}"
@@ -73,11 +78,13 @@ def test_driver_serves_the_image(image_env: tuple[str, ...], gpus_of_node: NodeG
     if not foresight.says(image_env, "NVIDIA_REQUIRE_CUDA"):
         return
     for gpu in gpus_of_node.gpus.values():
-        lacks = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver)
+        lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand)
         assert not lacks, (
-            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda}: "
+            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}: "
             "a newer driver on the node, or an older image"
         )
+        if note:
+            warn(f"{gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'}: {note}")
 
 
 def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
@@ -86,7 +93,9 @@ def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str
         return
     for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
         lacks = fit.kernels_lack(image_env, gpu.capability)
-        assert not lacks, f"GPU {gpu.index} ({gpu.name}) is of architecture {gpu.capability}, the image is for {lacks}"
+        if not gpu.capability:
+            unseen(f"the architecture of {gpu}")
+        assert not lacks, f"{gpu} is of architecture {gpu.capability}, the image is for {lacks}"
 
 
 def test_model_can_be_split(template: Template, model: Model) -> None:
@@ -100,9 +109,10 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """The model's weights fit into the memory of the GPUs that serve it together."""
     gpus = [gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus]
-    if not model.weights or not gpus:
-        unseen("the size of the model's weights" if gpus else "the memory of the GPUs")
+    totals = [gpu.total_mib for gpu in gpus if gpu.total_mib is not None]
+    if not model.weights or not totals or len(totals) < len(gpus):
+        unseen("the memory of the GPUs" if len(totals) < len(gpus) or not gpus else "the size of the model's weights")
         return
-    room = min(gpu.total_mib for gpu in gpus) * template.declared.tensor_parallel * settings.gpu_share
+    room = min(totals) * template.declared.tensor_parallel * settings.gpu_share
     needed = model.weights / 2**20
     assert needed < room, f"its weights are {needed:.0f} MiB, {room:.0f} MiB of GPU memory are there for them"

@@ -87,7 +87,7 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
 def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
     """nvidia-smi lists as many GPUs as 920 is assigned."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
-    assigned, seen = declared.gpus, [f"GPU {gpu.index}: {gpu.name} ({gpu.uuid})" for gpu in build.gpus]
+    assigned, seen = declared.gpus, [str(gpu) for gpu in build.gpus]
     assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
     assert len({gpu.uuid for gpu in build.gpus}) == len(assigned), f"two GPUs have one UUID: {seen}"
 
@@ -97,24 +97,30 @@ def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
     wrong = gpus.unusable_nodes(container, gpu)
     if any(line.startswith(f"/dev/nvidia{gpu} ") for line in wrong):
         build.missing.add(gpu)
-    assert not wrong, f"GPU {gpu}: {'; '.join(wrong)}; pass it through: pct set CTID --devN /dev/nvidia{gpu}"
+    nodes = " ".join(line.split()[0] for line in wrong)
+    assert not wrong, f"GPU {gpu}: {'; '.join(wrong)}; pass through: {nodes}; one each: pct set CTID --devN PATH"
 
 
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before it is put to work: memory, clocks, temperature, power, modes."""
     values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
     failures, notes = health.judge(values, loaded=False)
-    assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
+    name = gpus.named(build.gpus, gpu, index)
+    assert not failures, f"{name}: {'; '.join(failures)}"
     for note in notes:
-        warn(f"GPU {gpu}: {note}")
+        warn(f"{name}: {note}")
 
 
-def test_gpu_has_room(container: Container, settings: Settings, gpu: int, index: int) -> None:
+def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has as much free memory as a test server takes; nobody else holds it."""
     room = gpus.room(container, index, settings.command_deadline)
+    name = gpus.named(build.gpus, gpu, index)
+    if room.free is None or room.total is None:
+        warn(f"not seen: the memory of {name}, which its driver does not report")
+        return
     wanted = settings.gpu_share * room.total
     assert room.free >= wanted, (
-        f"GPU {gpu} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
+        f"{name} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
         f"{', '.join(room.processes) or 'no process of this container'}; end them, or let the server take less: "
         "-o server_args='--gpu-memory-utilization ...'"
     )

@@ -15,6 +15,9 @@ def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None
     if "nvidia" not in docker.info(container)["Runtimes"]:
         pytest.skip("Docker knows no NVIDIA runtime")
     listed = list_around_reload(container, settings.command_deadline)
+    assert any(line.startswith("GPU ") for line in listed.before), (
+        f"before `systemctl daemon-reload` the Docker container listed no GPU: {listed.before}; nothing is proved"
+    )
     assert listed.after == listed.before, (
         f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}: mend the parent with nvidia-ctk "
         'system create-dev-char-symlinks --create-all, or "exec-opts": ["native.cgroupdriver=cgroupfs"]'

@@ -61,9 +61,10 @@ class TestServer:
             values = health.read(container, index, build.settings.command_deadline)
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
-        assert not failures, f"GPU {gpu}: {'; '.join(failures)}"
+        name = gpus.named(build.gpus, gpu, index)
+        assert not failures, f"{name}: {'; '.join(failures)}"
         for note in notes:
-            warn(f"GPU {gpu}: {note}")
+            warn(f"{name}: {note}")
 
     def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
         """The server is as fast as the reference for this GPU and image says; without one, nothing is judged."""

@@ -412,8 +412,9 @@ static void print_xml_report(const struct gpu *gpu) {
 
 static void print_report(const struct gpu *gpus, int count, int xml) {
     struct gpu attached[MAX_GPUS];
-    char when[TEXT];
+    char when[TEXT], driver[TEXT];
     time_t now = time(NULL);
+    field_value(&gpus[0], "driver_version", driver);
     strftime(when, sizeof when, "%a %b %e %H:%M:%S %Y", localtime(&now));
     printf(xml ? "<?xml version=\"1.0\" ?>\n"
                  "<!DOCTYPE nvidia_smi_log SYSTEM \"nvsmi_device_v13.dtd\">\n"
@@ -427,7 +428,7 @@ static void print_report(const struct gpu *gpus, int count, int xml) {
                  "Driver Version                                         : %s\n"
                  "CUDA Version                                           : %s\n\n"
                  "Attached GPUs                                          : %d\n",
-           when, DRIVER_VERSION, CUDA_VERSION_TEXT, find_gpus(attached));
+           when, driver, CUDA_VERSION_TEXT, find_gpus(attached));
     for (int i = 0; i < count; i++)
         (xml ? print_xml_report : print_text_report)(&gpus[i]);
     if (xml)

@@ -208,7 +208,7 @@ static const struct row REPORT[] = {
     {3, "None", "row_remapper_histogram_none", "N/A"},
     {1, "Temperature", "temperature", NULL},
     {2, "GPU Current Temp", "gpu_temp", "$temperature.gpu| C"},
-    {2, "GPU T.Limit Temp", "gpu_temp_tlimit", "56 C"},
+    {2, "GPU T.Limit Temp", "gpu_temp_tlimit", "N/A"},
     {2, "GPU Shutdown T.Limit Temp", "gpu_temp_max_tlimit_threshold", "-8 C"},
     {2, "GPU Slowdown T.Limit Temp", "gpu_temp_slow_tlimit_threshold", "-2 C"},
     {2, "GPU Max Operating T.Limit Temp", "gpu_temp_max_gpu_tlimit_threshold", "0 C"},

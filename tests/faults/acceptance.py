@@ -11,7 +11,7 @@ WANTS = f"{UNIT}/multi-user.target.wants"
 DIE = "die"
 STRIKE = "/run/strike"
 ONE_LINE = (
-    '#!/bin/sh\\ncase "$*" in *--query-gpu*) exec /usr/bin/nvidia-smi.real "$@" | head -n 1;; esac\\n'
+    '#!/bin/sh\\ncase "$*" in "-q -x") exec /usr/bin/nvidia-smi.real -i 0 -q -x;; esac\\n'
     'exec /usr/bin/nvidia-smi.real "$@"\\n'
 )
 NO_RUN = '#!/bin/sh\\ncase "$*" in "run --detach"*) echo no; exit 125;; esac\\nexec /usr/bin/docker "$@"\\n'
