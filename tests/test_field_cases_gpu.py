@@ -1,0 +1,85 @@
+"""GPUs of public reports, fed to the checks of the suite themselves."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.gpu import node_gpus
+from fixtures.gpu.node_gpus import NodeGpus
+
+HERE = Path(__file__).parent
+CASES = HERE / "data/cases"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What checks warn of."""
+    texts: list[str] = []
+    monkeypatch.setattr("fixtures.warning.warn", texts.append)
+    monkeypatch.setattr("fixtures.foresight.warn", texts.append, raising=False)
+    return texts
+
+
+def check(name: str) -> Any:
+    """A check of the suite."""
+    return runpy.run_path(str(HERE.parent / "tests_920/test_014_gpus_and_model.py"))[name]
+
+
+def node(driver: str, cuda: str, name: str, brand: str, memory: str) -> NodeGpus:
+    card = (
+        f'<gpu id="00000000:0B:00.0"><product_name>{name}</product_name><product_brand>{brand}</product_brand>'
+        f"<uuid>GPU-0</uuid><minor_number>0</minor_number>"
+        f"<fb_memory_usage><total>{memory}</total><free>{memory}</free></fb_memory_usage></gpu>"
+    )
+    return node_gpus.parse(f"<nvidia_smi_log><driver_version>{driver}</driver_version>{cuda}{card}</nvidia_smi_log>")
+
+
+def env(case: str) -> tuple[str, ...]:
+    return tuple((CASES / case / "image_env.txt").read_text().splitlines())
+
+
+def test_case_01_umd_header(said: list[str]) -> None:
+    gpus = node("610.43.02", "<cuda_umd_version>13.3</cuda_umd_version>", "NVIDIA GeForce RTX 5090", "GeForce", "1 MiB")
+    check("test_driver_serves_the_image")(env("01-umd-header"), gpus)
+    assert said == []
+
+
+def test_case_02_cuda_na_header(said: list[str]) -> None:
+    gpus = node("575.64.03", "<cuda_version>N/A</cuda_version>", "NVIDIA GeForce RTX 5070", "GeForce", "1 MiB")
+    check("test_driver_serves_the_image")(env("02-cuda-na-header"), gpus)
+    assert "not seen" in said[0]
+
+
+@pytest.mark.parametrize("brand", ["Tesla", "NVIDIA"])
+def test_case_03_t4_brand(said: list[str], brand: str) -> None:
+    gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "Tesla T4", brand, "15360 MiB")
+    check("test_driver_serves_the_image")(env("03-t4-brand"), gpus)
+    assert "compatibility library" in said[0]
+
+
+def test_case_03_geforce_with_the_same_driver_is_refused() -> None:
+    gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "GeForce RTX 2080", "GeForce", "8192 MiB")
+    with pytest.raises(AssertionError, match=r"cuda>=12\.9"):
+        check("test_driver_serves_the_image")(env("03-t4-brand"), gpus)
+
+
+def test_case_04_gb10_memory_na(said: list[str]) -> None:
+    gpus = node("580.126.09", "<cuda_version>13.0</cuda_version>", "NVIDIA GB10", "NVIDIA", "N/A")
+    template: Any = SimpleNamespace(ctid=920, declared=SimpleNamespace(gpus=(0,), tensor_parallel=1))
+    settings: Any = SimpleNamespace(gpu_share=0.9)
+    check("test_gpu_memory_is_free")(template, gpus, settings)
+    check("test_model_fits_the_gpus")(template, SimpleNamespace(weights=257 * 2**20), gpus, settings)
+
+
+def test_case_05_inforom_14(said: list[str]) -> None:
+    line = (CASES / "05-inforom-14/stdout.txt").read_text().splitlines()[1]
+    status = int((CASES / "05-inforom-14/exit_status.txt").read_text())
+    log = "<nvidia_smi_log><gpu id='00000000:0B:00.0'><minor_number>0</minor_number></gpu></nvidia_smi_log>"
+    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
+    check("test_gpus_are_on_the_node")(template, node_gpus.parse(f"{log}\n{line}\n", status))
+    assert [line, True] == [said[0], "InfoROM" in said[1]]
