@@ -60,7 +60,7 @@ CLONE = (
             "cp /etc/pve/lxc/920.conf /root/920.kept; pct set 920 --description somebody",
             "cp /root/920.kept /etc/pve/lxc/920.conf",
         ),
-        "was not made by this suite, so it is not destroyed",
+        "it was not made by this suite (its description is 'somebody')",
         words=("--rebuild-clone",),
     ),
     destroyed(
