@@ -9,7 +9,7 @@ SIMULATED = "/etc/simulated-gpu.conf"
 REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = GPU-0000000{index}")]
 ASKED = (  # nvidia-smi is; and without it nothing says that a GPU is simulated, which the lab's must to be let off
     *("test_gpus_are_listed", "test_gpus_survive_a_reload"),
-    *("test_gpu_has_room[gpu]", "test_gpu_is_healthy[gpu]", "test_gpu_computes[gpu]"),
+    *("test_gpu_has_room[gpu]", "test_gpu_is_healthy[gpu]", "test_gpu_computes[gpu]", "test_cuda_works_on_gpu[gpu]"),
 )
 LISTENER = """cat > etc/systemd/system/squatter.service <<EOF
 [Service]
@@ -286,10 +286,11 @@ INHERITED = (
     stack(
         "gpus-with-one-uuid",
         "two GPUs have one UUID",
-        ("test_gpus_are_listed",),
+        ("test_gpus_are_listed", "test_cuda_works_on_gpu[gpu1]"),
         gpus_say("gpu1.uuid = GPU-SIMULATED-0000-0000-0000-000000000000"),
         "two GPUs have one UUID",
         simulated=True,
+        paired="CUDA uses a card that is not listed then",
     ),
     stack(
         "nvidia-smi-missing",
