@@ -62,4 +62,5 @@ def _turns_red(check: str, lines: list[Line]) -> str:
         return alone[0].what
     if red:
         return f"{red[0].what} ({red[0].paired or 'with others'})"
-    return NEVER.get(check.partition("[")[0], "nothing")
+    tried = not any(check in fault.checks() for fault in FAULTS)
+    return NEVER.get(check.partition("[")[0], "nothing" if tried else "its fault was not tried, or not as expected")
