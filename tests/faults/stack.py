@@ -6,7 +6,8 @@ from tests.faults.fault import Fault, Ground, Put, both, command, conf, cut, doc
 from tests.lab.harness import LOST_GPU
 
 SIMULATED = "/etc/simulated-gpu.conf"
-REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = GPU-0000000{index}")]
+CARDS = [f"GPU-0000000{index}-0000-0000-0000-00000000000{index}" for index in (0, 1)]  # end as CUDA's own do
+REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = {CARDS[index]}")]
 ASKED = (  # nvidia-smi is; and without it nothing says that a GPU is simulated, which the lab's must to be let off
     *("test_gpus_are_listed", "test_gpus_survive_a_reload"),
     *("test_gpu_has_room[gpu]", "test_gpu_is_healthy[gpu]", "test_gpu_computes[gpu]", "test_cuda_works_on_gpu[gpu]"),
