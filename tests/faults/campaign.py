@@ -92,7 +92,7 @@ def main(campaign: Campaign, words: argparse.Namespace) -> int:
     state = state_file(campaign.name, words)
     if words.worker is not None:
         return _work(campaign, words, state)
-    held = state.with_suffix(".pid")
+    held = state.with_name(f"{state.stem}-{words.node}.pid")
     if words.status or words.stop:
         return _status(campaign, words, state, held, stop=words.stop)
     trials = chosen(campaign, words, results.read(state))
