@@ -25,7 +25,7 @@ def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> 
             "hostname": facts.get("hostname", declared.name),
         },
         guests=lambda: facts.get("guests", {}),
-        storage=lambda name: {"avail": facts.get("avail", 200) * GIB},
+        free=lambda name: facts.get("avail", 200) * GIB,
     )
     return SimpleNamespace(
         node=node, declared=declared, ctid=declared.ctid, container=None, exists=facts.get("exists", False)

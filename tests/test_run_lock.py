@@ -93,11 +93,12 @@ def test_silent_run_loses_it(take: Callable[..., RunLock], monkeypatch: pytest.M
 
 
 def test_node_that_has_no_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "FOLDER", str(tmp_path / "none"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run_lock, "FOLDER", str(tmp_path / "file/none"))
     lock = RunLock(Channel("local"), 920)
     lock.acquire("x", shared=False, command="a build")
     assert not lock.held
-    assert "No such file or directory" in lock.problem
+    assert "Not a directory" in lock.problem
 
 
 @pytest.mark.parametrize("pause", ["", "sleep 0.3; "])

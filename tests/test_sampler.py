@@ -68,13 +68,13 @@ def test_failing_tool_gives_no_sample(argv: Sequence[str]) -> None:
 def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real command, with a tool that ignores broken pipes and whose starter is not waited for."""
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\ntrap '' PIPE\necho $$, 1, 2\nexec sleep 60\n")
+    tool.write_text("#!/bin/sh\ntrap '' PIPE\necho 0, $$, 2\nexec sleep 60\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     reader = sampler(*COMMAND)
     reader.start(deadline=30)
     wait(lambda: reader.samples)
-    (pid,) = {sample.index for sample in reader.samples}
+    (pid,) = {int(sample.memory_mib) for sample in reader.samples}
     assert not gone(pid)
     begun = time.monotonic()
     reader.stop()

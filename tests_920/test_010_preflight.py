@@ -40,7 +40,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     parent = template.parent
     containers = node.containers()
     assert parent.ctid in containers, f"container {parent.ctid} ({parent.name}) is not there; build it first"
-    name = containers[parent.ctid]["name"]
+    name = containers[parent.ctid].get("name", "")
     assert name == parent.name, (
         f"container {parent.ctid} is called {name!r}, declared is {parent.name!r}: it may be another machine; "
         f"correct the declaration, or: pct set {parent.ctid} --hostname {parent.name}"

@@ -32,7 +32,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
         f"storage {pool} is not active on {node.name}, so its room is not known: its pool is not imported, or its disk "
         "or server is not there; find out: pvesm status; zpool import"
     )
-    free = storage["avail"] / GIB
+    free = node.free(pool) / GIB
     needed = image_room.gib * (1 if build.no_clone else 2)
     why = image_room.why
     if not build.no_clone:

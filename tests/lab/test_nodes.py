@@ -21,7 +21,7 @@ from tests.lab.harness import STAND_IN, Lab, Run, says
 
 pytestmark = pytest.mark.lab
 
-LOCK = "/run/lock/phoenix-920-920.lock"
+LOCK = "/run/phoenix-920/920.lock"
 READING = ("-k", "test_010_preflight or test_020_clone")
 SERVING = ("-k", "test_020_clone or test_gpus_are_listed or test_image_is_pulled or test_entrypoint or TestServer")
 
