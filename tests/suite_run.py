@@ -18,7 +18,7 @@ case $1 in
   python3) exit 127 ;; # each command makes its own way
   pveversion) echo pve-manager/9.0.0/stub ;;
   bash) echo held; exec cat >/dev/null ;; # the lock of the run
-  *) echo "refused: $HUGGING_FACE_HUB_TOKEN, $REGISTRY_PASSWORD" >&2; exit 1 ;;
+  *) echo "refused{told}" >&2; exit 1 ;;
 esac
 """
 
@@ -42,11 +42,11 @@ class SuiteRun:
 class Suite:
     """Starts the suite as a user would, with a plugin of the test's own beside it."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, told: str = "") -> None:
         self.top, self.reports = top, top / "reports"
         node = top / "labs/stub/node"
         node.parent.mkdir(parents=True)
-        node.write_text(NODE)
+        node.write_text(NODE.replace("{told}", told))
         node.chmod(0o755)
 
     def start(self, *words: str, plugin: str = "", beside: str = "", **env: str) -> subprocess.Popen[str]:

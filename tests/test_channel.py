@@ -1,6 +1,7 @@
 """The channel: exact ends, deadlines that kill, nothing left to a shell."""
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -180,3 +181,35 @@ def test_no_word_is_taken_apart_by_the_far_shell(far: Channel, words: list[str])
 def test_ssh_line_survives_the_far_shell(far: Channel) -> None:
     nasty = "a b'c\"$(id)`id`;\n*"
     assert far.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()
+
+
+def test_environment_of_the_suite_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxmox VE's `pct exec` hands the environment that it gets to the program in the container."""
+    kept = {"SSH_AUTH_SOCK": "/run/agent", "LC_ALL": "C.UTF-8", "TERM": "xterm", "https_proxy": "http://proxy:3128"}
+    secret = {"HF_TOKEN": "hf_x", "VLLM_API_KEY": "sk-x", "GITHUB_TOKEN": "g", "http_proxy": "http://me:secret@proxy:1"}
+    for name, value in {**kept, **secret}.items():
+        monkeypatch.setenv(name, value)
+    fresh = Channel("far", prefix=("env",))
+    far, inside = fresh, fresh.inside("ct1", ("env",))
+    outputs = [channel.run(("env",), deadline=10).out for channel in (LOCAL, far, inside)]
+    outputs += [LOCAL.run(("env",), deadline=10, alone=True).out]
+    process = LOCAL.spawn(("env",), deadline=10, output=subprocess.PIPE)
+    outputs.append(process.communicate()[0].decode())
+    fresh.close()
+    for said in outputs:
+        names = {line.partition("=")[0] for line in said.splitlines()}
+        assert set(kept) <= names
+        assert not names & set(secret)
+
+
+def test_folder_of_temporary_files_is_too_long_for_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ssh adds 17 characters to the name while it binds it; a Unix socket's path has 107 at most (unix(7))."""
+    for length in (10, 60, 68, 120):
+        folder = tmp_path / ("x" * max(1, length - len(str(tmp_path)) - 1))
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        channel = open_channel("ssh://root@node")
+        (path,) = [word.partition("=")[2] for word in channel.remote if word.startswith("ControlPath=")]
+        assert len(f"{path}.1234567890123456") <= 107
+        assert channel._sockets
+        channel._sockets.cleanup()

@@ -229,6 +229,26 @@ def test_answer_without_end_is_given_up(
     assert time.monotonic() - begun < 5
 
 
+def dripping_head() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n"
+    for number in range(200):
+        yield b"X-%d: y\r\n" % number
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_head_without_end_is_given_up(
+    speaker: Speaker, asked: Server, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Each line of it comes in time, so that the socket's own timeout never strikes."""
+    monkeypatch.setattr(client, "GET_DEADLINE", 1.0)
+    speaker.says = dripping_head
+    begun = time.monotonic()
+    with pytest.raises(ServerError, match="was not answered in 1 s"):
+        asks(asked)[number]()
+    assert time.monotonic() - begun < 5
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_huge_answer_is_given_up(speaker: Speaker, asked: Server, number: int) -> None:
     speaker.says = gushing

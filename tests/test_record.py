@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import time
@@ -318,3 +319,15 @@ def test_latest_leads_to_the_last_run(tmp_path: Path) -> None:
         run_folder.point_latest(tmp_path / name)
         assert (tmp_path / "latest").resolve() == tmp_path / name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "latest"]
+
+
+def test_umask_of_whoever_runs_it_is_kept(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        run_folder.create(tmp_path / "reports/x", "record.json", "{}")
+        run_folder.write(tmp_path / "reports/x/a", b"")
+    finally:
+        os.umask(before)
+    folder = tmp_path / "reports/x"
+    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "record.json", folder / "a")]
+    assert modes == [0o700, 0o600, 0o600]

@@ -47,7 +47,7 @@ def pytest_sessionfinish(session):
 
 
 def test_run_leaves_no_secret(tmp_path: Path) -> None:
-    run = Suite(tmp_path).run(
+    run = Suite(tmp_path, f": {HUB}, {REGISTRY}").run(
         *("-rA", "-o", f"server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY ODD_NAME={ODD}"),
         *("-o", "server_args=--max-num-batched-tokens 2048"),
         plugin=SPOILER,

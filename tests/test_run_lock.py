@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -116,3 +117,25 @@ def test_greeting_of_a_login_is_passed_over(take: Callable[..., RunLock], pause:
 def test_no_text_in_the_file_breaks_the_message(text: str) -> None:
     assert describe(text).isprintable()
     assert describe(f'{{"who": "\\u001b[31m{"x" * 9999}", "pid": ["\\n"]}}').isprintable()
+
+
+def test_nobody_else_can_read_or_hold_the_lock(take: Callable[..., RunLock], tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        lock = take("the-first")
+    finally:
+        os.umask(before)
+    assert (tmp_path.stat().st_mode & 0o777, Path(lock.file).stat().st_mode & 0o777) == (0o700, 0o600)
+    lock.release()
+
+
+def test_node_that_prints_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bounded memory and time."""
+    monkeypatch.setattr(run_lock, "DEADLINE", 0.5)
+    floods = Channel("far", prefix=("sh", "-c", "yes & exec yes >&2", "sh"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lock = RunLock(floods, 920)
+    lock.acquire("x", shared=False, command="a build")
+    assert not lock.held
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024

@@ -1,0 +1,137 @@
+"""Numbers and JSON from elsewhere: finite and in range or refused, and what is written is always JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.gpu import health, node_gpus, sampler
+from fixtures.gpu.gpus import _gpu
+from fixtures.machines.container import ContainerError
+from fixtures.machines.link import _Answer
+from fixtures.machines.node import NodeError, stated
+from fixtures.number import MOST, finite, read_json, whole, write_json
+from fixtures.recording.record import Outcome, Record, from_json
+from fixtures.vllm import pull_output, server_log
+
+# what was seen to break a run or its record, and its like
+NO_NUMBERS = [
+    "1e999",
+    "-1e999",
+    "nan",
+    "NaN",
+    "inf",
+    "Infinity",
+    "9" * 400,
+    "9" * 5000,
+    "1_0",
+    "٣",
+    "0x1f",
+    "",
+    "1.2.3",
+]
+VALUES: list[object] = [float("nan"), math.inf, -math.inf, 10**400, True, False, None, [], {}, -1]
+
+
+@pytest.mark.parametrize(
+    "value", [*NO_NUMBERS, *VALUES], ids=lambda value: str(value)[:12] if value != 10**400 else "big"
+)
+def test_what_is_no_number_is_none(value: object) -> None:
+    assert finite(value) is None
+    assert whole(value) is None
+
+
+@given(st.text() | st.floats() | st.integers() | st.booleans() | st.none())
+def test_any_value_is_a_finite_number_or_none(value: object) -> None:
+    number, integer = finite(value), whole(value)
+    assert number is None or (math.isfinite(number) and number >= 0)
+    assert integer is None or (type(integer) is int and 0 <= integer <= MOST)
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), (" 145.06 ", 145.06), ("1e3", 1000), (".5", 0.5), ("7.", 7)])
+def test_number_is_read(text: str, number: float) -> None:
+    assert finite(text) == number
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity", "-Infinity", "9" * 400, "9" * 5000])
+def test_document_with_no_number_is_refused(number: str) -> None:
+    for text in (number, f'{{"a": [{number}]}}'):
+        with pytest.raises(ValueError, match="is not a number"):
+            read_json(text)
+
+
+def test_deep_document_is_refused() -> None:
+    with pytest.raises(ValueError, match="too deep"):
+        read_json("[" * 200_000)
+
+
+def strictly(text: str) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    return json.loads(text.encode(), parse_constant=refuse)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_what_is_written_is_json(document: object) -> None:
+    strictly(write_json(document))
+
+
+@given(st.floats(), st.integers())
+def test_record_is_json_whatever_was_measured(seconds: float, number: int) -> None:
+    record = Record("1", 1000.0, seconds, Outcome.FAILED, gpus=[{"memory_mib": number, "power": seconds}])
+    strictly(record.to_json())
+    from_json(Record("1", 1000.0, gpus=[{"power": seconds}]).to_json())
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "true", '"1"' * 2, "9" * 400, "-1"])
+@pytest.mark.parametrize("place", range(4))
+def test_far_side_states_no_number(number: str, place: int) -> None:
+    row = ["0", "0", "0", "0.5", '""']
+    row[place] = number
+    with pytest.raises(ValueError, match="its answer"):
+        _Answer(1, greeted=True).hear(f"[[{','.join(row)}]]\n".encode())
+
+
+@pytest.mark.parametrize("word", NO_NUMBERS)
+def test_nvidia_smi_states_no_number(word: str) -> None:
+    with pytest.raises(ContainerError, match="where a number belongs"):
+        _gpu(f"{word}, GPU-1, name, 580, {word}, 9.0")
+    assert sampler.parse(f"0, {word}, 1", 0.0) is None
+    sample = sampler.parse(f"0, 1, 2, {word}, {word}", 0.0)
+    assert sample
+    assert (sample.power, sample.clock) == (None, None)
+    row = f"{word}, GPU-1, H100, {word}, {word}, 580, 9.0"
+    for gpu in node_gpus.parse(f"{row}\nprocess={word},GPU-1,{word},x\ncgroup=1,/lxc/{word}/").gpus.values():
+        assert gpu.free_mib <= MOST
+    for field in health.FIELDS:
+        health.judge({field: word}, loaded=True)
+
+
+@pytest.mark.parametrize("word", NO_NUMBERS)
+def test_logs_state_no_number(word: str) -> None:
+    assert set(server_log.phases(f"Loading weights took {word} s\n").values()) <= {finite(word)}
+    server_log.sight(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
+    found = pull_output.sight(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
+    assert math.isfinite(found.done)
+    assert math.isfinite(found.total)
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"avail": None}, {"avail": "nan"}, {"avail": 1e999}, [], "x", {"avail": 10**400}]
+)
+def test_node_states_no_number(entry: Any) -> None:
+    with pytest.raises(NodeError, match="states no number for 'avail'"):
+        stated(entry, "avail")

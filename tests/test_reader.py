@@ -1,0 +1,102 @@
+"""The reader of what runs on: bounded in size, rate and time, whatever is printed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fixtures.gpu.sampler import MOST, Sampler, parse
+from fixtures.machines.channel import Channel
+from fixtures.machines.reader import KEPT, LONGEST_LINE, Reader
+from fixtures.machines.runner import kill
+
+
+@contextmanager
+def printing(reader: Reader, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    with reader.writer() as sink:
+        process = Channel("local").spawn(("sh", "-c", script), deadline=60, output=sink)
+    try:
+        yield process
+    finally:
+        kill(process)
+        process.wait()
+        reader.close(0)
+
+
+def await_end(reader: Reader) -> None:
+    assert reader._thread
+    reader._thread.join(20)
+    assert not reader._thread.is_alive()
+
+
+def test_all_that_is_short_is_kept() -> None:
+    lines: list[str] = []
+    reader = Reader(20, hear=lines.append)
+    with printing(reader, "echo one; echo two >&2; printf three"):
+        await_end(reader)
+    assert reader.kept == b"one\ntwo\nthree"
+    assert lines == ["one", "two"]
+
+
+def test_end_of_a_flood_is_kept_and_it_is_slowed_down() -> None:
+    reader = Reader(20, rate=2**20)
+    before = time.monotonic()
+    with printing(reader, "head -c 3000000 /dev/zero | tr '\\0' x; echo the end"):
+        await_end(reader)
+    assert len(reader.kept) == KEPT
+    assert reader.kept.endswith(b"x" * 999 + b"the end\n")
+    assert time.monotonic() - before > 1.5  # 3 MB at 1 MB/s, half a second of it at once
+
+
+def test_program_that_floods_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the pipe that holds it: hundreds of MB a second would be read else."""
+    read = 0
+
+    def counted(descriptor: int, size: int) -> bytes:
+        nonlocal read
+        piece = real(descriptor, size)
+        read += len(piece)
+        return piece
+
+    real = os.read
+    monkeypatch.setattr(os, "read", counted)
+    reader = Reader(2, rate=2**20)
+    with printing(reader, "yes"):
+        await_end(reader)
+    assert read <= 2 * 2**20 + 2**20  # of its two seconds, and what comes at once
+
+
+def test_deadline_ends_reading_whatever_still_runs() -> None:
+    reader = Reader(0.3)
+    with printing(reader, "sleep 60") as process:
+        await_end(reader)
+        assert process.poll() is None
+
+
+def test_line_without_end_is_not_heard() -> None:
+    lines: list[str] = []
+    reader = Reader(20, hear=lines.append, rate=2**30)
+    with printing(reader, "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo short"):
+        await_end(reader)
+    assert lines == ["short"]
+    assert len(reader._line) <= LONGEST_LINE + 1
+
+
+def test_samples_of_a_flood_are_few_and_from_its_beginning_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, now = Sampler(None), 0.0  # type: ignore[arg-type]
+    sampler._started = 0.0
+    monkeypatch.setattr("fixtures.gpu.sampler.time.monotonic", lambda: now)
+    for number in range(6 * MOST):
+        now = number / 50
+        sampler._hear(f"{number % 8}, 1, 2")
+        sampler._hear(f"{10**6 + number}, 1, 2")  # no container has so many GPUs
+    assert MOST / 4 < len(sampler.samples) <= MOST
+    assert {sample.index for sample in sampler.samples} == set(range(8))
+    assert sampler.samples[0].at < 1
+    assert sampler.samples[-1].at > now - 60
+    assert parse("1e999, 1, 2", 0) is None
