@@ -102,10 +102,10 @@ class Nodes(Suite):
     """Two nodes that are there and refuse what they are asked, and one that is down."""
 
     def __init__(self, top: Path, other: str = NODE) -> None:
-        super().__init__(top)
+        super().__init__(top, f": {SECRET}")
         node = top / "labs/other/node"
         node.parent.mkdir()
-        node.write_text(other)
+        node.write_text(other.replace("{told}", f": {SECRET}"))
         node.chmod(0o755)
 
     def both(self, *words: str, plugin: str = "") -> SuiteRun:
