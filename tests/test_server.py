@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import requests
 
 from fixtures.settings import _environment
-from fixtures.vllm.client import Reply, ServerError, _answer, says
+from fixtures.vllm.client import ServerError, _answer, says
 from fixtures.vllm.image import Image, ImageError
 from fixtures.vllm.serving import share
 
@@ -17,14 +18,20 @@ def image(*entrypoint: str) -> Image:
     return Image("vllm/vllm-openai:latest", "vllm/vllm-openai@sha256:0", entrypoint, 1)
 
 
-def recorded(name: str) -> Reply:
+def recorded(name: str) -> requests.Response:
     """A real server's reply."""
     head, _, rest = (DATA / name).read_text().partition("\n\n")
-    return Reply(int(head.splitlines()[1].split()[1]), rest.rpartition("\n[time_total")[0].encode())
+    reply = requests.Response()
+    reply.status_code = int(head.splitlines()[1].split()[1])
+    reply._content = rest.rpartition("\n[time_total")[0].encode()
+    return reply
 
 
-def made(status: int, body: object) -> Reply:
-    return Reply(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+def made(status: int, body: object) -> requests.Response:
+    reply = requests.Response()
+    reply.status_code = status
+    reply._content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return reply
 
 
 def test_command_follows_the_entrypoint() -> None:

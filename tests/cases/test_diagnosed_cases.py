@@ -278,7 +278,7 @@ def test_case_25_gptoss_weights(
 ) -> None:
     """The repository has its weights twice, and once more for another library; vLLM loads 12.8 GiB of them."""
     client = answering((DATA / "25-gptoss-weights/siblings.json").read_bytes())
-    monkeypatch.setattr(model, "HUB", f"http://{client._place}")
+    monkeypatch.setattr(model, "HUB", client._url)
     found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
     assert found.weights == 4792272488 + 4808140312 + 4170342232
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))
