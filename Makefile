@@ -10,7 +10,7 @@ LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it anew
 
-.PHONY: doctor accept test test-fast test-lab faults kills warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of
 # 20 minutes of trials, whose results go into no table.
 faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (30 minutes)
 	$(VENV)/bin/python -m tests.faults $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/faults.md)
+
+model: $(VENV)/ready ## 5,000 examples of runs on a modelled node whose commands fail and on which others act (5 minutes)
+	HYPOTHESIS_PROFILE=long $(PYTEST) tests/test_node_model.py
 
 kills: test-tools $(VENV)/ready ## signals, kill -9 and loss of power at given and random moments: docs/kills.md (1 hour)
 	$(VENV)/bin/python -m tests.faults.kills $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/kills.md)

@@ -131,6 +131,22 @@ def test_snapshot_with_a_pasted_description_is_not_replaced(ours: Template, node
         seal(ours, replace=True)
 
 
+def test_name_that_somebody_takes_during_the_seal_is_not_ours_by_its_description(
+    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = ours._remove_replaced
+
+    def somebody(*known: list[Generation], replace: bool) -> None:
+        node.snapshot(920, NAME, node.read(920).snapshots[f"{NAME}-g1"].description)
+        replaced(*known, replace=replace)
+
+    monkeypatch.setattr(ours, "_remove_replaced", somebody)
+    with pytest.raises(TemplateError, match="only --rebuild replaces a snapshot"):
+        seal(ours)
+    assert ours.sealed_generation() is None
+    assert ours.generations()[-1].made(node.read(920).snapshots[f"{NAME}-g1"])
+
+
 def test_snapshot_that_comes_during_the_seal_is_not_deleted(ours: Template, node: SmallNode) -> None:
     seal(ours)
 

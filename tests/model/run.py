@@ -1,0 +1,363 @@
+"""Runs of the suite against the modelled node: its own checks, in their order, with its own gating.
+
+What is modelled of pytest is only its loop. Checks of what is inside a container (Docker, GPUs, servers) are left
+out; what decides and changes something on the node is the suite's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures import blocking, selection
+from fixtures.build import BUILD, Build
+from fixtures.command_line import take_lock
+from fixtures.declaration import load
+from fixtures.errors import BuildError
+from fixtures.interrupts import INTERRUPTS
+from fixtures.machines import beside, container
+from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.recording.record import Record
+from fixtures.settings import Settings
+from fixtures.stages import Ledger, check_name, declared_checks, stage_of
+from fixtures.suite import Suite
+from fixtures.templates import acceptance, end_state, sealing, verify
+from fixtures.templates.template import Situation
+from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
+
+TOP = Path(__file__).parent.parent.parent
+DECLARATION = load(TOP / "phoenix_lxc_configs.json")
+DECLARATION.containers[950] = replace(DECLARATION[950], vllm_model="Qwen/Qwen2.5-7B-Instruct")
+# by name, as mypy knows these files as modules of their own
+MODULES = tuple(
+    importlib.import_module(f"tests_920.test_{name}")
+    for name in (
+        *("010_preflight", "020_clone", "060_seal", "070_sealed", "075_recorded", "080_clone_acceptance"),
+        "090_accepted",
+    )
+)
+SEAL, CLONES = MODULES[2], MODULES[5]
+# What looks only at what is inside a container
+INSIDE = {
+    "test_docker_is_up_again",
+    "test_image_is_still_there",
+    "test_nothing_is_left_of_the_build",
+    "test_gpus_are_listed_again",
+    "test_clone_has_an_identity_of_its_own",
+    "test_clone_is_what_was_sealed",
+    "test_clone_knows_what_it_came_from",
+    "test_docker_works_in_the_clone",
+    "test_clone_sees_every_gpu",
+    "test_cuda_works_in_the_clone",
+    "test_clone_serves",
+    "test_snapshot_is_as_declared",
+}
+SETTINGS = Settings(
+    **{
+        **dict.fromkeys(Settings.__annotations__, ""),
+        "vllm_image": "vllm/vllm-openai:latest",
+        "test_model": "m",
+        "server_args": (),
+        "server_env": (),
+        "server_mounts": (),
+        "server_memory_mb": 0,
+        "clone_ctids": (990, 991),
+        "clone_addresses": ("10.0.0.240", "10.0.0.241"),
+        **{name: 60.0 for name in Settings.__annotations__ if name.endswith("_deadline")},
+    }  # type: ignore[arg-type]
+)
+
+
+class Killed(BaseException):
+    """The run's process has ended at once: no clean-up of it does anything."""
+
+
+class ModelChannel(Channel):
+    """A channel to the modelled node, or into one of its containers."""
+
+    def __init__(self, node: ModelNode, name: str = "model", prefix: tuple[str, ...] = ()) -> None:
+        super().__init__(name, prefix)
+        self.node = node
+
+    def inside(self, place: str, prefix: tuple[str, ...]) -> Channel:
+        return self._inner.setdefault(place, ModelChannel(self.node, f"{self.name}/{place}", prefix))
+
+    def run(self, argv: Sequence[str], *, deadline: float, stdin: bytes = b"", **_: Any) -> Command:
+        if self.node.dead:
+            raise Killed
+        status, out, err, fault = self.node.call((*self.prefix, *argv), stdin)
+        if fault.startswith("killed"):
+            self.node.dead = True
+            raise Killed
+        if fault.startswith("interrupted"):
+            INTERRUPTS.handle(2, None)
+        if fault.startswith("late") or fault == "slow":
+            raise DeadlineExceeded(f"{argv} took longer than its {deadline:g} s")
+        if fault.startswith("lost"):
+            raise ChannelError(f"{argv} was cut off; whether it was done is not known")
+        return Command(self.name, tuple(argv), 0.0, 0.0, status, out, err)
+
+    def look(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
+        return [self.run(argv, deadline=deadline) for argv in argvs]
+
+    def spawn(self, *_: Any, **__: Any) -> Any:
+        raise ChannelError("the model starts nothing that lives on")
+
+    def open(self) -> None: ...
+
+    def leave(self, place: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Clock:
+    """A time that only passes when somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 20 * seconds
+
+
+class AtOnce:
+    """A thread that runs when it is started, so that a run is the same each time."""
+
+    def __init__(self, target: Callable[[], None], daemon: bool) -> None:
+        self.start = target
+
+
+@dataclass
+class ModelLock:
+    """The lock of the run, as the node has it."""
+
+    node: ModelNode
+    invocation: str
+    ctid: int = TEMPLATE
+    problem: str = ""
+    file: str = "/run/lock/phoenix-920-920.lock"
+
+    @property
+    def held(self) -> bool:
+        return self.node.lock in (self.invocation, "another")  # that another has it is not seen at once
+
+    def acquire(self, *_: Any, **__: Any) -> None:
+        self.node.lock = self.invocation
+
+
+@dataclass
+class Item:
+    """A check, as far as the suite's gating looks at it."""
+
+    module: ModuleType
+    name: str
+    config: Any
+
+    @property
+    def call(self) -> Callable[..., None]:
+        return getattr(self.module, self.name)  # type: ignore[no-any-return]
+
+    @property
+    def nodeid(self) -> str:
+        return f"tests_920/{self.module.__name__.rpartition('.')[2]}.py::{self.name}"
+
+    def get_closest_marker(self, name: str) -> Any:
+        marks = [*getattr(self.call, "pytestmark", ()), *self.module.pytestmark]
+        return next((mark for mark in marks if mark.name == name), None)
+
+
+@dataclass
+class SuiteRun:
+    """A run of the suite: `report` is what it says in the end."""
+
+    node: ModelNode
+    mode: str
+    accept: int | None = None
+    keep: bool = False
+    report: str = ""
+    failures: list[str] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = SimpleNamespace(stash={})
+        items = {
+            check_name(item.nodeid): item
+            for item in (Item(module, name, config) for module in MODULES for name in vars(module))
+            if item.name.startswith("test_") and inspect.isfunction(item.call) and item.name not in INSIDE
+        }
+        checks = [check for check in declared_checks(TOP / "tests_920" / "CHECKS", ()) if check.name in items]
+        self.items = [items[check.name] for check in checks]
+        maker = f"run-{next(COUNTER)}"
+        self.build = config.stash[BUILD] = Build(
+            Suite(TOP / "tests_920", 920),
+            SETTINGS,
+            DECLARATION,
+            ModelChannel(self.node),
+            Ledger(checks),
+            rebuild=self.mode == "rebuild",
+            rebuild_clone=self.mode == "rebuild-clone",
+            verify=self.mode == "verify",
+            accept=self.accept,
+            keep=self.keep,
+            parent_only=self.mode == "verify-parent",
+            invocation=maker,
+            record_text=lambda: Record(maker, 0.0, manifest=self.build.manifest).to_json(),
+        )
+        self.build.__dict__["lock"] = ModelLock(self.node, maker)
+        self.node.run = Run(maker, self.mode, self.accept)
+        self.node.known, self.node.dead = {}, False
+        self.node.trace = [f"--- a run: {self.mode} {self.accept or ''}"]
+        INTERRUPTS.__init__()  # type: ignore[misc] # as a new process has it
+
+    def to_its_end(self) -> str:
+        """Run all of its checks, as pytest would.
+
+        Returns:
+            What it reports: "accepted", "existing", "cloned" or "failed".
+        """
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            warnings.simplefilter("ignore")
+            patch.setattr(beside, "threading", SimpleNamespace(Thread=AtOnce))
+            patch.setattr(container, "time", Clock())
+            try:
+                take_lock(self.build)
+                self._checks()
+                self.report = self._said()
+            except KeyboardInterrupt:
+                self.report = "interrupted"
+            except Killed:
+                self.report = "killed"
+            self._judge()
+            if self.report != "killed":
+                with contextlib.suppress(BuildError, KeyboardInterrupt, Killed):
+                    sealing.keep_record(self.build)
+            self.node.run, self.node.lock = None, "" if self.build.lock.held else self.node.lock
+        return self.report
+
+    def _judge(self) -> None:
+        """Note if the node does not have what is reported."""
+        guest, run = self.node.guests.get(TEMPLATE), self.node.run
+        found = guest.snapshots.get(NAME) if guest else None
+        if self.report not in ("killed", "interrupted") and self._ends_accepted() and NAME not in self.node.good():
+            self.node.blame("says in the end that the snapshot is accepted, which it is not")
+        if self.report not in ("accepted", "existing") or run is None:
+            return
+        if found is None or NAME not in self.node.good():
+            self.node.blame(f"reports {self.report}, but what is there is no whole snapshot that was accepted")
+        elif self.report == "accepted" and found.maker != run.maker and found.guid > run.began:
+            self.node.blame("reports accepted, but another run has made that snapshot meanwhile")
+
+    def _ends_accepted(self) -> bool:
+        """Whether the last sentence says so; nothing happens any more while it is made."""
+        self.node.before = lambda _: ""
+        end = end_state.read(self.build.template)
+        return f"{NAME} is accepted" in end_state.sentence(self.build.template, end, self.build.found_snapshot)
+
+    def _checks(self) -> None:
+        items = [item for item in self.items if selection.selects(self.build, item)]  # type: ignore[arg-type]
+        for clones, group in itertools.groupby(items, lambda item: item.module is CLONES):
+            with contextlib.ExitStack() as module:
+                for item in group:
+                    INTERRUPTS.raise_lost()
+                    if clones and "trial" not in self.made:
+                        self.made["trial"] = self._fixture(acceptance.trial, item, module)
+                    self._check(item)
+        if self.mode == "verify-parent":
+            with contextlib.ExitStack() as module:
+                self._fixture(acceptance.parent_clone, self.items[0], module)
+
+    def _fixture(self, fixture: Any, item: Item, ends: contextlib.ExitStack) -> Any:
+        """What a fixture of the suite yields; it is torn down at the end of the block, however that ends."""
+        one = fixture.__wrapped__(self.build)
+
+        def tear_down() -> None:
+            with self._failing(item):
+                next(one, None)
+
+        with self._failing(item):
+            value = next(one)
+            ends.callback(tear_down)
+            return value
+
+    @contextlib.contextmanager
+    def _failing(self, item: Item) -> Iterator[None]:
+        """Let a check have failed if the block fails."""
+        try:
+            yield
+        except (Exception, pytest.fail.Exception) as error:
+            self._note(item, error, "teardown")
+        except BaseException:
+            INTERRUPTS.ending = True
+            raise
+
+    def _check(self, item: Item) -> None:
+        seal: Iterator[None] | None = None
+        self.build.ledger.begin(check_name(item.nodeid))
+        try:
+            blocking.pytest_runtest_setup(item)  # type: ignore[arg-type]
+            given = {name: self._given(name) for name in inspect.signature(item.call).parameters}
+            if item.module is SEAL:
+                seal = sealing.seal.__wrapped__(self.build, SimpleNamespace(node=item))  # type: ignore[attr-defined]
+                next(seal)
+            item.call(**given)
+        except pytest.skip.Exception as reason:
+            self._note(item, reason)
+            return
+        except Exception as error:
+            self._note(item, error)
+        else:
+            self._note(item, None)
+        if seal:
+            with self._failing(item):
+                next(seal, None)
+
+    def _given(self, name: str) -> Any:  # noqa: PLR0911 - one line a fixture
+        build = self.build
+        match name:
+            case "build":
+                return build
+            case "settings" | "node" | "template":
+                return getattr(build, name)
+            case "container":
+                return build.template.container
+            case "comparison":
+                return verify.comparison.__wrapped__(build)  # type: ignore[attr-defined]
+            case "inner_comparison":
+                return verify.inner_comparison.__wrapped__(self._given("comparison"), build)  # type: ignore[attr-defined]
+            case "clone":
+                return acceptance.clone.__wrapped__(self.made["trial"])  # type: ignore[attr-defined]
+        return self.made[name]
+
+    def _note(self, item: Item, error: BaseException | None, when: str = "call") -> None:
+        """Tell the ledger what became of a phase of a check."""
+        skipped = isinstance(error, pytest.skip.Exception)
+        outcome: Any = "skipped" if skipped else "failed" if error else "passed"
+        name, long = check_name(item.nodeid), str(error or "")
+        report = pytest.TestReport(item.nodeid, ("", 0, ""), {}, outcome, long, when)  # type: ignore[arg-type]
+        stage = stage_of(item)  # type: ignore[arg-type]
+        self.build.ledger.note(stage, name, report, raised=error is not None)
+        if report.failed:
+            self.failures.append(f"{item.name}: {type(error).__name__}: {error}")
+            self.node.trace.append(f"    failed: {item.name}: {type(error).__name__}: {str(error)[:200]}")
+
+    def _said(self) -> str:
+        outcomes = self.build.ledger.outcomes
+        if outcomes.get("test_090_accepted.py::test_snapshot_is_accepted") == "passed":
+            return "accepted"
+        if self.failures:
+            return "failed"
+        if self.mode in ("plain", "verify") and self.build.situation is Situation.ACCEPTED:
+            return "existing"
+        return "cloned" if self.accept else "nothing"
