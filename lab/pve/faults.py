@@ -1,6 +1,7 @@
 """Faults that a test puts into the node's commands; none without the file /etc/pve/lab-faults.
 
-Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang`, `die`, `lie` (it
+Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang` (as long as the line
+stands there; then it dies, as nobody ends a command that changes the node), `die`, `lie` (it
 answers 0 and does nothing), `status random` (a refusal answers with 1, 2 or 255), or `sh LINE` (a shell
 line that is run first: what somebody else does at that moment). `pvesh` means all of its calls, `pvesh-set`
 and the like one kind.
@@ -36,7 +37,9 @@ def strike(*verbs: str) -> None:
             case ["delay", seconds]:
                 time.sleep(float(seconds))
             case ["hang"]:
-                time.sleep(10**6)
+                while fault in _faults(*verbs):
+                    time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGKILL)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["lie"]:
