@@ -191,6 +191,7 @@ def test_closed_terminal_ends_a_run_with_its_reports(tmp_path: Path, sealing: bo
     (tmp_path / "plugin_of_the_test.py").write_text(WAITS.format(sealing=sealing))
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup(1) lets be ignored by all that it starts
         os.environ |= {"PYTHONPATH": str(tmp_path), "PHOENIX_LAB_STATE": str(tmp_path / "labs")}
         words = ["-m", "pytest", "tests_920", "--node=lab:stub", "-p", "plugin_of_the_test", "-s"]
         os.chdir(TOP)

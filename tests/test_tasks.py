@@ -137,6 +137,7 @@ def test_end_of_the_suite_ends_the_waiting_only(lock: RunLock, place: Path, numb
         "tasks.FOLDER = values['place'] + '/tasks'; import fixtures.run_lock; "
         "tasks.START = tasks.START.replace('\"$4\"', '\"' + values['place'] + '/920.conf\"'); "
         "fixtures.run_lock.FOLDER = values['place']; "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         "one = RunLock(Channel('local'), 920); one.invocation = 'this-run'; run(one, values['script'])"
     )
     suite = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)

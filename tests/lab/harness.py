@@ -180,7 +180,18 @@ class Lab:
 
     def start(self, *words: str, checks: str = "tests_920") -> subprocess.Popen[str]:
         """Start the suite as a user would, with a folder for its report."""
-        command = [sys.executable, "-m", "pytest", checks, "@lab/options", "--color=no", "-p", "no:cacheprovider"]
+        hears = ("env", "--default-signal=HUP")  # which nohup(1) lets be ignored by all that it starts
+        command = [
+            *hears,
+            sys.executable,
+            "-m",
+            "pytest",
+            checks,
+            "@lab/options",
+            "--color=no",
+            "-p",
+            "no:cacheprovider",
+        ]
         command += [f"--override-ini=node=lab:{self.machine.name}", f"--override-ini=report_folder={self.reports}"]
         pipe = subprocess.PIPE
         return subprocess.Popen([*command, *words], cwd=TOP, stdout=pipe, stderr=subprocess.STDOUT, text=True)

@@ -22,6 +22,7 @@ from fixtures.machines.channel import open_channel
 from fixtures.machines.container import Container
 from fixtures.machines.node import Node
 from fixtures.recording.record import Record, from_json
+from fixtures.run_lock import RunLock
 from fixtures.settings import Settings
 from fixtures.templates import identity
 from fixtures.templates.clone import Clone
@@ -111,7 +112,10 @@ def folder_mib(lab: Lab, folder: str) -> int:
 @pytest.fixture
 def pair(lab: Lab, built: Run) -> Iterator[list[Clone]]:
     """Two clones that run beside their template."""
-    node = Node(open_channel(f"lab:{lab.machine.name}"))
+    channel = open_channel(f"lab:{lab.machine.name}")
+    lock = RunLock(channel, 920)
+    lock.acquire("a-test", shared=False, command="a test")
+    node = Node(channel, lock=lock)
     template = load(TOP / "lab/phoenix_lxc_configs.json")[920]
     clones = [clone_of(node, template, number) for number in (990, 991)]
     try:
@@ -123,6 +127,8 @@ def pair(lab: Lab, built: Run) -> Iterator[list[Clone]]:
     finally:
         for clone in clones:
             clone.remove()
+        lock.release()
+        channel.close()
 
 
 def clone_of(node: Node, template: Declared, number: int) -> Clone:

@@ -48,7 +48,7 @@ def test_job_on_a_good_template(environment: dict[str, str]) -> None:
     done = run(JOB, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     page = Path(environment["GITHUB_STEP_SUMMARY"]).read_text()
-    assert page.startswith("## ✅ Template 920: verified\n\n920@vllm-base-snapshot is what its record says.")
+    assert page.startswith("## ⚠️ Template 920: verified\n\n920@vllm-base-snapshot is what its record says.")
     assert "](https://ci/a/b/actions/runs/7) |" in page
     assert "::error" not in done.stdout
 

@@ -147,8 +147,7 @@ def forgets_the_snapshot_on_the_storage(node: ModelNode) -> None:
 def takes_a_storage_snapshot(node: ModelNode) -> None:
     guest = _template(node)
     if guest and guest.volumes and (volume := node.volumes.get(guest.volumes[0])):
-        volume.snapshots.setdefault("by-zfs", 0)
-        node.by_hand.add(0)
+        node.by_hand.add(volume.snapshots.setdefault("by-zfs", next(COUNTER)))
 
 
 @hand

@@ -162,6 +162,7 @@ class ModelNode:
         run: The run that works on it in this moment.
         lock: Who holds the lock of the suite's runs on the template.
         by_hand: The guids of the snapshots that others took.
+        stored_at: When the storage was last asked for snapshots.
         accepted: The runs whose snapshot was accepted.
         dead: Whether the run's process has been killed.
         torn: Whether a change that dies half way leaves the storage ahead of the configuration, else behind it.
@@ -180,6 +181,7 @@ class ModelNode:
     run: Run | None = None
     lock: str = ""
     by_hand: set[int] = field(default_factory=set)
+    stored_at: int = 0
     accepted: set[str] = field(default_factory=set)
     known: dict[tuple[str, int], bool] = field(default_factory=dict)
     before: Callable[[str], str] = lambda _: ""
@@ -249,7 +251,9 @@ class ModelNode:
     def _judge_removal(self, verb: str, number: int, guest: Guest, run: Run) -> None:
         volumes = [self.volumes[each] for each in guest.volumes if each in self.volumes]
         by_hand = [name for name, each in guest.snapshots.items() if each.maker == OTHERS]
-        by_hand += [f"@{name}" for each in volumes for name, guid in each.snapshots.items() if guid in self.by_hand]
+        # one that only the storage has, and that came after it was asked, is not to be seen: no digest holds it
+        seen = {guid for guid in self.by_hand if guid < self.stored_at}
+        by_hand += [f"@{name}" for each in volumes for name, guid in each.snapshots.items() if guid in seen]
         if number == TEMPLATE and run.mode != "rebuild-clone" and "rootfs" in guest.config:  # a half-made one may go
             self.blame(f"`{verb} {number}` in a run that was not asked for it")
         if guest.maker == OTHERS or guest.config.get("protection") == "1":
@@ -464,7 +468,7 @@ class ModelNode:
         return "-" if "clones" in words else f"guid\t{found.snapshots[name]}\ncreatetxg\t{found.snapshots[name]}"
 
     def do_stored(self, _number: int, words: list[str], *_: Any) -> str:
-        dataset = words[-1]
+        dataset, self.stored_at = words[-1], next(COUNTER)
         if (found := self.volumes.get(f"{STORAGE}:{dataset.rpartition('/')[2]}")) is None:
             raise Refused(f"cannot open '{dataset}': dataset does not exist", 1)
         return "".join(f"{dataset}@{name}\n" for name in found.snapshots)
