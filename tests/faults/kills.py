@@ -41,7 +41,7 @@ HEAD = """# What an ended run leaves
 Written by `make kills`. Each trial starts from a kept disk of the lab node, ends a run of the suite at a given or a
 random moment, and lets the next run go on. The server is the stand-in for vLLM. After each end and after the next run:
 
-- 903 and everything that is not the suite's are unchanged, byte for byte.
+- 903 and everything that is not the suite's are unchanged, by metadata and change times of every file.
 - While 920 is rebuilt, a whole accepted snapshot exists: under the declared name or as its generation. This is checked
   at each command of the node that changes something, and right after the end.
 - No accepted snapshot was sealed without all checks passed, as the record in it says.
