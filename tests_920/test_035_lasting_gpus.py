@@ -19,6 +19,6 @@ def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None
         f"before `systemctl daemon-reload` the Docker container listed no GPU: {listed.before}; nothing is proved"
     )
     assert listed.after == listed.before, (
-        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}: mend the parent with nvidia-ctk "
+        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}: fix the parent with nvidia-ctk "
         'system create-dev-char-symlinks --create-all, or "exec-opts": ["native.cgroupdriver=cgroupfs"]'
     )

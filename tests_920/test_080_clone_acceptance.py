@@ -55,7 +55,11 @@ def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
     docker.remove_own(clone.container)  # of a run that was killed
     assert docker.run_probe(clone.container) == "the probe ran"
     brought = [] if trial.was_there else docker.foreign(clone.container)
-    assert docker.own(clone.container) + brought == []
+    left = docker.own(clone.container) + brought
+    assert not left, (
+        f"Docker in clone {clone.ctid} holds {left}, expected is no container: the snapshot holds one, or the "
+        f"probe stays; find out: pct exec {clone.ctid} -- docker ps --all"
+    )
 
 
 def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
