@@ -233,8 +233,11 @@ def test_what_weakens_a_proof_is_in_every_view() -> None:
     schemas.check_statement(statements.test_result(weak), "record")
     (caveat,) = weak.caveats
     documents = (ctrf.document(weak), statements.provenance(weak, {}))
-    for view in (weak.to_json(), *map(json.dumps, documents), head(weak, [])):
+    for view in (weak.to_json(), *map(json.dumps, documents)):
         assert caveat in view
+    page = head(weak, [])
+    assert "<li>1 inconclusive check</li>" in page, "the page names it once, by its sentence, above"
+    assert "<li>A. " in page
     assert "1 inconclusive check: a.py::test" in summary.page(weak, "x").replace("\\", "")
 
 
