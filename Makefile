@@ -12,45 +12,45 @@ unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times
 
 .PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
-help: ## this list
+help: ## show this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-doctor: ## what this machine can do, and what is missing for the rest
+doctor: ## show what this machine can run, and what is missing for the rest
 	@$(PYTHON) -m lab.doctor
 
-accept: lab-up $(VENV)/ready ## build template 920 in the lab and leave the report
+accept: lab-up $(VENV)/ready ## build and prove template 920 in the lab
 	$(PYTEST) tests_920 @lab/options
 
-test: lint test-fast test-lab ## all tests
+test: lint test-fast test-lab ## run all tests (22 minutes)
 
-test-fast: test-tools $(VENV)/ready ## the tests that need neither root nor the lab
+test-fast: test-tools $(VENV)/ready ## run the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
 
-test-lab: test-tools $(VENV)/ready ## the tests that build for real, in a lab of their own
+test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in a lab of their own
 	$(PYTEST) tests -m lab
 
-# Both resume: ARGS=--background detaches, --status tells how far it is, --stop ends it, "--sample 20 --seed 7" takes
+# Both resume: ARGS=--background detaches, --status shows the progress, --stop ends it, "--sample 20 --seed 7" runs
 # 20 minutes of trials, whose results go into no table.
-faults: test-tools $(VENV)/ready ## every fault by itself, and what the suite makes of it: docs/faults.md (30 minutes)
+faults: test-tools $(VENV)/ready ## inject every fault by itself: docs/faults.md (30 minutes)
 	$(VENV)/bin/python -m tests.faults $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/faults.md)
 
-model: $(VENV)/ready ## 5,000 examples of runs on a modelled node whose commands fail and on which others act (5 minutes)
+model: $(VENV)/ready ## run 5,000 examples on a modelled node (5 minutes)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/test_node_model.py
 
-kills: test-tools $(VENV)/ready ## signals, kill -9 and loss of power at given and random moments: docs/kills.md (1 hour)
+kills: test-tools $(VENV)/ready ## end runs by signals, kill -9 and loss of power: docs/kills.md (1 hour)
 	$(VENV)/bin/python -m tests.faults.kills $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/kills.md)
 
-warm-start: lab-tools $(VENV)/ready ## how much sooner a clone with caches answers: docs/warm-start.md (20 minutes)
+warm-start: lab-tools $(VENV)/ready ## measure the start of clones with caches: docs/warm-start.md (20 minutes)
 	$(VENV)/bin/python -m bench.warm_start --write docs/warm-start.md
 
-samples: lab-tools test-tools $(VENV)/ready ## make the sample reports and their picture anew, in a lab of their own
+samples: lab-tools test-tools $(VENV)/ready ## renew the sample reports and README's picture, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples
 
-bench: lab-tools $(VENV)/ready ## how fast it is, line by line: docs/bench.md (30 minutes)
+bench: lab-tools $(VENV)/ready ## measure the speed of the suite: docs/bench.md (30 minutes)
 	@lab/tools bench
 	$(VENV)/bin/python -m bench --write docs/bench.md
 
-lint: $(VENV)/ready ## ruff, mypy, shellcheck, and the schemas of the workflows
+lint: $(VENV)/ready ## run ruff, mypy, shellcheck, and check the workflows' schemas
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fixtures tests_920 lab tests bench conftest.py
@@ -58,26 +58,26 @@ lint: $(VENV)/ready ## ruff, mypy, shellcheck, and the schemas of the workflows
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 
-lab-tools: ## install what the lab needs of Debian or Ubuntu
+lab-tools: ## install the packages that the lab needs
 	@lab/tools
 
-test-tools: ## install what the tests need besides
+test-tools: ## install the packages that the tests need as well
 	@lab/tools tests
 
 lab-up: lab-tools $(VENV)/ready ## start the lab; GPU=host gives its containers this machine's GPUs
 	$(LAB) --gpu $(or $(GPU),simulated) up
 
-lab-down: $(VENV)/ready ## remove the lab, all of it
+lab-down: $(VENV)/ready ## remove the lab completely
 	$(LAB) down
 
-lab-status: $(VENV)/ready ## say whether the lab is up
+lab-status: $(VENV)/ready ## report whether the lab is up
 	$(LAB) status
 
-lab-reset: lab-tools $(VENV)/ready ## a fresh lab
+lab-reset: lab-tools $(VENV)/ready ## start again with a fresh lab
 	$(LAB) --gpu $(or $(GPU),simulated) reset
 
-keys: ## a key pair that signs attestations, outside the checkout: -o signing_key=KEYS/phoenix-920.pem
-	@[ ! -e $(KEYS)/phoenix-920.pem ] || { echo "$(KEYS)/phoenix-920.pem is there already; it is not overwritten" >&2; exit 1; }
+keys: ## create a key pair for signatures: -o signing_key=~/.config/phoenix-920/phoenix-920.pem
+	@[ ! -e $(KEYS)/phoenix-920.pem ] || { echo "$(KEYS)/phoenix-920.pem exists; it is not overwritten" >&2; exit 1; }
 	mkdir -p $(KEYS)
 	umask 077 && openssl genpkey -algorithm ed25519 -out $(KEYS)/phoenix-920.pem
 	openssl pkey -in $(KEYS)/phoenix-920.pem -pubout -out $(KEYS)/phoenix-920.pub.pem
@@ -92,10 +92,10 @@ test-lowest test-newest: test-%: $(VENV)/ready
 	$(CACHE)/range-$*/venv/bin/pip install --quiet --disable-pip-version-check -r $(CACHE)/range-$*/requirements.txt
 	$(CACHE)/range-$*/venv/bin/python -m pytest tests -m "not lab"
 
-test-py313: test-tools ## the fast tests with Python 3.13, in a Debian 13 of its own
+test-py313: test-tools ## run the fast tests with Python 3.13, in a Debian 13
 	tests/debian13
 
-lock: ## write requirements.txt anew with the newest versions that pyproject.toml allows
+lock: ## rewrite requirements.txt with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(CACHE)/lock
 	$(CACHE)/lock/bin/pip install --quiet --upgrade '.[dev]'
 	{ head -1 requirements.txt; $(CACHE)/lock/bin/pip freeze | grep -v '^phoenix-920'; } > requirements.new

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
-PAGES = sorted([TOP / "README.md", TOP / "reports/README.md", *(TOP / "docs").glob("*.md")])
+FURTHER = ("README.md", "CONTRIBUTING.md", "reports/README.md", "docs/hardware/h100/README.md")
+PAGES = sorted([*(TOP / name for name in FURTHER), *(TOP / "docs").glob("*.md")])
+KINDS = ("fast", "install", "lab", "parent", "930")
 BLOCK = re.compile(r"(?:<!-- (run|not run): (.*?) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
@@ -16,8 +18,8 @@ class Block:
     """A command block.
 
     Attributes:
-        kind: Who runs it: fast, install, lab or 930; empty if nobody can.
-        reason: Why nobody can.
+        kind: Who runs it, one of KINDS; empty if no test can.
+        reason: Why no test can.
     """
 
     page: Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import settings
-from tests.docs import PAGES, TOP, Block, blocks
+from tests.docs import KINDS, PAGES, TOP, Block, blocks
 
 
 def test_settings_are_all_there() -> None:
@@ -26,6 +26,27 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page: those that it sets, and those that GitHub makes of its headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+    return {*made, *re.findall(r'<a id="([^"]+)">', text)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_anchors_exist(page: Path) -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    missing = [
+        f"{target}#{name}" for target, name in links if name not in anchors((page.parent / target) if target else page)
+    ]
+    assert not missing
+
+
+def test_readme_is_short() -> None:
+    assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_every_line_of_who_may_trust_what_has_its_test() -> None:
     lines = [line for line in (TOP / "docs/trust.md").read_text().splitlines() if line.startswith("| ")]
     rows = [line for line in lines if not line.startswith("| influence")]
@@ -37,7 +58,7 @@ def test_every_line_of_who_may_trust_what_has_its_test() -> None:
 
 def test_every_block_is_run_or_says_why_not() -> None:
     silent = [block.name for block in blocks() if not block.kind and not block.reason]
-    unknown = [block.name for block in blocks() if block.kind not in ("", "fast", "install", "lab", "930")]
+    unknown = [block.name for block in blocks() if block.kind not in ("", *KINDS)]
     assert not silent + unknown
 
 

@@ -1,4 +1,4 @@
-"""Makes the sample reports of the repository anew: a build from nothing, and one that a fault stops.
+"""Renews the sample reports of the repository, a green and a red build, and README's picture.
 
 `python -m tests.lab.samples [NODE]`, in a lab of its own; `make samples` calls it.
 """
@@ -18,10 +18,14 @@ from tests.lab.harness import TOP, Lab, Run
 
 SAMPLES = TOP / "reports/samples"
 PICTURE = TOP / "docs/report.png"
+ON_A_GPU = TOP / "docs/hardware/h100/report.html"
 LEFT_OUT = (
     ".warnings, [aria-labelledby=compared], .card:not(.container):not(.image), .served ~ .served, .served .drawing"
 )
-ENOUGH = "return document.querySelectorAll('.results-table-row')[5].getBoundingClientRect().bottom + scrollY"
+TIMELINE = (
+    "return [...document.querySelectorAll('h2')].find(e => e.textContent == 'Where the time went')"
+    ".getBoundingClientRect().top + scrollY"
+)
 
 
 def keep(run: Run, name: str) -> None:
@@ -35,13 +39,12 @@ def keep(run: Run, name: str) -> None:
 
 
 def photograph() -> None:
-    """Make README's picture of the green report: down to the first checks, without what comes twice or is long."""
+    """Take README's picture of a build on a real GPU: down to the timeline, without repeated or long parts."""
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as chromium:
         chromium.look(width=1200)
-        chromium.open(SAMPLES / "green/report.html")
+        chromium.open(ON_A_GPU)
         chromium.run(f"document.querySelectorAll('{LEFT_OUT}').forEach(e => e.remove())")
-        PICTURE.parent.mkdir(exist_ok=True)
-        chromium.picture(PICTURE, height=int(chromium.run(ENOUGH)))
+        chromium.picture(PICTURE, height=int(chromium.run(TIMELINE)) - 20)
 
 
 def main(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the documentation tells to do in the lab, done there: its commands, and a template of one's own."""
+"""The commands of the documentation, run in the lab: those of its pages, of a new template and of a new parent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.recording.record import Outcome, from_json
+from lab import rootfs
 from tests.docs import TOP, blocks
-from tests.lab.harness import Lab
+from tests.lab.harness import Lab, says, until
 from tests.test_docs import run
 
 pytestmark = pytest.mark.lab
@@ -51,3 +52,44 @@ def test_commands_of_the_pages(lab: Lab, environment: dict[str, str], tmp_path: 
         (tmp_path / name).symlink_to(TOP / name)
     for block in blocks("lab"):
         run(block, tmp_path, **environment)
+
+
+SIMULATED_STACK = (
+    "from pathlib import Path; from lab.gpu.install import install; install(Path('/lxc-disks/subvol-904-disk-0'))"
+)
+
+
+def test_parent_page_makes_a_parent(lab: Lab, tmp_path: Path) -> None:
+    """docs/parent.md makes a parent, here 904, that `--verify-parent` proves; the lab brings what it can't download."""
+    own = {
+        "/var/lib/vz/template/cache/ubuntu-24.04-standard_24.04-2_amd64.tar.zst": str(rootfs.parent()),
+        "903": "904",
+        "10.0.0.203": "10.0.0.204",
+        "52:54:00:AA:BB:CF": "52:54:00:AA:BB:CE",
+    }
+    document = (TOP / "lab/phoenix_lxc_configs.json").read_text()
+    for known, here in own.items():
+        document = document.replace(known, here)
+    (tmp_path / "declared.json").write_text(document)
+    python = ("env", "PYTHONPATH=/usr/share/pve-lab", "PYTHONDONTWRITEBYTECODE=1", "python3", "-c")
+    try:
+        *commands, proof = blocks("parent")
+        said = {}
+        for block in commands:
+            text = block.text
+            for known, here in own.items():
+                text = text.replace(known, here)
+            said[block.text.split()[1]] = lab.node("bash", "-euc", text, seconds=300)
+            if "pct create" in text:
+                lab.node(*python, SIMULATED_STACK)
+            if "pct start" in text:  # a person needs longer for the next command than systemd for its start
+                lab.node("sh", "-c", until("pct exec 904 -- systemctl is-active docker"))
+        assert said["exec"].count("(UUID: ") == 2
+        assert "overlay2 cgroupfs" in said["exec"]
+        assert '"nvidia"' in said["exec"]
+        assert proof.text.split() == ["venv/bin/pytest", "tests_920", "--verify-parent"]
+        run = lab.build("--verify-parent", "-o", f"lxc_configs={tmp_path}/declared.json")
+        assert (run.status, run.outcome) == (0, "verified")
+        says(run, "904@docker-gpu-snapshot works")
+    finally:
+        lab.destroy(904)
