@@ -8,7 +8,7 @@ VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
-unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it anew
+unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
 .PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
 
@@ -102,7 +102,7 @@ lock: ## rewrite requirements.txt with the newest versions that pyproject.toml a
 	mv requirements.new requirements.txt
 	rm -r $(CACHE)/lock
 
-# Its name is made of what is in it, so it is never out of date, and never remade under whoever uses it.
+# Its name is made of what is in it, so it is never out of date, and never remade while someone uses it.
 # Tools first: a fresh Debian has no python3-venv.
 $(VENV)/ready:
 	@lab/tools

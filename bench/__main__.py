@@ -68,16 +68,16 @@ def page(results: Sequence[Result], load: float) -> str:
     return f"""# How fast it is
 
 {datetime.now(UTC):%Y-%m-%d}, in the lab, on {os.cpu_count()} cores with a load of {load:.1f} from elsewhere, Python
-{platform.python_version()}. `make bench` makes this page anew, which took {took / 60:.0f} minutes. Figures are medians;
-what is compared was measured by turns.
+{platform.python_version()}. `make bench` renews this page; that took {took / 60:.0f} minutes. Figures are
+medians of runs that alternate with the runs they are compared with.
 
 | what | against | target | figure | spread | |
 |---|---|---|---|---|---|
 {table}
 
-Rows without a target say what the others are made of. The lab's nodes and containers work on the cores that the suite
-works on: four nodes can't be faster than these allow. What a build takes beyond the outside's own time are the
-checks' questions to Docker, CUDA, systemd and the servers: each could only be left out or asked beside another one.
+Rows without a target show the parts of the others. The lab's nodes and containers share the cores with the suite, which
+limits four nodes at once. A build's time beyond the external time is the checks' questions to Docker, CUDA, systemd and
+the servers.
 """
 
 

@@ -92,15 +92,15 @@ def text(cold: list[Start], warm: list[Start], size: int) -> str:
     )
     return f"""# Warm start, measured in the lab
 
-{datetime.now(UTC):%Y-%m-%d}: clones of one template, started by turns without and with its caches; vLLM's CPU build
-with torch.compile on. Seconds from the clone's start to its boot, and from there to its first answer.
+{datetime.now(UTC):%Y-%m-%d}: clones of one template, started alternately without and with its caches, with vLLM's CPU
+build and torch.compile. Seconds from the clone's start to its boot, plus seconds from there to its first answer.
 
 | round | without caches | with caches | ratio |
 |---|---|---|---|
 {rows}
 | median | {middle[0]:.1f} | {middle[1]:.1f} | **{middle[1] / middle[0]:.2f}** |
 
-The caches take {size / 2**20:.1f} MiB of the template. The aim is {AIM}. At the end the load of this machine was
+The caches take {size / 2**20:.1f} MiB of the template. The target is {AIM}. The machine's load at the end was
 {os.getloadavg()[2]:.0f} on {os.cpu_count()} cores.
 """
 

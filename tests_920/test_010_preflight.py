@@ -28,7 +28,7 @@ def test_node_is_proxmox(node: Node) -> None:
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
-    """This run holds the node's lock on 920, so no other run works on it."""
+    """This run holds the node's lock on 920, so no other run works on 920."""
     assert build.lock.held, (
         f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}; run again"
     )
@@ -36,7 +36,7 @@ def test_no_other_run_works_on_it(build: Build) -> None:
 
 @pytest.mark.parent
 def test_parent_is_as_declared(node: Node, template: Template) -> None:
-    """The parent container is on the node under its declared name."""
+    """The parent container exists on the node under its declared name."""
     parent = template.parent
     containers = node.containers()
     assert parent.ctid in containers, f"container {parent.ctid} ({parent.name}) is not there; build it first"
@@ -49,7 +49,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
 
 @pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
-    """The parent's snapshot, which 920 is cloned from, was made to its end."""
+    """The parent's snapshot, which 920 is cloned from, is complete."""
     snapshots = node.snapshots(template.parent.ctid)
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
     assert template.parent_snapshot in snapshots, f"{name} is not there, only {sorted(snapshots)}"
@@ -65,7 +65,7 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
 
 @pytest.mark.on_existing
 def test_earlier_changes_have_ended(build: Build) -> None:
-    """No command of an earlier run still changes the node; a warning says what came of each that did."""
+    """No command of an earlier run still changes the node; a warning reports how each one ended."""
     assert not build.earlier_unknown, f"it is not known whether an earlier run still works: {build.earlier_unknown}"
     running = [str(task) for task in build.earlier if task.state == RUNNING]
     assert not running, f"an earlier run's {'; '.join(running)}; wait for its end, then run this again"
@@ -75,7 +75,7 @@ def test_earlier_changes_have_ended(build: Build) -> None:
 
 @pytest.mark.on_existing
 def test_situation_is_known(build: Build) -> None:
-    """The node says where 920 stands: to build, sealed, or accepted."""
+    """The state of 920 is known: to be built, sealed, or accepted."""
     assert build.situation is not Situation.UNKNOWN, (
         f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}; "
         f"expected are its snapshots: pct listsnapshot {build.template.ctid}"
@@ -84,7 +84,7 @@ def test_situation_is_known(build: Build) -> None:
 
 @pytest.mark.on_existing
 def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
-    """No throw-away clone of an earlier run is left; one that was is removed, unless nothing may be changed."""
+    """No throw-away clone of an earlier run exists; a run that may change the node removes it."""
     settings, storage = build.settings, template.declared.storage_pool
     left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings, storage)
     if left:
@@ -93,7 +93,7 @@ def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
 
 @pytest.mark.on_existing
 def test_nothing_half_made_is_left(node: Node, template: Template, build: Build) -> None:
-    """No clone or seal that died has left something half made; what is ours of that is removed, if 920 is built."""
+    """No interrupted clone or seal left anything half-made; a build removes what this suite made."""
     if build.verify or build.accept or build.parent_only:
         return  # nothing is changed: the checks of locks and snapshots name it
     pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
@@ -107,7 +107,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
 
 @pytest.mark.on_existing
 def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> None:
-    """No task has locked 920, nor its parent while 920 is built: a locked container can't be cloned or sealed."""
+    """No task holds a lock on 920, nor on its parent during a build."""
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
     found = {ctid: conf.read(node, ctid) for ctid in numbers}
     held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
@@ -119,13 +119,13 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
 
 @pytest.mark.on_existing
 def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
-    """920's storage has exactly the snapshots of a seal that the configuration has, and all are whole."""
+    """920's storage and configuration list the same sealed snapshots, and all are complete."""
     found = conf.read(node, template.ctid)
     assert not found or not (apart := template.mismatches(found)), "; ".join(map(str, apart))
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
-    """A snapshot that --rebuild replaces was made by this suite."""
+    """This suite made the snapshot that --rebuild replaces."""
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
     assert not build.rebuild or template.snapshot_name not in foreign, (
         f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it; if it can "
@@ -134,7 +134,7 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
 
 
 def test_container_may_be_destroyed(template: Template, build: Build) -> None:
-    """With --rebuild-clone, 920 is not protected, and all that goes with it was made by this suite."""
+    """With --rebuild-clone, 920 is not protected, and this suite made everything that is destroyed."""
     if not build.rebuild_clone or not template.exists:
         return
     found = template.changes.read(template.ctid)
@@ -143,7 +143,7 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
 
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
-    """The storage knows of nothing that depends on a snapshot which a rebuild replaces."""
+    """Nothing on the storage depends on the snapshot that a rebuild replaces."""
     asked = build.replaces and template.snapshot()
     dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
@@ -175,10 +175,10 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
 
 
 def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:
-    """A container of that number which this suite has made was cloned from the declared parent's snapshot."""
+    """A 920 that this suite made was cloned from the declared parent's snapshot."""
     said = plain_description(node.config(template.ctid)) if template.exists else ""
     assert not said.startswith(MARK) or said == template.origin, (
-        f"{template.ctid} says of itself {said!r}, expected is {template.origin!r}: it is not what is declared, "
+        f"{template.ctid} has the description {said!r}, expected is {template.origin!r}: it is not what is declared, "
         f"so it is left alone; if it can go: pct destroy {template.ctid}"
     )
 
@@ -203,7 +203,7 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
 
 
 def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
-    """The lines that pass the GPUs stand in the part of a configuration that counts."""
+    """The configuration passes the GPUs outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = conf.read(node, there)
     assert found, f"container {there} is not there"

@@ -25,7 +25,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
 
 
 def test_storage_has_room(node: Node, template: Template, build: Build, image_room: Room) -> None:
-    """The storage has room for the image, packed and unpacked, and for a throw-away clone with it."""
+    """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.storage(pool)
     assert storage.get("active", 1), (
@@ -51,7 +51,7 @@ def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> 
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
-    """The node has the memory that 920 is given; a warning says if that is less than vLLM usually has."""
+    """The node has the memory that 920 is declared with; a warning says if vLLM usually needs more."""
     given = max(template.declared.memory_mb, settings.server_memory_mb)
     if given < SERVER_MEMORY_MB:
         warn(

@@ -24,7 +24,7 @@ LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 @pytest.mark.deep
 def test_kernel_log_is_read(node: Node, build: Build) -> None:
-    """The kernel's log can be read, and what it says of the GPUs so far is kept; a warning says if there is any."""
+    """The kernel log can be read; a warning shows GPU faults from before this run."""
     build.xids = kernel_log.xid_lines(node)
     if build.xids:
         warn(f"the kernel has told of GPU faults before this run: {build.xids[-1]}")
@@ -42,7 +42,7 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
 
 
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
-    """No other container or process holds the memory of the GPUs that the test server takes."""
+    """No other container or process holds GPU memory that the test server needs."""
     held, wanted = [], settings.gpu_share
     for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
         others = [str(holder) for holder in gpu.holders if holder.ctid != template.ctid]
@@ -54,14 +54,12 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
             held.append(f"{gpu}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
         elif others:
             warn(f"{gpu} is shared: {'; '.join(others)}")
-    mend = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
-    assert not held, (
-        f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {mend}"
-    )
+    fix = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
+    assert not held, f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {fix}"
 
 
 def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:
-    """The parent's NVIDIA libraries are of the version of the node's driver."""
+    """The parent's NVIDIA libraries have the version of the node's driver."""
     found = (re.fullmatch(r"libnvidia-ml\.so\.(\d+\.[\d.]+)", name) for name in parent_disk.sizes(LIBRARIES))
     inside = {name[1] for name in found if name}
     drivers = {gpu.driver for gpu in gpus_of_node.gpus.values()}
@@ -69,12 +67,12 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
         unseen(f"the driver's version {'in the parent' if drivers else 'on the node'}")
     assert not drivers or inside <= drivers, (
         f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}: install the "
-        f"driver's version in {template.parent.ctid} (runfile with --no-kernel-module) and snapshot it anew"
+        f"driver's version in {template.parent.ctid} (runfile with --no-kernel-modules), then take its snapshot again"
     )
 
 
 def test_driver_serves_the_image(image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
-    """The node's driver is new enough for the CUDA that the image brings."""
+    """The node's driver is new enough for the image's CUDA."""
     if not foresight.says(image_env, "NVIDIA_REQUIRE_CUDA"):
         return
     for gpu in gpus_of_node.gpus.values():
@@ -99,7 +97,7 @@ def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str
 
 
 def test_model_can_be_split(template: Template, model: Model) -> None:
-    """The model can be shared by as many GPUs as are declared to serve it together."""
+    """The model can be split across the declared number of GPUs."""
     if model.unseen:
         unseen(model.unseen)
     problem, ways = model.split_problem(template.declared.tensor_parallel), template.declared.tensor_parallel
@@ -107,7 +105,7 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
 
 
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
-    """The model's weights fit into the memory of the GPUs that serve it together."""
+    """The model's weights fit into the memory of the GPUs that serve it."""
     gpus = [gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus]
     totals = [gpu.total_mib for gpu in gpus if gpu.total_mib is not None]
     if not model.weights or not totals or len(totals) < len(gpus):

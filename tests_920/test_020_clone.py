@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 
 
 def test_container_is_cloned(template: Template, build: Build) -> None:
-    """920 is cloned from its parent's snapshot, or is there already as declared."""
+    """920 is cloned from its parent's snapshot, or already exists as declared."""
     if build.rebuild_clone:
         template.remove()
     template.ensure_cloned()
@@ -23,7 +23,7 @@ def test_container_is_as_declared(template: Template) -> None:
 
 
 def test_container_starts(node: Node, template: Template) -> None:
-    """920 starts; something else under that number is left alone."""
+    """920 starts; another container of that number is left alone."""
     if not template.exists or template.differences():
         pytest.skip("the container is not there as declared")
     template.start()

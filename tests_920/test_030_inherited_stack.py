@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
 
 
 def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
-    """systemd has started everything, and no unit has failed."""
+    """systemd has started, and no unit has failed."""
     state = container.wait_until_booted(settings.boot_deadline)
     failed = container.ask("systemctl", "--failed", "--plain", "--no-legend")
     assert state == "running", f"systemd is {state}; failed: {failed}"
 
 
 def test_commands_reach_the_container(container: Container, declared: Declared) -> None:
-    """Commands that are meant for 920 run in 920, not on the node."""
+    """Commands for 920 run in 920, not on the node."""
     name, kind = container.ask("hostname"), container.ask("systemd-detect-virt", "--container")
     assert (name, kind) == (declared.name, "lxc"), (
         f"commands run in {name!r} ({kind}), not in {declared.name!r}: is `pct exec` on the node the real one?"
@@ -38,10 +38,12 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
 
 
 def test_container_is_privileged(container: Container) -> None:
-    """The container is really privileged: root is root, and the files belong to it."""
+    """The container is privileged: root is the node's root, and owns the system files."""
     assert container.ask("cat", "/proc/self/uid_map").split() == ["0", "0", "4294967295"]
     owners = container.ask("stat", "--format", "%u", "/", "/usr/bin", "/etc/passwd").split()
-    assert owners == ["0", "0", "0"], f"owners {owners}: cloned from an unprivileged container, only restore mends it"
+    assert owners == ["0", "0", "0"], (
+        f"owners {owners}: cloned from an unprivileged container; only a restore fixes that"
+    )
 
 
 def test_docker_is_running(container: Container) -> None:
@@ -52,7 +54,7 @@ def test_docker_is_running(container: Container) -> None:
 
 
 def test_docker_storage_is_sane(container: Container) -> None:
-    """Docker keeps its layers in overlayfs, which needs neither copies nor a daemon of its own."""
+    """Docker stores its layers in overlayfs."""
     driver = docker.info(container)["Driver"]
     assert driver in ("overlay2", "overlayfs"), f"the storage driver is {driver}; overlay2 on ZFS needs OpenZFS 2.2"
 
@@ -63,12 +65,12 @@ def test_docker_runs_a_container(container: Container) -> None:
 
 
 def test_no_foreign_container(container: Container) -> None:
-    """Docker holds no container that this suite did not make: a template carries none."""
+    """Docker has no container that this suite did not make."""
     assert docker.foreign(container) == []
 
 
 def test_port_is_free(container: Container, settings: Settings) -> None:
-    """Nothing holds the test server's port; what an earlier run has left there is removed first."""
+    """The test server's port is free; a test server of an earlier run is removed first."""
     docker.remove_own(container)
     holders = container.listeners(settings.server_port)
     assert not holders, f"port {settings.server_port} is held: {holders}; stop it in the parent, or set server_port"
@@ -78,14 +80,13 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
     """Docker knows the NVIDIA runtime."""
     runtimes = sorted(docker.info(container)["Runtimes"])
     assert "nvidia" in runtimes, (
-        f"Docker knows only {runtimes}; mend 903: nvidia-ctk runtime configure --runtime=docker; "
-        "systemctl restart docker"
+        f"Docker knows only {runtimes}; in 903: nvidia-ctk runtime configure --runtime=docker; systemctl restart docker"
     )
 
 
 @pytest.mark.deep
 def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
-    """nvidia-smi lists as many GPUs as 920 is assigned."""
+    """nvidia-smi lists as many GPUs as are assigned to 920."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
     assigned, seen = declared.gpus, [str(gpu) for gpu in build.gpus]
     assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
@@ -93,7 +94,7 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
 
 
 def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
-    """The device nodes of this GPU are in the container, and its device rules allow their use."""
+    """The device files of this GPU are in the container, and its device rules allow access."""
     wrong = gpus.unusable_nodes(container, gpu)
     if any(line.startswith(f"/dev/nvidia{gpu} ") for line in wrong):
         build.missing.add(gpu)
@@ -102,7 +103,7 @@ def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
 
 
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
-    """This GPU is healthy before it is put to work: memory, clocks, temperature, power, modes."""
+    """This GPU is healthy before load: memory, clocks, temperature, power, modes."""
     values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
     failures, notes = health.judge(values, loaded=False)
     name = gpus.named(build.gpus, gpu, index)
@@ -112,7 +113,7 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
 
 
 def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
-    """This GPU has as much free memory as a test server takes; nobody else holds it."""
+    """This GPU has enough free memory for a test server."""
     room = gpus.room(container, index, settings.command_deadline)
     name = gpus.named(build.gpus, gpu, index)
     if room.free is None or room.total is None:
@@ -128,7 +129,7 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
 
 @pytest.mark.deep
 def test_cuda_works_on_gpu(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
-    """CUDA initialises on this GPU, data survives the way there and back, and memory can be taken and given back."""
+    """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
     result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
     assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
     assert result.copied > 0
@@ -140,7 +141,7 @@ def test_cuda_works_on_gpu(container: Container, build: Build, settings: Setting
 
 @pytest.mark.deep
 def test_gpu_computes(build: Build, gpu: int) -> None:
-    """A product of two matrices on this GPU has the same numbers as on the CPU."""
+    """A matrix product on this GPU equals the CPU's."""
     result = build.cuda.get(gpu)
     if result is None or result.error:
         pytest.skip("CUDA does not work on this GPU")

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(35)]
 
 
 def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None:
-    """A Docker container still sees its GPUs after systemd has reloaded, as it does at each daily upgrade."""
+    """A Docker container keeps its GPUs when systemd reloads, as at each daily upgrade."""
     if "nvidia" not in docker.info(container)["Runtimes"]:
         pytest.skip("Docker knows no NVIDIA runtime")
     listed = list_around_reload(container, settings.command_deadline)

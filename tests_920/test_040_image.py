@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
 
 def test_clone_is_measured(container: Container) -> None:
-    """What 920 holds before the image comes is noted, so that later it can be told what was added."""
+    """The contents of 920 before the image are noted, so that additions can be found later."""
     assert tidy.note(container) > 0
 
 
@@ -26,12 +26,12 @@ def test_image_is_pulled(ahead: Ahead, build: Build) -> None:
 
 
 def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
-    """The image's entrypoint is one that is known to serve a model."""
+    """The image's entrypoint is known to serve a model."""
     assert settings.test_model in image.serve_command(settings.test_model, [])
 
 
 def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
-    """In the image, a product that torch makes on this GPU has the same numbers as on the CPU."""
+    """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
         raise NotProved(SIMULATED)
     said = gpus.torch_computes(container, image, index, build.settings.boot_deadline)

@@ -21,12 +21,12 @@ class TestServer:
     """One server after the other: the first with all GPUs, then one for each further GPU."""
 
     def test_server_gets_ready(self, server: Server, image: Image, template: Template) -> None:
-        """The server starts and gets ready: healthy, the model listed, one chat finished."""
+        """The server becomes ready: healthy, model listed, one chat finished."""
         server.start(image, template.declared.tensor_parallel)
         assert server.wait_until_ready().answered > 0
 
     def test_server_lists_the_model(self, ready_server: Server, settings: Settings) -> None:
-        """The server lists the model that was asked for, and no other."""
+        """The server lists the requested model and no other."""
         assert ready_server.models() == [settings.test_model]
 
     def test_server_answers(self, ready_server: Server, settings: Settings) -> None:
@@ -38,7 +38,7 @@ class TestServer:
         assert not (problem := answer.lacks(settings.expected_word)), problem
 
     def test_server_sees_its_gpus(self, ready_server: Server, build: Build) -> None:
-        """Inside the server's container exactly the GPUs are listed that it was given."""
+        """The server's container lists exactly the GPUs that it was given."""
         wanted = ready_server.gpus.removeprefix("device=")
         given = [gpu.uuid for gpu in build.gpus if wanted in ("all", str(gpu.index))]
         seen = gpus.uuids(ready_server.devices())
@@ -56,7 +56,7 @@ class TestServer:
     def test_gpu_is_healthy_under_load(
         self, ready_server: Server, container: Container, build: Build, gpu: int, index: int
     ) -> None:
-        """With the server at work this GPU is healthy: memory errors, clocks, temperature, its PCIe link."""
+        """This GPU is healthy under load: memory errors, clocks, temperature, PCIe link."""
         with performance.load(ready_server, performance.effort_for(build.simulated)):
             values = health.read(container, index, build.settings.command_deadline)
         build.health[f"GPU {gpu} under load"] = values
@@ -67,7 +67,7 @@ class TestServer:
             warn(f"{name}: {note}")
 
     def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
-        """The server is as fast as the reference for this GPU and image says; without one, nothing is judged."""
+        """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
         if build.simulated:
             raise NotProved(SIMULATED)
         slow = performance.compare(ready_server, build, image, gpu)
@@ -81,6 +81,6 @@ def test_no_server_is_left(container: Container) -> None:
 
 
 def test_port_is_free_again(container: Container, settings: Settings) -> None:
-    """Nothing listens on the test server's port any more."""
+    """Nothing listens on the test server's port."""
     holders = container.listeners(settings.server_port)
     assert not holders, f"port {settings.server_port} is still held: {holders}; ask: ss -ltnp"

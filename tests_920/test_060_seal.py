@@ -13,6 +13,6 @@ pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
 
 @pytest.mark.usefixtures("seal")
 def test_everything_passed(build: Build) -> None:
-    """Everything was checked and passed; 920 may be sealed."""
+    """Every check ran and passed; 920 may be sealed."""
     unproved = build.ledger.unproved(before="seal")
     assert not unproved, f"not sealed: {len(unproved)} checks did not run or did not pass: {', '.join(unproved)}"

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.stage("sealed"), pytest.mark.order(70)]
 
 @pytest.mark.on_existing
 def test_snapshot_is_whole(template: Template, build: Build) -> None:
-    """The snapshot is there under its whole name and was made to its end."""
+    """The snapshot exists under its exact name and is complete."""
     if build.situation is Situation.SEALED and not build.verify and template.snapshot() is None:
         template.finish_seal()  # the run that sealed was cut short between its two snapshots
     snapshot = template.snapshot()
@@ -31,7 +31,7 @@ def test_snapshot_is_as_declared(template: Template) -> None:
 
 
 def test_container_is_up_again(node: Node, container: Container, build: Build, settings: Settings) -> None:
-    """The container runs again, and systemd in it is healthy."""
+    """The container runs again, and its systemd is healthy."""
     template = build.template
     if build.situation is Situation.SEALED:  # an earlier run was cut short after the snapshot, perhaps before the start
         template.start()
@@ -46,12 +46,12 @@ def test_docker_is_up_again(container: Container) -> None:
 
 
 def test_image_is_still_there(container: Container, settings: Settings) -> None:
-    """The vLLM image is still there, with its digest."""
+    """The vLLM image is still present, with its digest."""
     assert "@sha256:" in inspect(container, settings.vllm_image, settings.command_deadline).digest
 
 
 def test_nothing_is_left_of_the_build(container: Container) -> None:
-    """Docker holds no container at all, neither a test server nor another."""
+    """Docker has no container, neither a test server nor another."""
     assert docker.own(container) + docker.foreign(container) == []
 
 

@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.stage("recorded"), pytest.mark.order(75), pytest.mark.
 
 
 def test_record_is_kept(comparison: Comparison) -> None:
-    """The node keeps the record under the digest that the snapshot names, unchanged."""
+    """The node stores the record, unchanged, under the digest in the snapshot's description."""
     assert not (drift := comparison.lines("record")), drift
 
 
 def test_snapshot_is_the_recorded_one(comparison: Comparison, build: Build) -> None:
-    """The snapshot is the one that was sealed, with its configuration, and one that counts as done."""
+    """The snapshot is the sealed one, with its configuration, and is accepted."""
     assert not (drift := comparison.lines("snapshot")), drift
     half_done = build.situation is Situation.SEALED and (build.verify or build.accept)
     assert not half_done, "it was sealed, but never accepted, as its run was cut short; go on with it: pytest tests_920"
@@ -32,7 +32,7 @@ def test_configuration_is_as_recorded(comparison: Comparison) -> None:
 
 
 def test_container_carries_the_record(inner_comparison: Comparison, template: Template) -> None:
-    """The container, and so each clone, carries the record that was sealed."""
+    """The container, and so each clone, carries the sealed record."""
     assert not (drift := inner_comparison.lines("carried")), (
         f"{drift}\nA rebuild that was cut short while it sealed leaves its own there; back to what was sealed: "
         f"pct rollback {template.ctid} {template.snapshot_name} --start 1"
@@ -55,11 +55,11 @@ def test_packages_are_as_recorded(inner_comparison: Comparison) -> None:
 
 
 def test_stack_is_as_recorded(inner_comparison: Comparison) -> None:
-    """Docker, its configuration, NVIDIA's toolkit and libraries are the ones that were sealed."""
+    """Docker, its configuration, NVIDIA's toolkit and its libraries are the ones that were sealed."""
     assert not (drift := inner_comparison.lines("files", "software")), drift
 
 
 def test_surroundings_are_compared(inner_comparison: Comparison) -> None:
-    """Kernel, driver, Proxmox VE and GPUs are compared with those of the proof; another one is a warning."""
+    """Kernel, driver, Proxmox VE and GPUs are compared with the record; a difference is a warning."""
     for drift in inner_comparison.around:
         warn(f"not re-proved here: {drift}")

@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pyte
 
 
 def test_clone_can_work(trial: Trial) -> None:
-    """Nothing is known, before anything is copied, for which the clone could not work as it is declared."""
+    """Nothing known before copying prevents the clone from working as declared."""
     refused = "; ".join(trial.refusals)
     assert not refused, f"{trial.clone.ctid} {trial.clone.declared.name} is refused: {refused}"
 
 
 def test_clone_is_made(trial: Trial) -> None:
-    """The clone is made with a number, a name, an address and a MAC of its own, set before its first start."""
+    """The clone has its own number, name, address and MAC, set before its first start."""
     if trial.refusals:
         pytest.skip("nothing is copied for what can't work")
     trial.make()
@@ -36,14 +36,14 @@ def test_clone_is_made(trial: Trial) -> None:
 
 
 def test_clone_boots_beside_its_template(trial: Trial) -> None:
-    """The clone boots beside its template, and systemd in it has started everything."""
+    """The clone boots beside its template, and no unit of its systemd has failed."""
     if not trial.made:
         pytest.skip("there is no clone")
     assert trial.start() == "running", trial.clone.container.ask("systemctl", "--failed", "--plain", "--no-legend")
 
 
 def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
-    """Ids, keys, names and addresses are there anew: nothing that identifies the clone is its template's."""
+    """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
     template, found = trial.identities()
     assert identity.shared(template, found) == []
     assert identity.missing(found, ssh=clone.container.exists("sshd")) == []
@@ -51,7 +51,7 @@ def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
 
 
 def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
-    """Docker runs a container in the clone, and a new clone has brought none along."""
+    """Docker runs a container in the clone, and a new clone holds none."""
     docker.remove_own(clone.container)  # of a run that was killed
     assert docker.run_probe(clone.container) == "the probe ran"
     brought = [] if trial.was_there else docker.foreign(clone.container)
@@ -63,7 +63,7 @@ def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
 
 
 def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
-    """Image, model, packages, files and software in the clone are the ones that were sealed, if it is new."""
+    """Image, model, packages, files and software in a new clone are the ones that were sealed."""
     drifts = "; ".join(str(drift) for drift in trial.comparison.in_template)
     if trial.is_of_earlier_generation:
         warn(f"{clone.ctid} was cloned from an earlier generation of the template")
@@ -74,13 +74,13 @@ def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
 
 
 def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
-    """The clone carries the record, and says with /etc/phoenix/verify what it came from."""
+    """The clone carries the record, and /etc/phoenix/verify shows its origin."""
     said = clone.container.execute("/etc/phoenix/verify").out
     assert f"came from {trial.build.template.subject}, manifest sha256:{trial.comparison.digest}" in said
 
 
 def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) -> None:
-    """nvidia-smi in the clone lists as many GPUs as it is assigned."""
+    """nvidia-smi in the clone lists as many GPUs as are assigned to it."""
     listed = gpus.listed(clone.container, settings.command_deadline)
     lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
     assert len(listed) == len(clone.declared.gpus), (
@@ -90,7 +90,7 @@ def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) ->
 
 
 def test_cuda_works_in_the_clone(trial: Trial, clone: Clone, settings: Settings, gpu: int) -> None:
-    """In the clone, CUDA initialises on this GPU, and data survives the way to its memory and back."""
+    """In the clone, CUDA initialises on this GPU and copies data there and back."""
     index, deadline, memory = clone.declared.gpus.index(gpu), settings.command_deadline, settings.gpu_memory_mb
     if trial.was_there:
         memory = memory or guest.CUDA_MIB  # never all that its owner's programs may be about to take
@@ -101,7 +101,7 @@ def test_cuda_works_in_the_clone(trial: Trial, clone: Clone, settings: Settings,
 
 
 def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, settings: Settings) -> None:
-    """The clone serves its model from the sealed image, and answers with the expected word."""
+    """The clone serves its model from the sealed image and gives the expected answer."""
     clone_server.start(clone_image, clone.declared.tensor_parallel)
     clone_server.wait_until_ready()
     answer = clone_server.chat(settings.test_prompt)
@@ -110,7 +110,7 @@ def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, se
 
 
 def test_clone_is_destroyed(trial: Trial) -> None:
-    """The clone is destroyed, and nothing of it is left; a declared one stays if that was asked for."""
+    """The clone is destroyed without leftovers; with --keep a declared clone stays."""
     if not trial.made:
         pytest.skip("there is no clone")
     trial.end()

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 
 
 def test_snapshot_is_accepted(build: Build, template: Template) -> None:
-    """Every check has passed; the snapshot is marked as accepted."""
+    """Every check passed; the snapshot is marked as accepted."""
     unproved = build.ledger.unproved(before="accepted", since=build.first_stage)
     assert not unproved, f"not accepted: {', '.join(unproved)} did not run or did not pass"
     if build.no_clone:

@@ -36,22 +36,23 @@ from tests.faults.moments import (
 from tests.faults.random_ends import chain, ground_of, pace
 
 RANDOM = 40  # trials at random moments
-HEAD = """# What an ended run leaves
+HEAD = """# Killed runs
 
-Written by `make kills`. Each trial starts from a kept disk of the lab node, ends a run of the suite at a given or a
-random moment, and lets the next run go on. The server is the stand-in for vLLM. After each end and after the next run:
+`make kills` writes this page. Each trial starts from a saved disk of the lab node, ends a run of the suite at a given
+or a random moment, and starts the next run. A stand-in replaces vLLM's server. After each end and after the next run:
 
-- 903 and everything that is not the suite's are unchanged, by metadata and change times of every file.
-- While 920 is rebuilt, a whole accepted snapshot exists: under the declared name or as its generation. This is checked
-  at each command of the node that changes something, and right after the end.
-- No accepted snapshot was sealed without all checks passed, as the record in it says.
-- A run that was ended in order (Ctrl-C, SIGTERM, SIGHUP) ends with 2 and has removed what it started.
-- The next plain run finishes, finds 920 existing, or refuses with commands; these were run, and the run after is green.
-- Nothing is left after that: containers, volumes, snapshots that only storage or configuration knows, locks, Docker
-  containers, processes, task records.
+- 903 and everything else that the suite did not make is unchanged, by metadata and change times of every file.
+- During a rebuild a complete accepted snapshot exists, under the declared name or as its generation. This is checked
+  at each command that changes the node, and right after the end.
+- No snapshot was accepted without all checks passed, as its record shows.
+- A run that gets a signal (Ctrl-C, SIGTERM, SIGHUP) exits with 2 and has removed what it started.
+- The next run without options completes, finds 920 existing, or refuses with commands. These were run, and the run
+  after them was green.
+- There are no leftovers after that: containers, volumes, snapshots that only storage or configuration knows, locks,
+  Docker containers, processes, task records.
 """
-WAYS_ABOUT = """*power* ends the node with the suite on it; with *power of the node alone* the suite runs elsewhere
-and has to fail by itself. Between stages the next run was tried once for each state that one way left.
+WAYS_ABOUT = """*power* ends the node with the suite on it. With *power of the node alone* the suite runs elsewhere
+and must fail by itself. Between stages, the next run was tried once for each state.
 """
 SECTIONS = {
     "rebuild": "Inside the sealing of a rebuild",

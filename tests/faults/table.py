@@ -7,11 +7,11 @@ from collections import Counter
 from tests.faults.catalogue import FAULTS
 from tests.faults.trial import NEVER, Line, declared, short
 
-HEAD = """# What the suite makes of faults
+HEAD = """# Injected faults
 
-Written by `make faults`, which injects each of these faults in the lab. *Sealed* is "not accepted" where the
-fault strikes after the snapshot was taken: such a snapshot does not count as done. *Next run* stands with the first
-fault that left the lab in that kind of state. Faults marked with * are of a GPU, which the lab simulates.
+`make faults` writes this page: it injects these faults in the lab, one at a time. *Sealed* is "not accepted" if
+the fault strikes after the snapshot was taken; such a snapshot does not count as done. *Next run* is filled in for
+the first fault that left that state. Faults marked with * concern a GPU, which the lab simulates.
 """
 
 
@@ -25,7 +25,7 @@ def text(lines: list[Line]) -> str:
         f"The longest time to a verdict was {slowest.seconds:.0f} s: {slowest.fault.what}."
     )
     rows = [
-        "| fault | found by | seconds | diagnosis | sealed | left over | state left | next run |",
+        "| fault | found by | seconds | diagnosis | sealed | leftovers | state | next run |",
         "|---|---|---|---|---|---|---|---|",
         *(_row(line) for line in lines),
     ]
