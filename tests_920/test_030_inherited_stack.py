@@ -5,10 +5,10 @@ import pytest
 from fixtures.build import Build
 from fixtures.declaration import Declared
 from fixtures.gpu import gpus, health
-from fixtures.machines import docker
+from fixtures.machines import docker, file_system
 from fixtures.machines.container import Container
 from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, NotProved
+from fixtures.stages import SIMULATED, Inconclusive, NotProved
 from fixtures.warning import warn
 
 pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
@@ -43,6 +43,19 @@ def test_container_is_privileged(container: Container) -> None:
     owners = container.ask("stat", "--format", "%u", "/", "/usr/bin", "/etc/passwd").split()
     assert owners == ["0", "0", "0"], (
         f"owners {owners}: cloned from an unprivileged container; only a restore fixes that"
+    )
+
+
+def test_root_disk_has_its_size(container: Container, declared: Declared) -> None:
+    """The root file system is as large as its declared disk."""
+    found = file_system.root(container)
+    fills = found.fills(declared.storage_size_gb)
+    if fills is None:
+        raise Inconclusive(f"whether a file system of kind {found.kind} fills its disk is not known")
+    assert fills, (
+        f"the root file system ({found.kind}) has {found.gib:.1f} GiB, its disk is declared with "
+        f"{declared.storage_size_gb}: `pct resize` grows the disk even where the file system can't follow; its task "
+        f"log says why. With {declared.ctid} off: pct fsck {declared.ctid}; then pct resize {declared.ctid} rootfs +1G"
     )
 
 
