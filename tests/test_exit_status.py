@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree
 
 import pytest
 
 from fixtures.recording.record import Outcome
+from fixtures.recording.recorder import Recorder
 from tests.suite_run import Suite
 
 INTERRUPTED = """
@@ -100,3 +103,19 @@ def test_node_that_is_none_is_asked_once(tmp_path: Path) -> None:
     assert verdicts.pop("test_010_preflight.py::test_node_is_proxmox") == "failed"
     assert set(verdicts.values()) == {"skipped"}
     assert "lab:stub could not be asked, so nothing is known of 920@vllm-base-snapshot" in run.output
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.FAILED, 1), (Outcome.EXISTING, 0), (Outcome.PARTIAL, 0)])
+def test_run_whose_result_is_gone_at_its_end_fails(outcome: Outcome, status: int) -> None:
+    """No check has failed, but the node says in the end that what they were true for is not there."""
+    recorder, session = object.__new__(Recorder), SimpleNamespace(exitstatus=pytest.ExitCode.OK)
+    vars(recorder).update(
+        record=SimpleNamespace(finished=1.0, outcome=outcome),
+        write_files=lambda: True,
+        _build=SimpleNamespace(uncollected=False),
+    )
+    others = recorder.pytest_sessionfinish(cast(pytest.Session, session))
+    next(others)
+    with pytest.raises(StopIteration):
+        others.send(None)
+    assert session.exitstatus == status

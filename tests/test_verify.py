@@ -327,6 +327,15 @@ def test_template_that_is_there_exists_when_it_was_compared(
     assert f"920@s {words}" in outcome.sentence(build, expected)
 
 
+@pytest.mark.parametrize("end", [EndState("", True), EndState(), EndState(unknown="no answer")])
+@pytest.mark.parametrize("verify", [True, False])
+def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, verify: bool) -> None:
+    build = ran([], verify=verify)
+    build.end = end
+    assert outcome.of(build, 0) is Outcome.FAILED
+    assert outcome.sentence(build, Outcome.FAILED).startswith("No check failed, but what they were true for has chang")
+
+
 def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
     build = ran([], situation=Situation.SEALED)
     assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed, but never accepted: its run was cut short."
