@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
+from unittest import mock
 
 import pytest
 
 from fixtures.machines import conf, integrity
 from fixtures.machines.changes import ChangeRefused
+from fixtures.machines.channel import Command
 from fixtures.machines.node import NodeError
 from fixtures.templates import end_state, repair, storage, template, throw_away
 from fixtures.templates.clone import MARK, Clone, CloneError
@@ -21,6 +24,7 @@ from fixtures.templates.template import Situation, Template, TemplateError
 from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
 
 NAME = "vllm-base-snapshot"
+DISK = "lxc-disks:subvol-920-disk-0"
 LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot"
 
 
@@ -511,8 +515,53 @@ def test_snapshot_on_one_side_only_is_named_with_its_fix(ours: Template, node: S
     assert ours.mismatches(node.read(920)) == []
     node.stored = [f"{NAME}-g1", f"{NAME}-g2"]
     one, two = ours.mismatches(node.read(920))
-    assert str(one).endswith(f"has no such snapshot: pct delsnapshot 920 {NAME} --force")
+    assert str(one).endswith(f"has no such snapshot of {DISK}: pct delsnapshot 920 {NAME} --force")
     assert str(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+
+
+def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
+    """`pct snapshot` takes all of them, and fails on any that has the name already: at the seal, after the proof."""
+    found = node.read(920)
+    found.head.values |= {"mp0": "tank:subvol-920-disk-1,mp=/models", "mp1": "/srv,mp=/srv"}
+    node.write(920, found)
+    stored = {DISK: [], "tank:subvol-920-disk-1": [NAME]}
+
+    def run(*argv: str, **_: object) -> Command:
+        names = next(names for volume, names in stored.items() if argv[-1].endswith(volume.partition(":")[2]))
+        return Command("n", argv, 0.0, 0.0, 0, "".join(f"{argv[-1]}@{name}\n" for name in names).encode(), b"")
+
+    with mock.patch.object(node, "run", run):
+        (one,) = integrity.mismatches(node, 920, found, [NAME])
+    assert str(one).startswith(f"the storage has a snapshot {NAME} of tank:subvol-920-disk-1 that the configuration")
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "throw_away", "said"),
+    [
+        ("zfspool", [], False, ""),
+        (
+            "zfspool",
+            ["mine"],
+            False,
+            "does not know: mine; if they can go: zfs destroy rpool/data/subvol-920-disk-0@mi",
+        ),
+        ("zfspool", ["mine"], True, "does not know: mine"),
+        ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly"], False, "does not know: autosnap_"),
+        ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly", "zfs-auto-snap_hourly-x"], True, ""),
+        ("rbd", [], False, r"storage lxc-disks \(rbd\) does not say which snapshots"),
+        ("rbd", [], True, ""),
+        ("dir", [], False, ""),
+    ],
+)
+def test_snapshots_that_would_go_with_a_container(
+    ours: Template, kind: str, stored: list[str], throw_away: bool, said: str
+) -> None:
+    """What the clock took of a throw-away clone is nobody's; what it took of a template is its owner's."""
+    node = cast(SmallNode, ours.node)
+    node.stored = stored
+    with mock.patch.object(node, "storage", return_value={"type": kind}):
+        reason = integrity.stored_only(node, node.read(920), throw_away=throw_away)
+    assert re.search(said, reason) if said else not reason
 
 
 def test_snapshot_that_a_seal_has_left_on_the_storage_only_is_named(ours: Template, node: SmallNode) -> None:
