@@ -76,7 +76,7 @@ def test_no_match_says_what_was_looked_at(suite: Suite) -> None:
 def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
     node(suite, UNKNOWN)
     run = suite.run()
-    assert len(failed(run.record.checks)) > 5
+    assert len(failed(run.record.checks)) > 1
     commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
     asked = [command["where"] for command in commands if command["argv"][:2] == ["sh", "-s"]]
     assert sorted(asked) == ["lab:stub", "lab:stub/ct920"]

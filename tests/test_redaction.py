@@ -31,10 +31,10 @@ TOLD = f"{os.environ['VLLM_API_KEY']} and {os.environ['HUGGING_FACE_HUB_TOKEN']}
 def pytest_runtest_call(item):
     print(TOLD)
     warnings.warn(TOLD)
-    if "memory" in item.name:
+    if "proxmox" in item.name:
         pytest.skip(TOLD)
-    if "lock" in item.name:
-        assert TOLD == "https://robot:r3gistry-passw0rd@registry.example/v2"
+    if "no_other_run" in item.name:
+        raise AssertionError(f"{TOLD} is not https://robot:r3gistry-passw0rd@registry.example/v2")
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
     build = session.config.stash[BUILD]

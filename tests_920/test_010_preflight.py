@@ -8,6 +8,7 @@ from fixtures.machines import address, conf
 from fixtures.machines.changes import protection
 from fixtures.machines.node import Node, net_option, plain_description
 from fixtures.machines.tasks import RUNNING
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.templates import storage, throw_away
 from fixtures.templates.clone import MARK
@@ -15,22 +16,34 @@ from fixtures.templates.repair import half_made_clone, half_made_snapshot
 from fixtures.templates.template import Situation, Template, bind_mounts
 from fixtures.warning import warn
 
-pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(10)]
+PARENT = pytest.mark.needs("test_parent_is_as_declared")
+KNOWN = pytest.mark.needs("test_situation_is_known")
+# an API that does not answer its first question answers none of the others
+pytestmark = [
+    pytest.mark.stage("preflight"),
+    pytest.mark.order(10),
+    pytest.mark.needs_answer("test_parent_is_as_declared"),
+]
 
 
 @pytest.mark.on_existing
 @pytest.mark.parent
 def test_node_is_proxmox(node: Node) -> None:
     """The node answers and is a Proxmox VE node."""
-    assert node.version.startswith("pve-manager/"), (
-        f"`pveversion` says {node.version!r}: {node.name} is no Proxmox VE node; name one with --node"
+    assert node.version.startswith("pve-manager/"), unexpected(
+        f"`pveversion` says {node.version!r} on {node.name}",
+        "'pve-manager/...'",
+        cause="it is no Proxmox VE node: name one with --node",
+        run="pveversion",
     )
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
     """This run holds the node's lock on 920, so no other run works on 920."""
-    assert build.lock.held, (
-        f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}; run again"
+    assert build.lock.held, unexpected(
+        f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}",
+        "that this run holds it",
+        run=f"ls -l {build.lock.file}",
     )
 
 
@@ -39,36 +52,63 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     """The parent container exists on the node under its declared name."""
     parent = template.parent
     containers = node.containers()
-    assert parent.ctid in containers, f"container {parent.ctid} ({parent.name}) is not there; build it first"
+    assert parent.ctid in containers, unexpected(
+        f"container {parent.ctid} is not there", f"{parent.name}: build it first", run="pct list"
+    )
     name = containers[parent.ctid].get("name", "")
-    assert name == parent.name, (
-        f"container {parent.ctid} is called {name!r}, declared is {parent.name!r}: it may be another machine; "
-        f"correct the declaration, or: pct set {parent.ctid} --hostname {parent.name}"
+    assert name == parent.name, unexpected(
+        f"container {parent.ctid} is called {name!r}",
+        repr(parent.name),
+        cause="it may be another machine, or the declaration is wrong",
+        run=f"pct set {parent.ctid} --hostname {parent.name}",
     )
 
 
+@PARENT
 @pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which 920 is cloned from, is complete."""
     snapshots = node.snapshots(template.parent.ctid)
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
-    assert template.parent_snapshot in snapshots, f"{name} is not there, only {sorted(snapshots)}"
-    assert snapshots[template.parent_snapshot].whole, f"{name} is half made: its build was cut short"
+    assert template.parent_snapshot in snapshots, unexpected(
+        f"{name} is not there, only {sorted(snapshots)}",
+        "a snapshot of the declared name",
+        run=f"pct listsnapshot {template.parent.ctid}",
+    )
+    assert snapshots[template.parent_snapshot].whole, unexpected(
+        f"{name} is half made: its build was cut short",
+        "a whole snapshot",
+        cause="make it again",
+        run=f"pct delsnapshot {template.parent.ctid} {template.parent_snapshot} --force",
+    )
 
 
+@PARENT
+@pytest.mark.needs("test_parent_snapshot_is_whole")
 @pytest.mark.parent
 def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     """The parent has only volumes that can be cloned and snapshotted."""
     mounts = bind_mounts(node.config(template.parent.ctid, template.parent_snapshot))
-    assert not mounts, f"bind mounts can't be cloned or snapshotted: {mounts}"
+    keys = ",".join(mount.partition(":")[0] for mount in mounts)
+    assert not mounts, unexpected(
+        f"the parent has {mounts}",
+        "volumes only",
+        cause="bind mounts can't be cloned or snapshotted",
+        run=f"pct set {template.parent.ctid} --delete {keys}",
+    )
 
 
 @pytest.mark.on_existing
 def test_earlier_changes_have_ended(build: Build) -> None:
     """No command of an earlier run still changes the node; a warning reports how each one ended."""
-    assert not build.earlier_unknown, f"it is not known whether an earlier run still works: {build.earlier_unknown}"
+    active = f"pvesh get /nodes/{build.node.name}/tasks --vmid {build.template.ctid} --source active"
+    assert not build.earlier_unknown, unexpected(
+        f"it is not known whether an earlier run still works: {build.earlier_unknown}", "that none does", run=active
+    )
     running = [str(task) for task in build.earlier if task.state == RUNNING]
-    assert not running, f"an earlier run's {'; '.join(running)}; wait for its end, then run this again"
+    assert not running, unexpected(
+        f"an earlier run's {'; '.join(running)}", "that it has ended", cause="wait for its end", run=active
+    )
     for task in build.earlier:
         warn(f"an earlier run was cut off from its {task}")
 
@@ -76,12 +116,14 @@ def test_earlier_changes_have_ended(build: Build) -> None:
 @pytest.mark.on_existing
 def test_situation_is_known(build: Build) -> None:
     """The state of 920 is known: to be built, sealed, or accepted."""
-    assert build.situation is not Situation.UNKNOWN, (
-        f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}; "
-        f"expected are its snapshots: pct listsnapshot {build.template.ctid}"
+    assert build.situation is not Situation.UNKNOWN, unexpected(
+        f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}",
+        "its snapshots",
+        run=f"pct listsnapshot {build.template.ctid}",
     )
 
 
+@KNOWN
 @pytest.mark.on_existing
 def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
     """No throw-away clone of an earlier run exists; a run that may change the node removes it."""
@@ -105,31 +147,44 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
         warn(said)
 
 
+@KNOWN
+@pytest.mark.needs("test_nothing_half_made_is_left")
+@pytest.mark.on_existing
+def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
+    """920's storage and configuration list the same sealed snapshots, and all are complete."""
+    found = conf.read(node, template.ctid)
+    apart = template.mismatches(found) if found else []
+    assert not apart, unexpected(
+        "; ".join(each.what for each in apart),
+        "the same, whole snapshots in both",
+        cause="a task runs or has died: let it end first",
+        run="; ".join(each.fix for each in apart),
+    )
+
+
+@pytest.mark.needs("test_nothing_half_made_is_left", "test_storage_agrees_with_the_configuration")
 @pytest.mark.on_existing
 def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> None:
     """No task holds a lock on 920, nor on its parent during a build."""
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
     found = {ctid: conf.read(node, ctid) for ctid in numbers}
     held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
-    assert not held, (
-        f"locked: {held}; wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, "
-        f"it died: pct unlock {min(held)}"
+    assert not held, unexpected(
+        f"locked: {held}",
+        "no lock",
+        cause=f"wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, it died",
+        run="; ".join(f"pct unlock {ctid}" for ctid in sorted(held)),
     )
-
-
-@pytest.mark.on_existing
-def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
-    """920's storage and configuration list the same sealed snapshots, and all are complete."""
-    found = conf.read(node, template.ctid)
-    assert not found or not (apart := template.mismatches(found)), "; ".join(map(str, apart))
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     """This suite made the snapshot that --rebuild replaces."""
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
-    assert not build.rebuild or template.snapshot_name not in foreign, (
-        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it; if it can "
-        f"go: pct delsnapshot {template.ctid} {template.snapshot_name}"
+    assert not build.rebuild or template.snapshot_name not in foreign, unexpected(
+        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it",
+        "one that this suite has sealed",
+        cause="if it can go",
+        run=f"pct delsnapshot {template.ctid} {template.snapshot_name}",
     )
 
 
@@ -139,7 +194,11 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
         return
     found = template.changes.read(template.ctid)
     reason = protection(found, template.ctid) or template.removable(found)
-    assert not reason, f"container {template.ctid} was not changed: {reason}"
+    assert not reason, unexpected(
+        f"container {template.ctid} was not changed: {reason}",
+        "a container that is all this suite's",
+        run=f"pct config {template.ctid}",
+    )
 
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
@@ -148,16 +207,22 @@ def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> No
     dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
         unseen(f"whether something depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
-    assert not dependents, (
-        f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}, so --rebuild does not "
-        "replace it: remove them, or make full copies of them"
+    assert not dependents, unexpected(
+        f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}",
+        "nothing, as --rebuild replaces it",
+        cause="they are linked clones: remove them, or make full copies of them",
+        run=f"pvesm list {template.declared.storage_pool}",
     )
 
 
 def test_clone_has_a_place(node: Node, template: Template, settings: Settings, build: Build) -> None:
     """A number and an address are free for the throw-away clone."""
-    if not build.no_clone:
-        assert throw_away.choose(node, template.declared, settings).ctid in settings.clone_ctids
+    if build.no_clone:
+        return
+    chosen = throw_away.choose(node, template.declared, settings).ctid
+    assert chosen in settings.clone_ctids, unexpected(
+        f"the number {chosen} is free", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
+    )
 
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
@@ -166,20 +231,26 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     if guest is None:
         return
     where = guest.get("node", node.name)
-    assert where == node.name, (
-        f"{template.ctid} is on {where}, another node of the cluster, where it is not built; expected is {node.name}: "
-        f"name {where} with --node, or on {where}: pct migrate {template.ctid} {node.name}"
+    assert where == node.name, unexpected(
+        f"{template.ctid} is on {where}, another node of the cluster",
+        node.name,
+        cause=f"name {where} with --node, or move it there",
+        run=f"pct migrate {template.ctid} {node.name}",
     )
     found = guest["type"], node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
-    assert found == expected, f"{template.ctid} is taken by {found}, declared is {expected}"
+    assert found == expected, unexpected(
+        f"{template.ctid} is taken by {found}", expected, cause="declare another number, or remove it", run="pct list"
+    )
 
 
 def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:
     """A 920 that this suite made was cloned from the declared parent's snapshot."""
     said = plain_description(node.config(template.ctid)) if template.exists else ""
-    assert not said.startswith(MARK) or said == template.origin, (
-        f"{template.ctid} has the description {said!r}, expected is {template.origin!r}: it is not what is declared, "
-        f"so it is left alone; if it can go: pct destroy {template.ctid}"
+    assert not said.startswith(MARK) or said == template.origin, unexpected(
+        f"{template.ctid} has the description {said!r}",
+        repr(template.origin),
+        cause="it is not what is declared, so it is left alone; if it can go",
+        run=f"pct destroy {template.ctid}",
     )
 
 
@@ -188,7 +259,12 @@ def test_address_is_free(node: Node, template: Template) -> None:
     others = [ctid for ctid in node.containers() if ctid != template.ctid]
     mine = template.declared.network.address
     clash = [ctid for ctid in others if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine]
-    assert not clash, f"{mine} is the address of {clash} too; a clone keeps its parent's: pct set {clash[0]} --net0 ..."
+    assert not clash, unexpected(
+        f"{mine} is the address of {clash} too",
+        f"that only {template.ctid} has it",
+        cause="a clone keeps its parent's address: give it another one",
+        run=f"pct config {clash[0]} | grep net0",
+    )
 
 
 def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
@@ -199,16 +275,25 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
     owner = address.owner(node, net.bridge, net.address)
     if owner is None:
         unseen(f"whether somebody answers at {net.address}: {node.name} has no arping (package iputils-arping)")
-    assert not owner, f"{owner} answers at {net.address}, the address of {template.ctid}; find it: ip neigh, pct list"
+    assert not owner, unexpected(
+        f"{owner} answers at {net.address}, the address of {template.ctid}",
+        "that nobody does",
+        run="ip neigh; pct list",
+    )
 
 
+@PARENT
 def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
     """The configuration passes the GPUs outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = conf.read(node, there)
-    assert found, f"container {there} is not there"
+    assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
     lines = conf.misplaced(found, effective, template.declared.gpus)
-    assert not lines, (
-        f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}; what stands below a [heading] "
-        f"belongs to that snapshot: pct set {there} --dev0 /dev/nvidia0,... and then a new snapshot"
+    bare = [line.rpartition("] ")[2].partition(": ") for line in lines]
+    moved = " ".join(f"--{key} {value}" for key, _, value in bare if key.startswith("dev"))
+    assert not lines, unexpected(
+        f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}",
+        "these lines above the first [heading]",
+        cause="what stands below a [heading] belongs to that snapshot; then take a new one",
+        run=f"pct set {there} {moved}" if moved else f"nano /etc/pve/lxc/{there}.conf",
     )

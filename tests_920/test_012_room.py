@@ -5,11 +5,16 @@ import pytest
 from fixtures.build import Build
 from fixtures.foresight import GIB, Room
 from fixtures.machines.node import Node
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.templates.template import SNAPSHOT_STORAGE, Template
 from fixtures.warning import warn
 
-pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(12)]
+pytestmark = [
+    pytest.mark.stage("preflight"),
+    pytest.mark.order(12),
+    pytest.mark.needs_answer("test_parent_is_as_declared", "test_storage_can_snapshot"),
+]
 
 MIB = 2**20
 SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
@@ -18,9 +23,11 @@ SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-s
 def test_storage_can_snapshot(node: Node, template: Template) -> None:
     """The declared storage can take snapshots."""
     storage = node.storage(template.declared.storage_pool)
-    assert storage["type"] in SNAPSHOT_STORAGE, (
-        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers; "
-        f"declare one of type {', '.join(SNAPSHOT_STORAGE)}"
+    assert storage["type"] in SNAPSHOT_STORAGE, unexpected(
+        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers",
+        f"type {', '.join(SNAPSHOT_STORAGE)}",
+        cause="declare another lxc_storage_pool",
+        run="pvesm status",
     )
 
 
@@ -28,9 +35,11 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.storage(pool)
-    assert storage.get("active", 1), (
-        f"storage {pool} is not active on {node.name}, so its room is not known: its pool is not imported, or its disk "
-        "or server is not there; find out: pvesm status; zpool import"
+    assert storage.get("active", 1), unexpected(
+        f"storage {pool} is not active on {node.name}, so its room is not known",
+        "an active one",
+        cause="its pool is not imported, or its disk or server is not there",
+        run="pvesm status; zpool import",
     )
     free = node.free(pool) / GIB
     needed = image_room.gib * (1 if build.no_clone else 2)
@@ -39,14 +48,22 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
         why += ", and a throw-away clone as much again; --no-clone leaves that out"
     if build.replaces:
         why += "; the accepted generation keeps its space until the new one is accepted"
-    assert free >= needed, f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed: {why}"
+    assert free >= needed, unexpected(
+        f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed",
+        "room for the image",
+        cause=why,
+        run=f"pvesm list {pool}",
+    )
 
 
 def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:
     """The declared disk of 920 is large enough for the image, packed and unpacked."""
     size = template.declared.storage_size_gb
-    assert size >= image_room.gib, (
-        f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB: {image_room.why}; declare a larger disk"
+    assert size >= image_room.gib, unexpected(
+        f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB",
+        "a disk that holds it",
+        cause=f"{image_room.why}; declare a larger disk",
+        run=f"pvesm status --storage {template.declared.storage_pool}",
     )
 
 
@@ -59,4 +76,9 @@ def test_node_has_the_memory(node: Node, template: Template, settings: Settings)
             "is killed while it loads, set server_memory_mb: it holds only while that server runs"
         )
     whole = node.memory // MIB
-    assert given < whole, f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB"
+    assert given < whole, unexpected(
+        f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB",
+        "less than the node has",
+        cause="declare less, or set server_memory_mb lower",
+        run="free --mebi",
+    )

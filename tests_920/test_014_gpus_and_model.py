@@ -12,12 +12,17 @@ from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.machines import kernel_log
 from fixtures.machines.disk import Disk
 from fixtures.machines.node import Node
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.templates.template import Template
 from fixtures.vllm.model import Model
 from fixtures.warning import warn
 
-pytestmark = [pytest.mark.stage("preflight"), pytest.mark.order(14)]
+pytestmark = [
+    pytest.mark.stage("preflight"),
+    pytest.mark.order(14),
+    pytest.mark.needs_answer("test_parent_is_as_declared", "test_gpus_are_on_the_node"),
+]
 
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
@@ -38,7 +43,12 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
     for note in gpus_of_node.notes:
         warn(note)
     missing = set(template.declared.gpus) - set(gpus_of_node.gpus)
-    assert not missing, f"assigned are {template.declared.gpus}, the node's driver lists {sorted(gpus_of_node.gpus)}"
+    assert not missing, unexpected(
+        f"assigned are {template.declared.gpus}, the node's driver lists {sorted(gpus_of_node.gpus)}",
+        "every assigned GPU",
+        cause="a GPU is gone, bound to another driver, or never was there",
+        run="nvidia-smi -L; ls -l /dev/nvidia*",
+    )
 
 
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
@@ -54,8 +64,12 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
             held.append(f"{gpu}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
         elif others:
             warn(f"{gpu} is shared: {'; '.join(others)}")
-    fix = "stop them, or share the GPU: server_args=--gpu-memory-utilization ..."
-    assert not held, f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}; nothing was touched; {fix}"
+    assert not held, unexpected(
+        f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}",
+        "that much free memory",
+        cause="nothing was touched: stop them, or let the server take less (server_args=--gpu-memory-utilization 0.5)",
+        run="nvidia-smi",
+    )
 
 
 def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:
@@ -65,9 +79,11 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     drivers = {gpu.driver for gpu in gpus_of_node.gpus.values()}
     if not inside or not drivers:
         unseen(f"the driver's version {'in the parent' if drivers else 'on the node'}")
-    assert not drivers or inside <= drivers, (
-        f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}: install the "
-        f"driver's version in {template.parent.ctid} (runfile with --no-kernel-modules), then take its snapshot again"
+    assert not drivers or inside <= drivers, unexpected(
+        f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}",
+        "one version",
+        cause="install that version in the parent (runfile with --no-kernel-modules), take its snapshot again",
+        run=f"pct exec {template.parent.ctid} -- sh -c 'ls {LIBRARIES}/libnvidia-ml.so.*'",
     )
 
 
@@ -77,9 +93,11 @@ def test_driver_serves_the_image(image_env: tuple[str, ...], gpus_of_node: NodeG
         return
     for gpu in gpus_of_node.gpus.values():
         lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand)
-        assert not lacks, (
-            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}: "
-            "a newer driver on the node, or an older image"
+        assert not lacks, unexpected(
+            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}",
+            "a driver that serves it",
+            cause="a newer driver on the node, or an older image (-o vllm_image=...)",
+            run="nvidia-smi",
         )
         if note:
             warn(f"{gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'}: {note}")
@@ -93,7 +111,12 @@ def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str
         lacks = fit.kernels_lack(image_env, gpu.capability)
         if not gpu.capability:
             unseen(f"the architecture of {gpu}")
-        assert not lacks, f"{gpu} is of architecture {gpu.capability}, the image is for {lacks}"
+        assert not lacks, unexpected(
+            f"{gpu} is of architecture {gpu.capability}, the image is for {lacks}",
+            "an image that is built for it",
+            cause="another vllm_image, or another GPU",
+            run="nvidia-smi --query-gpu=name,compute_cap --format=csv",
+        )
 
 
 def test_model_can_be_split(template: Template, model: Model) -> None:
@@ -101,7 +124,12 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
     if model.unseen:
         unseen(model.unseen)
     problem, ways = model.split_problem(template.declared.tensor_parallel), template.declared.tensor_parallel
-    assert not problem, f"{problem}; vllm_tensor_parallel_size is {ways}: declare another, or another test_model"
+    assert not problem, unexpected(
+        f"{problem}; vllm_tensor_parallel_size is {ways}",
+        "a number by which it can be divided",
+        cause="declare another, or another test_model",
+        run="nvidia-smi -L",
+    )
 
 
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
@@ -113,4 +141,9 @@ def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: Nod
         return
     room = min(totals) * template.declared.tensor_parallel * settings.gpu_share
     needed = model.weights / 2**20
-    assert needed < room, f"its weights are {needed:.0f} MiB, {room:.0f} MiB of GPU memory are there for them"
+    assert needed < room, unexpected(
+        f"its weights are {needed:.0f} MiB, {room:.0f} MiB of GPU memory are there for them",
+        "a model that fits",
+        cause="a smaller or quantised test_model, or more GPUs that serve it together",
+        run="nvidia-smi --query-gpu=index,memory.total --format=csv",
+    )

@@ -4,6 +4,7 @@ import pytest
 
 from fixtures.build import Build
 from fixtures.machines.node import Node
+from fixtures.message import unexpected
 from fixtures.templates.template import Template
 
 pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
@@ -14,17 +15,27 @@ def test_container_is_cloned(template: Template, build: Build) -> None:
     if build.rebuild_clone:
         template.remove()
     template.ensure_cloned()
-    assert template.exists
+    assert template.exists, unexpected(f"{template.ctid} is not there", "that it was cloned", run="pct list")
 
 
+@pytest.mark.needs("test_container_is_cloned")
 def test_container_is_as_declared(template: Template) -> None:
     """920 has the declared name, memory, cores, disk, network, features and privilege."""
-    assert template.differences() == []
+    differences = template.differences()
+    assert not differences, unexpected(
+        f"container {template.ctid} differs from its declaration: {'; '.join(differences)}",
+        "no difference",
+        cause="it was changed by hand, or the declaration was",
+        run=f"pct config {template.ctid}",
+    )
 
 
-def test_container_starts(node: Node, template: Template) -> None:
+@pytest.mark.needs("test_container_is_as_declared")
+def test_container_starts(node: Node, template: Template, build: Build) -> None:
     """920 starts; another container of that number is left alone."""
     if not template.exists or template.differences():
-        pytest.skip("the container is not there as declared")
+        raise build.ledger.blocked_by("test_container_is_as_declared")
     template.start()
-    assert node.running(template.ctid)
+    assert node.running(template.ctid), unexpected(
+        f"{template.ctid} is off after `pct start`", "running", run=f"pct start {template.ctid} --debug"
+    )

@@ -7,25 +7,38 @@ from fixtures.declaration import Declared
 from fixtures.gpu import gpus, health
 from fixtures.machines import docker, file_system
 from fixtures.machines.container import Container
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.stages import SIMULATED, Inconclusive, NotProved
 from fixtures.warning import warn
 
-pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(30)]
+DOCKER = pytest.mark.needs("test_docker_is_running")
+GPU = pytest.mark.needs("test_gpus_are_listed", "test_gpu_may_be_used[gpu]")
+pytestmark = [
+    pytest.mark.stage("inherited stack"),
+    pytest.mark.order(30),
+    pytest.mark.needs_answer("test_systemd_is_healthy"),
+    pytest.mark.needs("test_commands_reach_the_container"),
+]
 
 
 def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
     """systemd has started, and no unit has failed."""
     state = container.wait_until_booted(settings.boot_deadline)
     failed = container.ask("systemctl", "--failed", "--plain", "--no-legend")
-    assert state == "running", f"systemd is {state}; failed: {failed}"
+    assert state == "running", unexpected(
+        f"systemd is {state}; failed: {failed}", "running", run=container.pasteable("systemctl", "--failed")
+    )
 
 
 def test_commands_reach_the_container(container: Container, declared: Declared) -> None:
     """Commands for 920 run in 920, not on the node."""
     name, kind = container.ask("hostname"), container.ask("systemd-detect-virt", "--container")
-    assert (name, kind) == (declared.name, "lxc"), (
-        f"commands run in {name!r} ({kind}), not in {declared.name!r}: is `pct exec` on the node the real one?"
+    assert (name, kind) == (declared.name, "lxc"), unexpected(
+        f"commands run in {name!r} ({kind})",
+        f"{declared.name!r} (lxc)",
+        cause="its host name was changed, or `pct` on the node is not the real one",
+        run=container.pasteable("hostname"),
     )
 
 
@@ -33,67 +46,129 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     """The operating system is the one that the declared template names."""
     distribution, release = declared.os
     found = container.system_info
-    assert found.distribution == distribution
-    assert found.release == release or found.release.startswith(f"{release}.")
+    as_declared = found.release == release or str(found.release).startswith(f"{release}.")
+    assert found.distribution == distribution and as_declared, unexpected(  # noqa: PT018 - one fact
+        f"the operating system is {found.distribution} {found.release}",
+        f"{distribution} {release}",
+        cause="the parent was made from another template, or was upgraded",
+        run=container.pasteable("cat", "/etc/os-release"),
+    )
 
 
 def test_container_is_privileged(container: Container) -> None:
     """The container is privileged: root is the node's root, and owns the system files."""
-    assert container.ask("cat", "/proc/self/uid_map").split() == ["0", "0", "4294967295"]
+    ids = container.ask("cat", "/proc/self/uid_map").split()
+    assert ids == ["0", "0", "4294967295"], unexpected(
+        f"user ids are mapped as {' '.join(ids)}",
+        "0 0 4294967295",
+        cause="the container is unprivileged",
+        run=f"pct config {container.ctid} | grep unprivileged",
+    )
     owners = container.ask("stat", "--format", "%u", "/", "/usr/bin", "/etc/passwd").split()
-    assert owners == ["0", "0", "0"], (
-        f"owners {owners}: cloned from an unprivileged container; only a restore fixes that"
+    assert owners == ["0", "0", "0"], unexpected(
+        f"/, /usr/bin and /etc/passwd have owners {owners}",
+        "root, 0",
+        cause="cloned from an unprivileged container, only a restore as a privileged one fixes it",
+        run=container.pasteable("stat", "--format", "%u %n", "/", "/usr/bin", "/etc/passwd"),
     )
 
 
 def test_root_disk_has_its_size(container: Container, declared: Declared) -> None:
     """The root file system is as large as its declared disk."""
     found = file_system.root(container)
-    fills = found.fills(declared.storage_size_gb)
+    fills, ctid = found.fills(declared.storage_size_gb), declared.ctid
     if fills is None:
         raise Inconclusive(f"whether a file system of kind {found.kind} fills its disk is not known")
-    assert fills, (
+    assert fills, unexpected(
         f"the root file system ({found.kind}) has {found.gib:.1f} GiB, its disk is declared with "
-        f"{declared.storage_size_gb}: `pct resize` grows the disk even where the file system can't follow; its task "
-        f"log says why. With {declared.ctid} off: pct fsck {declared.ctid}; then pct resize {declared.ctid} rootfs +1G"
+        f"{declared.storage_size_gb}",
+        "that it fills its disk",
+        cause="`pct resize` grows the disk even where the file system can't follow; its task log says why",
+        run=f"pct shutdown {ctid}; pct fsck {ctid}; pct resize {ctid} rootfs +1G",
     )
 
 
 def test_docker_is_running(container: Container) -> None:
-    """The Docker service is running and starts at boot."""
+    """Docker is running and enabled at boot."""
     service = container.service("docker")
-    assert service.is_running
-    assert service.is_enabled
+    assert service.is_running and service.is_enabled, unexpected(  # noqa: PT018 - the facts say which
+        docker.state(container), "active and enabled", run=container.pasteable("systemctl", "status", "docker")
+    )
 
 
+@DOCKER
 def test_docker_storage_is_sane(container: Container) -> None:
     """Docker stores its layers in overlayfs."""
     driver = docker.info(container)["Driver"]
-    assert driver in ("overlay2", "overlayfs"), f"the storage driver is {driver}; overlay2 on ZFS needs OpenZFS 2.2"
+    assert driver in ("overlay2", "overlayfs"), unexpected(
+        f"the storage driver is {driver}",
+        "overlay2",
+        cause="overlay2 on ZFS needs OpenZFS 2.2",
+        run=container.pasteable("docker", "info", "--format", "{{.Driver}}"),
+    )
 
 
+@DOCKER
 def test_docker_runs_a_container(container: Container) -> None:
     """Docker runs a container."""
-    assert docker.run_probe(container) == "the probe ran"
+    said = docker.run_probe(container)
+    assert said == "the probe ran", unexpected(
+        f"a container of Docker said {said!r}",
+        "'the probe ran'",
+        run=container.pasteable("journalctl", "-u", "docker", "-n", "20"),
+    )
 
 
+@DOCKER
 def test_no_foreign_container(container: Container) -> None:
     """Docker has no container that this suite did not make."""
-    assert docker.foreign(container) == []
+    found = docker.foreign(container)
+    assert not found, unexpected(
+        f"Docker holds {', '.join(found)}",
+        "no container, as clones would have it too",
+        cause="the parent brought it along: remove it there",
+        run=container.pasteable("docker", "ps", "--all"),
+    )
 
 
+@pytest.mark.needs("test_no_foreign_container")
+@DOCKER
 def test_port_is_free(container: Container, settings: Settings) -> None:
     """The test server's port is free; a test server of an earlier run is removed first."""
     docker.remove_own(container)
     holders = container.listeners(settings.server_port)
-    assert not holders, f"port {settings.server_port} is held: {holders}; stop it in the parent, or set server_port"
+    assert not holders, unexpected(
+        f"port {settings.server_port} is held: {holders}",
+        "a free port",
+        cause="stop it in the parent, or set server_port",
+        run=container.pasteable("ss", "-ltnp", f"sport = :{settings.server_port}"),
+    )
 
 
+@DOCKER
 def test_nvidia_runtime_is_registered(container: Container) -> None:
     """Docker knows the NVIDIA runtime."""
     runtimes = sorted(docker.info(container)["Runtimes"])
-    assert "nvidia" in runtimes, (
-        f"Docker knows only {runtimes}; in 903: nvidia-ctk runtime configure --runtime=docker; systemctl restart docker"
+    fix = "nvidia-ctk runtime configure --runtime=docker; systemctl restart docker"
+    assert "nvidia" in runtimes, unexpected(
+        f"Docker knows only {runtimes}",
+        "the runtime nvidia",
+        cause="NVIDIA's toolkit is not configured in the parent",
+        run=container.pasteable("sh", "-c", fix),
+    )
+
+
+def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
+    """The device files of this GPU are in the container, and its device rules allow access."""
+    wrong = build.unusable[gpu] = gpus.unusable_nodes(container, gpu)
+    before = [other for other, lines in build.unusable.items() if other != gpu and wrong and {*wrong} <= {*lines}]
+    if before:  # a device that all GPUs share
+        raise build.ledger.blocked_by(f"test_gpu_may_be_used[gpu{before[0]}]")
+    assert not wrong, unexpected(
+        f"GPU {gpu}: {'; '.join(wrong)}",
+        "devices that may be used",
+        cause="pass them through in the parent, take its snapshot again",
+        run=gpus.passing(container, wrong),
     )
 
 
@@ -101,30 +176,28 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
 def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
     """nvidia-smi lists as many GPUs as are assigned to 920."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
-    assigned, seen = declared.gpus, [str(gpu) for gpu in build.gpus]
-    assert len(seen) == len(assigned), f"assigned are {assigned}, listed are {seen}"
-    assert len({gpu.uuid for gpu in build.gpus}) == len(assigned), f"two GPUs have one UUID: {seen}"
+    there = [gpu for gpu in declared.gpus if gpu not in build.missing]  # another check names the missing devices
+    seen, ask = [str(gpu) for gpu in build.gpus], container.pasteable("nvidia-smi", "-L")
+    assert len(seen) == len(there), unexpected(
+        f"assigned are {declared.gpus}, listed are {seen}", f"{len(there)} GPUs", run=ask
+    )
+    assert len({gpu.uuid for gpu in build.gpus}) == len(there), unexpected(
+        f"two GPUs have one UUID: {seen}", "one for each", cause="one card is passed through twice", run=ask
+    )
 
 
-def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
-    """The device files of this GPU are in the container, and its device rules allow access."""
-    wrong = gpus.unusable_nodes(container, gpu)
-    if any(line.startswith(f"/dev/nvidia{gpu} ") for line in wrong):
-        build.missing.add(gpu)
-    nodes = " ".join(line.split()[0] for line in wrong)
-    assert not wrong, f"GPU {gpu}: {'; '.join(wrong)}; pass through: {nodes}; one each: pct set CTID --devN PATH"
-
-
+@GPU
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before load: memory, clocks, temperature, power, modes."""
     values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
     failures, notes = health.judge(values, loaded=False)
     name = gpus.named(build.gpus, gpu, index)
-    assert not failures, f"{name}: {'; '.join(failures)}"
+    assert not failures, unexpected(f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpu}")
     for note in notes:
         warn(f"{name}: {note}")
 
 
+@GPU
 def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has enough free memory for a test server."""
     room = gpus.room(container, index, settings.command_deadline)
@@ -133,31 +206,46 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
         warn(f"not seen: the memory of {name}, which its driver does not report")
         return
     wanted = settings.gpu_share * room.total
-    assert room.free >= wanted, (
-        f"{name} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}; others hold the rest: "
-        f"{', '.join(room.processes) or 'no process of this container'}; end them, or let the server take less: "
-        "-o server_args='--gpu-memory-utilization ...'"
+    assert room.free >= wanted, unexpected(
+        f"{name} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}",
+        "room for the server",
+        cause=f"others hold the rest: {', '.join(room.processes) or 'no process of this container'}; end them, or let "
+        "the server take less (-o server_args='--gpu-memory-utilization 0.5')",
+        run="nvidia-smi",
     )
 
 
+@GPU
 @pytest.mark.deep
 def test_cuda_works_on_gpu(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
     result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
-    assert not result.error, f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)"
-    assert result.copied > 0
-    assert result.taken > 0
+    ask = container.pasteable("nvidia-smi")
+    assert not result.error, unexpected(
+        f"GPU {gpu}: {result.error} (CUDA counts {result.count} GPUs)", "that CUDA initialises and copies", run=ask
+    )
+    assert result.copied > 0 < result.taken, unexpected(
+        f"GPU {gpu}: {result.copied} bytes came back the same, {result.taken} were taken", "more than none", run=ask
+    )
     listed = build.gpus[index].uuid if index < len(build.gpus) else ""
     last_group = result.uuid[-12:]
-    assert listed.endswith(last_group), f"GPU {gpu}: CUDA uses the card ...-{last_group}, nvidia-smi lists {listed}"
+    assert listed.endswith(last_group), unexpected(
+        f"GPU {gpu}: CUDA uses the card ...-{last_group}, nvidia-smi lists {listed}", "the same card", run=ask
+    )
 
 
+@pytest.mark.needs("test_cuda_works_on_gpu[gpu]")
 @pytest.mark.deep
 def test_gpu_computes(build: Build, gpu: int) -> None:
     """A matrix product on this GPU equals the CPU's."""
     result = build.cuda.get(gpu)
-    if result is None or result.error:
-        pytest.skip("CUDA does not work on this GPU")
+    if result is None:
+        pytest.skip("CUDA was not tried on this GPU")
     if result.product == "not supported" and build.simulated:
         raise NotProved(SIMULATED)
-    assert result.product == "right", f"GPU {gpu}: a product is {result.product} by its driver"
+    assert result.product == "right", unexpected(
+        f"GPU {gpu}: a product of matrices is {result.product} by its driver",
+        "the CPU's numbers",
+        cause="the card or its driver is broken",
+        run=f"nvidia-smi -q -i {gpu} -d ECC",
+    )

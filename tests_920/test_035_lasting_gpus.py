@@ -2,23 +2,30 @@
 
 import pytest
 
-from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.machines.reload import list_around_reload
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 
-pytestmark = [pytest.mark.stage("inherited stack"), pytest.mark.order(35)]
+pytestmark = [
+    pytest.mark.stage("inherited stack"),
+    pytest.mark.order(35),
+    pytest.mark.needs("test_commands_reach_the_container", "test_docker_runs_a_container"),
+    pytest.mark.needs("test_nvidia_runtime_is_registered", "test_gpu_may_be_used", "test_gpus_are_listed"),
+]
 
 
 def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None:
     """A Docker container keeps its GPUs when systemd reloads, as at each daily upgrade."""
-    if "nvidia" not in docker.info(container)["Runtimes"]:
-        pytest.skip("Docker knows no NVIDIA runtime")
     listed = list_around_reload(container, settings.command_deadline)
-    assert any(line.startswith("GPU ") for line in listed.before), (
-        f"before `systemctl daemon-reload` the Docker container listed no GPU: {listed.before}; nothing is proved"
+    assert any(line.startswith("GPU ") for line in listed.before), unexpected(
+        f"before `systemctl daemon-reload` the Docker container listed no GPU: {listed.before}",
+        "its GPUs",
+        run=container.pasteable("docker", "info", "--format", "{{.Runtimes}}"),
     )
-    assert listed.after == listed.before, (
-        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}: fix the parent with nvidia-ctk "
-        'system create-dev-char-symlinks --create-all, or "exec-opts": ["native.cgroupdriver=cgroupfs"]'
+    assert listed.after == listed.before, unexpected(
+        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}",
+        "the same GPUs",
+        cause='runc knows no device rules for them: links, or "exec-opts": ["native.cgroupdriver=cgroupfs"]',
+        run=container.pasteable("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all"),
     )

@@ -5,6 +5,7 @@ import pytest
 from fixtures.build import Build
 from fixtures.gpu import gpus
 from fixtures.machines.container import Container
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.stages import SIMULATED, NotProved
 from fixtures.templates import tidy
@@ -16,23 +17,41 @@ pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
 def test_clone_is_measured(container: Container) -> None:
     """The contents of 920 before the image are noted, so that additions can be found later."""
-    assert tidy.note(container) > 0
+    size = tidy.note(container)
+    assert size > 0, unexpected(f"container {container.ctid} holds {size} bytes", "more", run=container.pasteable("df"))
 
 
 def test_image_is_pulled(ahead: Ahead, build: Build) -> None:
     """The vLLM image is pulled, and its digest is used from then on."""
     build.image = ahead.image()  # on its way since Docker was proved
-    assert "@sha256:" in build.image.digest
+    assert "@sha256:" in build.image.digest, unexpected(
+        f"the image is named {build.image.digest!r}",
+        "a name with @sha256:",
+        cause="it was loaded or built here, not pulled",
+        run=build.template.container.pasteable("docker", "image", "ls", "--digests"),
+    )
 
 
+@pytest.mark.needs("test_image_is_pulled")
 def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     """The image's entrypoint is known to serve a model."""
-    assert settings.test_model in image.serve_command(settings.test_model, [])
+    words = image.serve_command(settings.test_model, [])
+    assert settings.test_model in words, unexpected(
+        f"the server is started with {words}",
+        f"the model {settings.test_model}",
+        run=f"docker image inspect {image.digest}",
+    )
 
 
+@pytest.mark.needs("test_image_is_pulled")
 def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
         raise NotProved(SIMULATED)
     said = gpus.torch_computes(container, image, index, build.settings.boot_deadline)
-    assert said.startswith("True"), f"GPU {gpu}: torch computes other numbers than the CPU: {said}"
+    assert said.startswith("True"), unexpected(
+        f"GPU {gpu}: torch computes other numbers than the CPU: {said}",
+        "True",
+        cause="the card is broken, or the image is not built for it",
+        run=f"nvidia-smi -q -i {gpu} -d ECC",
+    )

@@ -6,6 +6,7 @@ from fixtures.build import Build
 from fixtures.gpu import gpus, health
 from fixtures.machines import docker
 from fixtures.machines.container import Container
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.stages import SIMULATED, NotProved
 from fixtures.templates.template import Template
@@ -14,6 +15,8 @@ from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 from fixtures.warning import warn
 
+READY = pytest.mark.needs("test_server_gets_ready[gpu]")
+ANSWERS = pytest.mark.needs_answer("test_server_answers[gpu]")
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.deep]
 
 
@@ -23,36 +26,59 @@ class TestServer:
     def test_server_gets_ready(self, server: Server, image: Image, template: Template) -> None:
         """The server becomes ready: healthy, model listed, one chat finished."""
         server.start(image, template.declared.tensor_parallel)
-        assert server.wait_until_ready().answered > 0
+        seconds = server.wait_until_ready().answered
+        assert seconds > 0, unexpected(f"the server answered after {seconds} s", "a time", run=server.pasteable)
 
+    @READY
     def test_server_lists_the_model(self, ready_server: Server, settings: Settings) -> None:
         """The server lists the requested model and no other."""
-        assert ready_server.models() == [settings.test_model]
+        found = ready_server.models()
+        assert found == [settings.test_model], unexpected(
+            f"it lists {found}", f"only {settings.test_model}", run=ready_server.pasteable
+        )
 
+    @READY
     def test_server_answers(self, ready_server: Server, settings: Settings) -> None:
         """The server answers a chat with the expected word."""
         answer = ready_server.chat(settings.test_prompt)
-        assert answer.status == 200
-        assert answer.model == settings.test_model
-        assert answer.tokens > 0
-        assert not (problem := answer.lacks(settings.expected_word)), problem
+        assert (answer.status, answer.model) == (200, settings.test_model) and answer.tokens > 0, unexpected(  # noqa: PT018
+            f"asked {answer.question!r}: status {answer.status}, {answer.tokens} tokens of {answer.model!r}",
+            f"status 200, tokens of {settings.test_model!r}",
+            run=ready_server.pasteable,
+        )
+        problem = answer.lacks(settings.expected_word)
+        assert not problem, unexpected(
+            problem, f"the word {settings.expected_word!r} in the answer", run=ready_server.pasteable
+        )
 
+    @READY
+    @ANSWERS
     def test_server_sees_its_gpus(self, ready_server: Server, build: Build) -> None:
         """The server's container lists exactly the GPUs that it was given."""
         wanted = ready_server.gpus.removeprefix("device=")
         given = [gpu.uuid for gpu in build.gpus if wanted in ("all", str(gpu.index))]
         seen = gpus.uuids(ready_server.devices())
-        assert given, f"which GPU is {ready_server.gpus} is not known: nvidia-smi listed {build.gpus} before"
-        assert sorted(seen) == sorted(given), (
-            f"given {given}, the server sees {seen}; the NVIDIA runtime does not heed --gpus: "
-            "see mode and NVIDIA_VISIBLE_DEVICES in the parent's nvidia-container-runtime/config.toml"
+        ask = build.template.container.pasteable("nvidia-smi", "-L")
+        assert given, unexpected(
+            f"which GPU is {ready_server.gpus} is not known: nvidia-smi listed {build.gpus} before", "its UUID", run=ask
+        )
+        assert sorted(seen) == sorted(given), unexpected(
+            f"given {given}, the server sees {seen}",
+            "the same GPUs",
+            cause="the NVIDIA runtime does not heed --gpus: see mode and NVIDIA_VISIBLE_DEVICES in its config.toml",
+            run=build.template.container.pasteable("cat", "/etc/nvidia-container-runtime/config.toml"),
         )
 
+    @READY
+    @ANSWERS
     def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
         """The server's speed is measured: the first token, one request, and many at once."""
         ready_server.figures = performance.measure(ready_server, performance.effort_for(build.simulated))
-        assert all(figure.value > 0 for figure in ready_server.figures)
+        idle = [figure.name for figure in ready_server.figures if not figure.value > 0]
+        assert not idle, unexpected(f"{', '.join(idle)}: 0", "more", run=ready_server.pasteable)
 
+    @READY
+    @ANSWERS
     def test_gpu_is_healthy_under_load(
         self, ready_server: Server, container: Container, build: Build, gpu: int, index: int
     ) -> None:
@@ -62,25 +88,40 @@ class TestServer:
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
         name = gpus.named(build.gpus, gpu, index)
-        assert not failures, f"{name}: {'; '.join(failures)}"
+        assert not failures, unexpected(
+            f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpu}"
+        )
         for note in notes:
             warn(f"{name}: {note}")
 
+    @READY
+    @pytest.mark.needs("test_server_is_measured[gpu]")
     def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
         """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
         if build.simulated:
             raise NotProved(SIMULATED)
         slow = performance.compare(ready_server, build, image, gpu)
-        assert not slow, f"GPU {gpu}: {'; '.join(slow)}; {health.clocks(build.health.get(f'GPU {gpu} under load', {}))}"
+        assert not slow, unexpected(
+            f"GPU {gpu}: {'; '.join(slow)}",
+            "figures inside the reference's bounds",
+            cause=health.clocks(build.health.get(f"GPU {gpu} under load", {})),
+            run=f"nvidia-smi -q -i {gpu} -d PERFORMANCE,CLOCK",
+        )
 
 
 def test_no_server_is_left(container: Container) -> None:
     """The test servers were stopped and removed."""
     left = docker.own(container)
-    assert left == [], f"Docker still holds {left}: docker rm --force {' '.join(left)}"
+    assert left == [], unexpected(
+        f"Docker still holds {left}", "no test server", run=container.pasteable("docker", "rm", "--force", *left)
+    )
 
 
 def test_port_is_free_again(container: Container, settings: Settings) -> None:
     """Nothing listens on the test server's port."""
     holders = container.listeners(settings.server_port)
-    assert not holders, f"port {settings.server_port} is still held: {holders}; ask: ss -ltnp"
+    assert not holders, unexpected(
+        f"port {settings.server_port} is still held: {holders}",
+        "a free port",
+        run=container.pasteable("ss", "-ltnp", f"sport = :{settings.server_port}"),
+    )

@@ -5,6 +5,7 @@ import pytest
 from fixtures.build import Build
 from fixtures.machines import kernel_log
 from fixtures.machines.node import Node
+from fixtures.message import unexpected
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(55), pytest.mark.deep]
 
@@ -14,4 +15,9 @@ def test_no_gpu_fault_was_logged(node: Node, build: Build) -> None:
     if build.xids is None:
         pytest.skip("the kernel's log was not read when the run began")
     new = [line for line in kernel_log.xid_lines(node) if line not in build.xids]
-    assert not new, f"{len(new)} new GPU faults: {new[-3:]}; the numbers: docs.nvidia.com/deploy/xid-errors"
+    assert not new, unexpected(
+        f"{len(new)} new GPU faults: {new[-3:]}",
+        "none",
+        cause="the numbers: docs.nvidia.com/deploy/xid-errors",
+        run="dmesg | grep -i xid",
+    )

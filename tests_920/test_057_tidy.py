@@ -2,36 +2,50 @@
 
 import pytest
 
+from fixtures.machines.container import Container
+from fixtures.message import unexpected
 from fixtures.templates.tidy import Findings
 
-pytestmark = [pytest.mark.stage("tidy"), pytest.mark.order(57)]
+pytestmark = [
+    pytest.mark.stage("tidy"),
+    pytest.mark.order(57),
+    pytest.mark.needs_answer("test_docker_holds_no_container"),  # the first to look: all ask what was found then
+]
 
 
-def test_docker_holds_no_container(findings: Findings) -> None:
+def found(container: Container, lines: list[str], expected: str, *argv: str) -> str:
+    """What was found, line by line, with the command that removes it, or one that shows it."""
+    seen, _, fix = lines[0].partition("; remove it: ")
+    return "\n".join([unexpected(seen, expected, run=fix or container.pasteable(*argv)), *lines[1:]])
+
+
+def test_docker_holds_no_container(container: Container, findings: Findings) -> None:
     """Docker has no container, running or stopped."""
-    assert not findings.containers, "\n".join(findings.containers)
+    assert not findings.containers, found(container, findings.containers, "none", "docker", "ps", "--all")
 
 
-def test_docker_holds_nothing_but_the_image(findings: Findings) -> None:
+def test_docker_holds_nothing_but_the_image(container: Container, findings: Findings) -> None:
     """Docker has no added image, volume or layer except the vLLM image."""
-    assert not findings.docker, "\n".join(findings.docker)
+    assert not findings.docker, found(container, findings.docker, "only the image", "docker", "system", "df", "-v")
 
 
-def test_no_secret_is_inside(findings: Findings) -> None:
+def test_no_secret_is_inside(container: Container, findings: Findings) -> None:
     """No token, password, private key, added ssh key or secret of this run is inside."""
-    assert not findings.secrets, "\n".join(findings.secrets)
+    assert not findings.secrets, found(container, findings.secrets, "none")
 
 
-def test_nothing_typed_is_inside(findings: Findings) -> None:
+def test_nothing_typed_is_inside(container: Container, findings: Findings) -> None:
     """No history of a shell or another program is inside."""
-    assert not findings.histories, "\n".join(findings.histories)
+    assert not findings.histories, found(container, findings.histories, "none")
 
 
-def test_no_log_of_the_build_is_inside(findings: Findings) -> None:
+def test_no_log_of_the_build_is_inside(container: Container, findings: Findings) -> None:
     """No log has a line that is newer than the clone."""
-    assert not findings.logs, "\n".join(findings.logs)
+    assert not findings.logs, found(container, findings.logs, "none", "ls", "-lt", "/var/log")
 
 
-def test_only_image_and_caches_were_added(findings: Findings) -> None:
+def test_only_image_and_caches_were_added(container: Container, findings: Findings) -> None:
     """The container grew by no more than the image, the kept caches, and 50 MB."""
-    assert not findings.growth, "\n".join(findings.growth)
+    assert not findings.growth, found(
+        container, findings.growth, "no more than the image, the caches and 50 MB", "du", "-xm", "--max-depth=2", "/"
+    )

@@ -7,10 +7,14 @@ from fixtures.gpu import gpus
 from fixtures.machines import docker
 from fixtures.machines.container import Container
 from fixtures.machines.node import Node
+from fixtures.message import unexpected
 from fixtures.settings import Settings
 from fixtures.templates.template import Situation, Template
 from fixtures.vllm.image import inspect
 
+WHOLE = pytest.mark.needs("test_snapshot_is_whole")
+UP = pytest.mark.needs("test_container_is_up_again")
+DOCKER = pytest.mark.needs("test_docker_is_up_again")
 pytestmark = [pytest.mark.stage("sealed"), pytest.mark.order(70)]
 
 
@@ -20,14 +24,22 @@ def test_snapshot_is_whole(template: Template, build: Build) -> None:
     if build.situation is Situation.SEALED and not build.verify and template.snapshot() is None:
         template.finish_seal()  # the run that sealed was cut short between its two snapshots
     snapshot = template.snapshot()
-    assert snapshot is not None, f"{template.ctid}@{template.snapshot_name} is not there"
-    assert snapshot.whole, f"{template.ctid}@{template.snapshot_name} is half made: {snapshot.state}"
+    name, show = f"{template.ctid}@{template.snapshot_name}", f"pct listsnapshot {template.ctid}"
+    assert snapshot is not None, unexpected(f"{name} is not there", "the snapshot that was taken", run=show)
+    assert snapshot.whole, unexpected(f"{name} is half made: {snapshot.state}", "a whole snapshot", run=show)
 
 
+@WHOLE
 @pytest.mark.on_existing
 def test_snapshot_is_as_declared(template: Template) -> None:
     """The configuration in the snapshot is the declared one."""
-    assert template.differences(template.snapshot_name) == []
+    differences = template.differences(template.snapshot_name)
+    assert not differences, unexpected(
+        f"{template.ctid}@{template.snapshot_name} differs from its declaration: {'; '.join(differences)}",
+        "no difference",
+        cause="the declaration has changed since, or the snapshot was taken of something else",
+        run=f"pct config {template.ctid} --snapshot {template.snapshot_name}",
+    )
 
 
 def test_container_is_up_again(node: Node, container: Container, build: Build, settings: Settings) -> None:
@@ -35,31 +47,60 @@ def test_container_is_up_again(node: Node, container: Container, build: Build, s
     template = build.template
     if build.situation is Situation.SEALED:  # an earlier run was cut short after the snapshot, perhaps before the start
         template.start()
-    assert node.running(template.ctid), f"container {template.ctid} is off"
+    assert node.running(template.ctid), unexpected(
+        f"container {template.ctid} is off", "running", run=f"pct start {template.ctid} --debug"
+    )
     state = container.wait_until_booted(settings.boot_deadline)
-    assert state == "running", f"systemd is {state} after the restart: systemctl --failed says which unit"
+    failed = container.ask("systemctl", "--failed", "--plain", "--no-legend") if state != "running" else ""
+    assert state == "running", unexpected(
+        f"systemd is {state} after the restart; failed: {failed}",
+        "running",
+        run=container.pasteable("systemctl", "--failed"),
+    )
 
 
+@UP
 def test_docker_is_up_again(container: Container) -> None:
     """Docker runs again."""
-    assert container.service("docker").is_running
+    assert container.service("docker").is_running, unexpected(
+        docker.state(container), "active", run=container.pasteable("systemctl", "status", "docker")
+    )
 
 
+@DOCKER
 def test_image_is_still_there(container: Container, settings: Settings) -> None:
     """The vLLM image is still present, with its digest."""
-    assert "@sha256:" in inspect(container, settings.vllm_image, settings.command_deadline).digest
+    digest = inspect(container, settings.vllm_image, settings.command_deadline).digest
+    assert "@sha256:" in digest, unexpected(
+        f"the image is named {digest!r}",
+        "a name with @sha256:",
+        run=container.pasteable("docker", "image", "ls", "--digests"),
+    )
 
 
+@DOCKER
 def test_nothing_is_left_of_the_build(container: Container) -> None:
     """Docker has no container, neither a test server nor another."""
-    assert docker.own(container) + docker.foreign(container) == []
+    found = docker.own(container) + docker.foreign(container)
+    assert not found, unexpected(
+        f"Docker holds {', '.join(found)}",
+        "no container",
+        cause="something has made it since the snapshot, such as a unit that starts at boot",
+        run=container.pasteable("docker", "ps", "--all"),
+    )
 
 
+@UP
 def test_gpus_are_listed_again(container: Container, template: Template, build: Build) -> None:
     """After the restart nvidia-smi lists the same GPUs as before."""
     again = gpus.listed(container, build.settings.command_deadline)
     found, assigned = [gpu.uuid for gpu in again], template.declared.gpus
-    assert len(found) == len(assigned), f"assigned are {assigned}, listed are {found} after the restart"
+    ask = container.pasteable("nvidia-smi", "-L")
+    assert len(found) == len(assigned), unexpected(
+        f"assigned are {assigned}, listed are {found} after the restart", f"{len(assigned)} GPUs", run=ask
+    )
     if build.gpus:  # an earlier run has listed them, if that was cut short after the snapshot
         before = [gpu.uuid for gpu in build.gpus]
-        assert found == before, f"before the restart {before} were listed, after it {found}: the cards were swapped"
+        assert found == before, unexpected(
+            f"after the restart {found} are listed", f"{before}, as before", cause="the cards were swapped", run=ask
+        )

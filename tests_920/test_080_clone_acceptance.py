@@ -8,6 +8,8 @@ import pytest
 
 from fixtures.gpu import gpus
 from fixtures.machines import docker
+from fixtures.message import unexpected
+from fixtures.recording.run_folder import log_file
 from fixtures.settings import Settings
 from fixtures.stages import Inconclusive
 from fixtures.templates import guest, identity
@@ -17,51 +19,92 @@ from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 from fixtures.warning import warn
 
+BOOTED = pytest.mark.needs_answer("test_clone_boots_beside_its_template")
+MADE = pytest.mark.needs_answer("test_clone_is_made")
+COMPARED = pytest.mark.needs_answer("test_clone_is_what_was_sealed")
 pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
 
 
 def test_clone_can_work(trial: Trial) -> None:
     """Nothing known before copying prevents the clone from working as declared."""
-    refused = "; ".join(trial.refusals)
-    assert not refused, f"{trial.clone.ctid} {trial.clone.declared.name} is refused: {refused}"
-
-
-def test_clone_is_made(trial: Trial) -> None:
-    """The clone has its own number, name, address and MAC, set before its first start."""
-    if trial.refusals:
-        pytest.skip("nothing is copied for what can't work")
-    trial.make()
-    differences = trial.differences()
-    assert not differences, differences
-
-
-def test_clone_boots_beside_its_template(trial: Trial) -> None:
-    """The clone boots beside its template, and no unit of its systemd has failed."""
-    if not trial.made:
-        pytest.skip("there is no clone")
-    assert trial.start() == "running", trial.clone.container.ask("systemctl", "--failed", "--plain", "--no-legend")
-
-
-def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
-    """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
-    template, found = trial.identities()
-    assert identity.shared(template, found) == []
-    assert identity.missing(found, ssh=clone.container.exists("sshd")) == []
-    assert f"{clone.declared.network.address}/" in found["addresses"]
-
-
-def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
-    """Docker runs a container in the clone, and a new clone holds none."""
-    docker.remove_own(clone.container)  # of a run that was killed
-    assert docker.run_probe(clone.container) == "the probe ran"
-    brought = [] if trial.was_there else docker.foreign(clone.container)
-    left = docker.own(clone.container) + brought
-    assert not left, (
-        f"Docker in clone {clone.ctid} holds {left}, expected is no container: the snapshot holds one, or the "
-        f"probe stays; find out: pct exec {clone.ctid} -- docker ps --all"
+    refused, ctid = "; ".join(trial.refusals), trial.clone.ctid
+    assert not refused, unexpected(
+        f"{ctid} {trial.clone.declared.name} is refused: {refused}", "nothing in its way", run="pct list; pvesm status"
     )
 
 
+@pytest.mark.needs("test_clone_can_work")
+def test_clone_is_made(trial: Trial) -> None:
+    """The clone has its own number, name, address and MAC, set before its first start."""
+    if trial.refusals:
+        raise trial.build.ledger.blocked_by("test_clone_can_work")
+    trial.make()
+    differences = trial.differences()
+    assert not differences, unexpected(
+        f"clone {trial.clone.ctid} differs from its declaration: {differences}",
+        "no difference",
+        run=f"pct config {trial.clone.ctid}",
+    )
+
+
+@MADE
+def test_clone_boots_beside_its_template(trial: Trial) -> None:
+    """The clone boots beside its template, and no unit of its systemd has failed."""
+    if not trial.made:
+        raise trial.build.ledger.blocked_by("test_clone_is_made")
+    state, inside = trial.start(), trial.clone.container
+    failed = inside.ask("systemctl", "--failed", "--plain", "--no-legend") if state != "running" else ""
+    assert state == "running", unexpected(
+        f"systemd in clone {trial.clone.ctid} is {state}; failed: {failed}",
+        "running",
+        run=inside.pasteable("systemctl", "--failed"),
+    )
+
+
+@MADE
+@BOOTED
+def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
+    """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
+    template, found = trial.identities()
+    name, ask = f"clone {clone.ctid}", clone.container.pasteable("cat", "/etc/machine-id")
+    shared = identity.shared(template, found)
+    assert not shared, unexpected(
+        f"{name} shares {', '.join(shared)} with its template",
+        "its own",
+        cause=f"{identity.UNIT} did not run when the template was sealed",
+        run=clone.container.pasteable("systemctl", "status", identity.UNIT),
+    )
+    missing = identity.missing(found, ssh=clone.container.exists("sshd"))
+    assert not missing, unexpected(f"{name} has no {', '.join(missing)}", "its own, made at its first boot", run=ask)
+    address = clone.declared.network.address
+    assert f"{address}/" in found["addresses"], unexpected(
+        f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
+    )
+
+
+@MADE
+@BOOTED
+def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
+    """Docker runs a container in the clone, and a new clone holds none."""
+    docker.remove_own(clone.container)  # of a run that was killed
+    said = docker.run_probe(clone.container)
+    assert said == "the probe ran", unexpected(
+        f"a container of Docker in clone {clone.ctid} said {said!r}",
+        "'the probe ran'",
+        run=clone.container.pasteable("journalctl", "-u", "docker", "-n", "20"),
+    )
+    brought = [] if trial.was_there else docker.foreign(clone.container)
+    left = docker.own(clone.container) + brought
+    assert not left, unexpected(
+        f"Docker in clone {clone.ctid} holds {left}",
+        "no container",
+        cause="the snapshot holds one, or the probe stays",
+        run=clone.container.pasteable("docker", "ps", "--all"),
+    )
+
+
+@MADE
+@BOOTED
 def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
     """Image, model, packages, files and software in a new clone are the ones that were sealed."""
     drifts = "; ".join(str(drift) for drift in trial.comparison.in_template)
@@ -70,25 +113,46 @@ def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
     if trial.was_there and drifts:
         warn(f"{clone.ctid} has changed since it was made: {drifts}")
     else:
-        assert not drifts, f"clone {clone.ctid} differs from the template that was sealed: {drifts}"
+        assert not drifts, unexpected(
+            f"clone {clone.ctid} differs from the template that was sealed: {drifts}",
+            "no difference",
+            cause="something changes it at its first boot",
+            run=clone.container.pasteable("/etc/phoenix/verify"),
+        )
 
 
+@MADE
+@BOOTED
+@COMPARED
 def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
     """The clone carries the record, and /etc/phoenix/verify shows its origin."""
     said = clone.container.execute("/etc/phoenix/verify").out
-    assert f"came from {trial.build.template.subject}, manifest sha256:{trial.comparison.digest}" in said
+    expected = f"came from {trial.build.template.subject}, manifest sha256:{trial.comparison.digest}"
+    assert expected in said, unexpected(
+        f"/etc/phoenix/verify in clone {clone.ctid} says {said!r}",
+        repr(expected),
+        run=clone.container.pasteable("/etc/phoenix/verify"),
+    )
 
 
+@MADE
+@BOOTED
+@COMPARED
 def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) -> None:
     """nvidia-smi in the clone lists as many GPUs as are assigned to it."""
     listed = gpus.listed(clone.container, settings.command_deadline)
     lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
-    assert len(listed) == len(clone.declared.gpus), (
-        f"assigned are {clone.declared.gpus}, listed are {[gpu.uuid for gpu in listed]} in clone {clone.ctid}; "
-        f"unlike in the template: {'; '.join(lost) or 'nothing'}"
+    assert len(listed) == len(clone.declared.gpus), unexpected(
+        f"assigned are {clone.declared.gpus}, listed are {[gpu.uuid for gpu in listed]} in clone {clone.ctid}",
+        f"{len(clone.declared.gpus)} GPUs",
+        cause=f"unlike in the template: {'; '.join(lost) or 'nothing'}",
+        run=clone.container.pasteable("nvidia-smi", "-L"),
     )
 
 
+@MADE
+@BOOTED
+@pytest.mark.needs("test_clone_sees_every_gpu")
 def test_cuda_works_in_the_clone(trial: Trial, clone: Clone, settings: Settings, gpu: int) -> None:
     """In the clone, CUDA initialises on this GPU and copies data there and back."""
     index, deadline, memory = clone.declared.gpus.index(gpu), settings.command_deadline, settings.gpu_memory_mb
@@ -97,21 +161,37 @@ def test_cuda_works_in_the_clone(trial: Trial, clone: Clone, settings: Settings,
         if full := guest.no_room(clone, index, deadline, mib=memory + guest.CUDA_MIB):
             raise Inconclusive(full)
     result = gpus.probe_cuda(clone.container, index, memory, deadline)
-    assert not result.error, f"GPU {gpu} in clone {clone.ctid}: {result.error} (CUDA counts {result.count} GPUs)"
+    assert not result.error, unexpected(
+        f"GPU {gpu} in clone {clone.ctid}: {result.error} (CUDA counts {result.count} GPUs)",
+        "that CUDA initialises and copies",
+        run=clone.container.pasteable("nvidia-smi"),
+    )
 
 
+@MADE
+@BOOTED
 def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, settings: Settings) -> None:
     """The clone serves its model from the sealed image and gives the expected answer."""
     clone_server.start(clone_image, clone.declared.tensor_parallel)
     clone_server.wait_until_ready()
     answer = clone_server.chat(settings.test_prompt)
-    assert (answer.status, answer.model) == (200, clone_server.model)
-    assert not (problem := answer.lacks(settings.expected_word)), problem
+    show = f"zless {settings.report_folder}/latest/{log_file('clone')}"
+    assert (answer.status, answer.model) == (200, clone_server.model), unexpected(
+        f"asked {answer.question!r}: status {answer.status} of {answer.model!r}",
+        f"status 200 of {clone_server.model!r}",
+        run=show,
+    )
+    problem = answer.lacks(settings.expected_word)
+    assert not problem, unexpected(problem, f"the word {settings.expected_word!r} in the answer", run=show)
 
 
+@MADE
 def test_clone_is_destroyed(trial: Trial) -> None:
     """The clone is destroyed without leftovers; with --keep a declared clone stays."""
     if not trial.made:
-        pytest.skip("there is no clone")
+        raise trial.build.ledger.blocked_by("test_clone_is_made")
     trial.end()
-    assert trial.clone.exists == trial.keeps
+    there = {True: "is there", False: "is not there"}
+    assert trial.clone.exists == trial.keeps, unexpected(
+        f"clone {trial.clone.ctid} {there[trial.clone.exists]}", f"that it {there[trial.keeps]}", run="pct list"
+    )

@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.build import Build
+from fixtures.message import unexpected
 from fixtures.recording import caveats
 from fixtures.templates.template import Template
 from fixtures.warning import warn
@@ -13,11 +14,22 @@ pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     """Every check passed; the snapshot is marked as accepted."""
     unproved = build.ledger.unproved(before="accepted", since=build.first_stage)
-    assert not unproved, f"not accepted: {', '.join(unproved)} did not run or did not pass"
+    sentences, show = "; ".join(map(build.ledger.sentence, unproved)), f"pct listsnapshot {template.ctid}"
+    assert not unproved, unexpected(
+        f"not accepted: {len(unproved)} checks did not run or did not pass: {sentences}",
+        "that every check has passed",
+        cause="a part of the suite was left out",
+        run=build.again(),
+    )
     if build.no_clone:
         warn("no clone was tried: nobody knows whether a clone of this template serves")
-    assert build.generation, "not accepted: this run has neither sealed it nor read who did"
+    assert build.generation, unexpected(
+        "not accepted: this run has neither sealed it nor read who did", "the generation that was sealed", run=show
+    )
     template.accept(build.generation, caveats.for_description(build, said=build.generation.description))
-    assert template.is_accepted(build.generation), (
-        f"{template.ctid}@{template.snapshot_name} is not the accepted one: another one was put there meanwhile"
+    assert template.is_accepted(build.generation), unexpected(
+        f"{template.ctid}@{template.snapshot_name} is not the accepted one",
+        "the one that was sealed",
+        cause="another one was put there meanwhile",
+        run=show,
     )

@@ -143,7 +143,7 @@ def answering() -> Iterator[Callable[..., Client]]:
 
 def asked(client: Client) -> Callable[[], None]:
     """The check of the answer, of a server that the client asks."""
-    ready = cast(Any, SimpleNamespace(chat=client.chat))
+    ready = cast(Any, SimpleNamespace(chat=client.chat, pasteable="zless server.log.gz"))
     return lambda: serving.TestServer().test_server_answers(ready, settings())
 
 
@@ -205,7 +205,9 @@ def test_case_14_os_version(place: Place) -> None:
     template = cast(
         Any, SimpleNamespace(exists=True, differences=list, start=lambda: place.pct("start", "920"), ctid=920)
     )
-    _, modes = place.finds("test_container_starts", lambda: clone.test_container_starts(place.node, template))
+    _, modes = place.finds(
+        "test_container_starts", lambda: clone.test_container_starts(place.node, template, cast(Any, None))
+    )
     assert modes == ["A17"]
 
 

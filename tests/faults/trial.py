@@ -188,12 +188,31 @@ def judge(line: Line, run: Run) -> None:
         line.wrong.append(f"found by {line.stage}")
     if failed != fault.checks(GPUS):
         line.wrong.append(f"failed {sorted(failed)}")
-    blocked = {why for why in run.checks().values() if why.startswith("blocked by")}
-    if blocked - {f"blocked by {each}" for each in (fault.stage, *failed)}:
-        line.wrong.append(f"{sorted(blocked)}")
+    line.wrong += sorted(blocked_by_another(fault.stage, run))
+    line.wrong += unexplained(run)
     line.diagnoses = diagnoses(run)
     if fault.diagnosis and fault.diagnosis not in line.diagnoses:
         line.wrong.append(f"diagnosis {line.diagnoses or 'none'}")
+
+
+def blocked_by_another(stage: str, run: Run) -> set[str]:
+    """Why checks were blocked, other than by the stage that has failed or by what a failed check claims."""
+    checks = json.loads((run.folder / "record.json").read_text())["checks"]
+    why = {check["reason"] for check in checks if check["reason"].startswith("blocked by")}
+    return why - {f"blocked by {stage}", *(f"blocked by: {check['title'].rstrip('.')}" for check in failed_of(checks))}
+
+
+def unexplained(run: Run) -> list[str]:
+    """The failures whose first line is no sentence: it quotes code, names a function, or says nothing."""
+    checks = json.loads((run.folder / "record.json").read_text())["checks"]
+    names = {short(check.name).partition("[")[0] for check in declared(GPUS)}
+    reasons = [check["reason"] for check in failed_of(checks)]
+    return [f"unexplained: {each}" for each in reasons if not each or "assert" in each or any(n in each for n in names)]
+
+
+def failed_of(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The checks of a record that have failed."""
+    return [check for check in checks if check["verdict"] == "failed"]
 
 
 def diagnoses(run: Run) -> list[str]:

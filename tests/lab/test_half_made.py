@@ -111,7 +111,7 @@ def test_snapshot_on_the_storage_only_is_named_before_anything_is_built(lab: Lab
     assert (locks(lab), orphan.startswith(taken.strip())) == ("", True)
     run = lab.build(*WORDS)
     assert (run.status, run.failed()) == (1, {"test_storage_agrees_with_the_configuration"})
-    fix = re.search(r"does not know: (btrfs subvolume delete --subvolid \d+ [\w/-]+)", " ".join(run.output.split()))
+    fix = re.search(r"run: (btrfs subvolume delete --subvolid \d+ [\w/-]+)", " ".join(run.output.split()))
     assert fix, run.output
     lab.node("sh", "-c", fix[1])
     assert lab.build(*WORDS).failed() == failed

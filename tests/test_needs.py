@@ -1,0 +1,109 @@
+"""What a check needs: one cause gives one failure, and each failure explains itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.message import unexpected
+from fixtures.stages import GPU, Check, Ledger, declared_checks
+from tests.suite_run import Suite
+
+TOP = Path(__file__).parent.parent
+FILES = sorted((TOP / "tests_920").glob("test_*.py"))
+CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
+EXPLAINS = {"unexpected", "found", "drifted"}
+
+
+def needed(file: Path) -> Iterator[str]:
+    """The checks that a file's markers name."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("needs"):
+            yield from (each.value for each in node.args if isinstance(each, ast.Constant))  # type: ignore[misc]
+
+
+def function(check: Check) -> str:
+    return check.name.rpartition("::")[2].partition("[")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_needed_check_is_of_the_stage_and_comes_before(file: Path) -> None:
+    """Also one GPU's check is of each GPU: a misspelt name would block nothing."""
+    own = [place for place, check in enumerate(CHECKS) if check.name.startswith(file.name)]
+    before = {function(check): check for check in CHECKS[: own[-1]] if check.stage == CHECKS[own[0]].stage}
+    for name in needed(file):
+        assert name.removesuffix(GPU) in before, name
+        assert not name.endswith(GPU) or before[name.removesuffix(GPU)].name.endswith("[gpu1]"), name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_each_assertion_says_what_was_seen_and_expected(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Assert):
+            call = node.msg
+            assert isinstance(call, ast.Call), f"{file.name}:{node.lineno} has no message"
+            assert isinstance(call.func, ast.Name), f"{file.name}:{node.lineno}"
+            assert call.func.id in EXPLAINS, f"{file.name}:{node.lineno}"
+            runs = {word.arg for word in call.keywords} & {"run"}
+            assert runs or call.func.id != "unexpected", f"{file.name}:{node.lineno} names no command"
+
+
+def test_message_has_its_parts_in_order() -> None:
+    message = unexpected("docker.service is inactive", "active", cause="it was stopped", run="systemctl start docker")
+    assert message == "docker.service is inactive; expected active; it was stopped; run: systemctl start docker"
+
+
+def report(outcome: str) -> pytest.TestReport:
+    return pytest.TestReport("x", ("x", 0, "x"), {}, outcome, None, "call")  # type: ignore[arg-type]
+
+
+def ledger() -> Ledger:
+    return Ledger(
+        [Check("one", f"f.py::{name}") for name in ("a[gpu0]", "a[gpu1]", "b", "c")] + [Check("two", "f.py::a")]
+    )
+
+
+def failed(book: Ledger, name: str) -> None:
+    book.begin(f"f.py::{name}", f"{name} is well.")
+    book.note("one", f"f.py::{name}", report("failed"))
+
+
+def test_cause_is_a_check_of_the_same_stage_and_gpu() -> None:
+    book = ledger()
+    failed(book, "a[gpu0]")
+    assert [book.cause("one", each) for each in ("a[gpu0]", "a[gpu1]", "a", "b")] == [
+        "f.py::a[gpu0]",
+        "",
+        "f.py::a[gpu0]",
+        "",
+    ]
+    assert book.cause("two", "a") == ""
+    assert str(book.blocked_by("a[gpu0]")) == "blocked by: a[gpu0] is well"
+
+
+def test_what_is_blocked_names_the_first_cause() -> None:
+    book = ledger()
+    failed(book, "b")
+    book.blocked["f.py::c"] = "f.py::b"
+    assert book.cause("one", "c") == "f.py::b"
+    assert book.blocked_by("c").cause == "f.py::b"
+
+
+def test_wrong_answer_blocks_only_what_needs_a_right_one() -> None:
+    book = ledger()
+    failed(book, "b")
+    assert (book.cause("one", "b"), book.cause("one", "b", answered=True)) == ("f.py::b", "")
+    book.silent.add("f.py::b")
+    assert book.cause("one", "b", answered=True) == "f.py::b"
+
+
+def test_one_cause_is_one_failure_in_a_run(tmp_path: Path) -> None:
+    """A node whose API answers nothing was twenty failures."""
+    record = Suite(tmp_path).run().record
+    failures = [check.name for check in record.checks if check.verdict == "failed"]
+    assert failures == ["test_010_preflight.py::test_parent_is_as_declared"]
+    blocked = {check.reason for check in record.checks if check.stage == "preflight" and check.verdict == "skipped"}
+    assert blocked == {"blocked by: The parent container exists on the node under its declared name"}
