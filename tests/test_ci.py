@@ -71,3 +71,26 @@ def test_hardware_job_on_a_node_that_fails(tmp_path: Path, mode: str, node: str,
     if status == 1:
         assert page.read_text().startswith("## ❌ Template 920: failed")
         assert page.read_text().count("\n## ❌ Template 920: failed") == len(node.split()) - 1
+
+
+COMMANDS = (
+    "::stop-commands::x",
+    "  ::error::owned",
+    "x##[group]y",
+    "##vso[task.complete]z",
+    "section_start:1:a\r\x1b[0K",
+)
+
+
+@pytest.mark.parametrize("words", [(), ("-rA", "-vv"), ("--plan",), ("--tb=short", "--color=yes"), ("-s", "-x")])
+def test_no_word_of_a_node_is_a_command_to_a_ci_server(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """GitHub obeys what begins with :: after blanks, and ##[ anywhere (actions/runner, ActionCommand.cs)."""
+    said = "\n".join(("", *COMMANDS, ""))
+    plugin = f"def pytest_terminal_summary(terminalreporter):\n    terminalreporter.line({said!r})\n"
+    run = Suite(tmp_path, said).run(*words, plugin=plugin, GITHUB_ACTIONS="true", CI="true")
+    commands = [line for line in run.output.splitlines() if line.lstrip().startswith(("::", "section_"))]
+    assert [line for line in commands if not line.startswith("::error file=tests_920/")] == []
+    assert bool(commands) == ("--plan" not in words)
+    assert "##[" not in run.output
+    assert "##vso[" not in run.output
+    assert "owned" in run.output

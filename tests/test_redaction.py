@@ -11,10 +11,12 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures.recording.record import CheckResult
 from fixtures.recording.redaction import Redactor, looks_secret
-from fixtures.text import beginning, ending
+from fixtures.text import beginning, clean, ending, plain, short
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
 from tests import schemas
@@ -195,3 +197,45 @@ def test_half_a_secret_is_not_left_where_a_text_is_cut(cut: int) -> None:
     for text in (f"a word {key} and more of it", f'{{"a":"word","key":"{key}","more":"of it, and so on"}}'):
         for kept in (beginning(text, len(text) - cut + 20), ending(text, cut - 10)):
             assert key in kept or not any(key[at : at + 4] in kept for at in range(len(key) - 3))
+
+
+# --- hostile text -------------------------------------------------------------------------------------
+
+SECRETS = st.text("abcdefghijkmnpqrstuvwxyzABCDEF0123456789-_.", min_size=16, max_size=40)
+# what a terminal or a browser shows nothing for
+UNSEEN = st.sampled_from(
+    ["\x00", "\x08", "\x1b[0m", "\x1b]0;x\x07", "\x9b", "\u200b", "\u200d", "\ufeff", "\u2060", "\xad", "\ufe0f"]
+)
+TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("\x1b[]\r\n:='\"<>&@/ \u202e")), max_size=60)
+
+
+@given(secret=SECRETS, before=TEXTS, after=TEXTS, data=st.data())
+def test_secret_is_found_whatever_stands_in_it(secret: str, before: str, after: str, data: st.DataObject) -> None:
+    """What is taken out when a text is cleaned goes first: it would rejoin a secret that was not recognised."""
+    told = "".join(char + data.draw(UNSEEN) for char in secret)
+    shown = Redactor({"NAME": secret}).text(f"{before} {told} {after}")
+    assert secret not in shown
+    assert secret not in short(clean(shown), 10_000)
+
+
+@given(
+    token=st.from_regex(r"hf_[A-Za-z0-9]{20,34}", fullmatch=True), unseen=UNSEEN, at=st.integers(1, 22), before=TEXTS
+)
+def test_token_nobody_told_of_is_found_whatever_stands_in_it(token: str, unseen: str, at: int, before: str) -> None:
+    assert token not in clean(Redactor({}).text(f"{before}\n{token[:at]}{unseen}{token[at:]}"))
+
+
+@given(text=TEXTS, secret=SECRETS)
+def test_redaction_is_clean_and_done_once(text: str, secret: str) -> None:
+    redactor = Redactor({"NAME": secret})
+    once = redactor.text(f"{text}{secret}{text} HF_TOKEN={secret}")
+    assert redactor.text(once) == once
+    assert clean(once) == once
+
+
+@given(secret=SECRETS, before=st.integers(0, 900), after=st.integers(0, 900), most=st.integers(60, 600))
+def test_no_piece_of_a_secret_is_left_where_a_text_was_cut(secret: str, before: int, after: int, most: int) -> None:
+    text = f"{'word ' * before}{secret}{' word' * after}"
+    for cut in (short, beginning, ending, plain):
+        left = Redactor({"NAME": secret}).text(cut(text, most))
+        assert not any(secret[at : at + 8] in left for at in range(len(secret) - 7)), cut.__name__

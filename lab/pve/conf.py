@@ -22,8 +22,8 @@ FOLDER = "/etc/pve/lxc"
 LOCKS = "/run/lock/lxc"
 PENDING = "pve:pending"
 SECTION = re.compile(r"^\[(pve:pending|[a-z][a-z0-9_-]+)\]\s*$", re.IGNORECASE)
-RAW = re.compile(r"^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$")
-KEY = re.compile(r"^([a-z][a-z_]*[0-9]*):\s*(.+?)\s*$")
+RAW = re.compile(r"^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(|\S.*)$")
+KEY = re.compile(r"^([a-z][a-z_]*[0-9]*):\s*(\S.*)$")
 # The raw keys that are let through to LXC; a line with another is dropped with a warning.
 LXC_KEYS = re.compile(
     r"""lxc\.( (cgroup2?|prlimit|limit|net)\..* | apparmor\.(profile|allow_incomplete|allow_nesting|raw)
@@ -151,7 +151,7 @@ def parse(vmid: int, text: str) -> Conf:
     """A configuration from the text of its file; lines that make no sense are passed over with a warning."""
     conf = Conf(vmid)
     section = conf.head
-    for line in text.splitlines():
+    for line in map(str.rstrip, text.splitlines()):
         if match := SECTION.match(line):
             name = match.group(1)
             section = conf.pending if name.lower() == PENDING else conf.snapshots.setdefault(name, Section())
