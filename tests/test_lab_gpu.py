@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import stat
@@ -268,11 +269,18 @@ def test_without_control_node(machine: Machine) -> None:
     assert seen.startswith("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
 
 
+def test_another_device_in_the_place_of_the_control_node(machine: Machine) -> None:
+    machine.remove("nvidiactl")
+    (machine.root / "dev/nvidiactl").mkdir()
+    assert machine.smi("-L") == (17, "Failed to initialize NVML: GPU access blocked by the operating system\n")
+
+
 def test_without_gpu_nodes(machine: Machine) -> None:
     machine.remove("nvidia0", "nvidia1")
     assert machine.smi() == (6, "No devices were found\n")
     assert machine.smi("--query-gpu=name", "--format=csv") == (6, "No devices were found\n")
-    assert machine.smi("-L") == (6, "No devices found.\n")
+    assert machine.smi("-L") == (0, "No devices found.\n")
+    assert machine.smi("-L", "-i", "5") == (6, "No devices found.\n")
 
 
 @pytest.mark.parametrize("words", ["--frobnicate", "frobnicate", "-i", "--query-gpu", "topo"])
@@ -483,6 +491,8 @@ print(json.dumps(answer))
     assert machine.python(code) == [1, 0, "Success", 2, UUIDS[1], [16311, 15852, 459]]
     machine.remove("nvidiactl")
     assert machine.python(code) == [1, 9, "Driver Not Loaded"]
+    (machine.root / "dev/nvidiactl").mkdir()
+    assert machine.python(code) == [1, 17, "GPU access blocked by the operating system"]
 
 
 def test_libraries_run_on_debian_12(machine: Machine) -> None:
@@ -656,6 +666,18 @@ def test_hook_and_ctk() -> None:
     assert b"--runtime nvidia" in hook.stderr
     ctk = subprocess.run([install.HERE / "nvidia-ctk", "--version"], capture_output=True, text=True, check=True)
     assert ctk.stdout == "NVIDIA Container Toolkit CLI version 1.17.8 (SIMULATED)\n"
+
+
+def test_ctk_links_devices_by_their_numbers(tmp_path: Path) -> None:
+    ctk: dict[str, Any] = runpy.run_path(str(install.HERE / "nvidia-ctk"))
+    (tmp_path / "nvidia0").symlink_to("/dev/null")
+    (tmp_path / "nvidia-caps").mkdir()
+    for _ in range(2):
+        ctk["link_devices"](tmp_path, create_all=False)
+    assert [link.name for link in (tmp_path / "char").iterdir()] == ["1:3"]
+    assert (tmp_path / "char/1:3").readlink() == tmp_path / "nvidia0"
+    with pytest.raises(SystemExit):
+        ctk["link_devices"](tmp_path, create_all=True)
 
 
 def test_ctk_registers_the_runtime_beside_what_is_there(tmp_path: Path) -> None:

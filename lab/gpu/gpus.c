@@ -122,8 +122,8 @@ static int is_node(const char *path, int minor_number) {
 static int is_allowed(const char *path) { return access(path, R_OK | W_OK) == 0; }
 
 enum driver driver_state(void) {
-    if (!is_node(ROOT "/dev/nvidiactl", 255))
-        return DRIVER_NOT_LOADED;
+    if (!is_node(ROOT "/dev/nvidiactl", 255)) /* another device in its place: as seen with driver 580.159.04 */
+        return access(ROOT "/dev/nvidiactl", F_OK) ? DRIVER_NOT_LOADED : DRIVER_BLOCKED;
     return is_allowed(ROOT "/dev/nvidiactl") ? DRIVER_LOADED : DRIVER_FORBIDDEN;
 }
 

@@ -45,7 +45,7 @@ struct field {
     const char *value; /* of a healthy idle GPU; NULL: computed */
 };
 
-enum driver { DRIVER_LOADED, DRIVER_NOT_LOADED, DRIVER_FORBIDDEN };
+enum driver { DRIVER_LOADED, DRIVER_NOT_LOADED, DRIVER_FORBIDDEN, DRIVER_BLOCKED };
 
 enum driver driver_state(void);
 int uvm_usable(void);

@@ -1,8 +1,9 @@
 """The machine's real GPUs for the lab's containers: device nodes, the driver's programs, a container runtime.
 
 What Proxmox VE containers are given by hand is given here: the nodes are passed through, and the driver's
-user-space part is copied in, of the version that the kernel runs. NVIDIA's container toolkit is copied if
-this machine has it. If not, the lab's own runtime passes the real devices on, and its version says so.
+user-space part is copied in, of the version that the kernel runs. It may be a mount of its own, which the loader's
+cache does not know. NVIDIA's container toolkit is copied if this machine has it, with or without the parts that only
+its legacy mode needs. If not, the lab's own runtime passes the real devices on, and its version says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from lab.gpu import install as simulated
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4")
 NEEDED = LIBRARIES[:3]  # the fourth came with driver 545
-TOOLKIT = ("nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-container-cli", "nvidia-ctk")
+MOUNT = Path("/usr/local/nvidia")  # where GKE's and other machines mount the driver
+FOLDERS = (MOUNT / "lib64", Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"))
+TOOLKIT = ("nvidia-container-runtime", "nvidia-ctk")
+TOOLKIT_PARTS = (  # the last two are of legacy mode
+    "nvidia-cdi-hook",
+    "nvidia-container-runtime.cdi",
+    "nvidia-container-runtime.legacy",
+    "nvidia-container-runtime-hook",
+    "nvidia-container-cli",
+)
 TOOLKIT_LIBRARIES = ("libnvidia-container.so.1", "libnvidia-container-go.so.1")
 CONFIG = Path("/etc/nvidia-container-runtime/config.toml")
 MEMORY_MB = 32768  # of 920, if the machine has twice that
@@ -69,9 +79,18 @@ def options(node: str, declared: Path) -> str:
 
 
 def libraries(names: tuple[str, ...]) -> dict[str, Path]:
-    """Where the loader finds libraries of this machine; those that it does not find are left out."""
+    """Where libraries of this machine are: by the loader, or in the driver's own folder; others are left out."""
     rows = re.findall(r"^\s*(\S+) \(libc6,x86-64[^)]*\) => (\S+)$", execute(["ldconfig", "-p"], seconds=20), re.M)
-    return {name: Path(path) for name, path in reversed(rows) if name in names}
+    cached = {name: Path(path) for name, path in reversed(rows)}
+    folders = [*map(Path, filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))), *FOLDERS]
+    found = {name: [path for path in (cached.get(name), *(each / name for each in folders)) if path] for name in names}
+    return {name: path for name, paths in found.items() if (path := next(filter(Path.exists, paths), None))}
+
+
+def program(name: str) -> Path | None:
+    """Where a program of this machine is: on PATH, or in the driver's own folder."""
+    found = shutil.which(name) or shutil.which(name, path=str(MOUNT / "bin"))
+    return Path(found) if found else None
 
 
 def install(rootfs: Path) -> None:
@@ -83,15 +102,17 @@ def install(rootfs: Path) -> None:
     Raises:
         LabError: The driver is not whole, or a step failed.
     """
-    found, smi = libraries(LIBRARIES), shutil.which("nvidia-smi")
+    found, smi = libraries(LIBRARIES), program("nvidia-smi")
     if missing := [name for name in NEEDED if name not in found] + ["nvidia-smi"] * (not smi):
-        raise LabError(f"the driver of this machine is not whole: {', '.join(missing)} not found; see ldconfig -p")
+        where = f"ldconfig -p, LD_LIBRARY_PATH and {MOUNT}"
+        raise LabError(f"the driver of this machine is not whole: {', '.join(missing)} not found by {where}")
     folder = rootfs / "usr/lib/x86_64-linux-gnu"
     shutil.copy(str(smi), rootfs / "usr/bin/nvidia-smi")
     _copy_libraries(found, folder)
-    if all(shutil.which(name) for name in TOOLKIT):
-        for name in TOOLKIT:
-            shutil.copy(str(shutil.which(name)), rootfs / "usr/bin" / name)
+    if all(program(name) for name in TOOLKIT):
+        for name in (*TOOLKIT, *TOOLKIT_PARTS):
+            if path := program(name):
+                shutil.copy(path, rootfs / "usr/bin" / name)
         _copy_libraries(libraries(TOOLKIT_LIBRARIES), folder)
         if CONFIG.exists():
             (rootfs / CONFIG.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)

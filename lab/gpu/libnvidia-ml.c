@@ -19,6 +19,7 @@ enum {
     NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
     DRIVER_MISSING = 9,
+    OPERATING_SYSTEM = 17,
     UNKNOWN = 999,
 };
 
@@ -36,6 +37,8 @@ API nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
         return DRIVER_MISSING;
     case DRIVER_FORBIDDEN:
         return UNKNOWN;
+    case DRIVER_BLOCKED:
+        return OPERATING_SYSTEM;
     case DRIVER_LOADED:
         break;
     }
@@ -65,6 +68,8 @@ API const char *nvmlErrorString(nvmlReturn_t result) {
         return "Insufficient Size";
     case DRIVER_MISSING:
         return "Driver Not Loaded";
+    case OPERATING_SYSTEM:
+        return "GPU access blocked by the operating system";
     default:
         return "Unknown Error";
     }

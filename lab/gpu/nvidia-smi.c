@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum status { OK = 0, BAD_USAGE = 2, NO_DEVICES = 6, NOT_LOADED = 9, NO_LIBRARY = 12, UNKNOWN_ERROR = 255 };
+enum status { OK = 0, BAD_USAGE = 2, NO_DEVICES = 6, NOT_LOADED = 9, NO_LIBRARY = 12, BLOCKED = 17, UNKNOWN_ERROR = 255 };
 
 struct options {
     const char *gpus, *gpu_fields, *app_fields, *format;
@@ -77,6 +77,9 @@ static enum status driver_status(void) {
     case DRIVER_FORBIDDEN:
         puts("Failed to initialize NVML: Unknown Error");
         return UNKNOWN_ERROR;
+    case DRIVER_BLOCKED:
+        puts("Failed to initialize NVML: GPU access blocked by the operating system");
+        return BLOCKED;
     case DRIVER_LOADED:
         break;
     }
@@ -475,7 +478,7 @@ static enum status show(const struct options *options, int first) {
     int count = chosen(gpus, options->gpus);
     if (!count) {
         puts(options->list ? "No devices found." : "No devices were found");
-        return NO_DEVICES;
+        return options->list && !options->gpus ? OK : NO_DEVICES; /* the real one ends -L so (580.159.04) */
     }
     if (options->gpu_fields || options->app_fields)
         return query(options, gpus, count, first);

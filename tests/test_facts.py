@@ -1,0 +1,87 @@
+"""Facts about the software in a container, asked by the suite's own script of stand-ins for the real commands."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.machines import facts
+
+CONFIG = """disable-require = false
+[nvidia-container-cli]
+ldconfig = "@/sbin/ldconfig.real"
+[nvidia-container-runtime]
+debug = "/var/log/x"
+{mode}
+[nvidia-container-runtime.modes]
+[nvidia-container-runtime.modes.cdi]
+mode = "nothing"
+[nvidia-container-runtime-hook]
+mode = "another"
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the container's root; its bin comes first on PATH."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "etc/cdi").mkdir(parents=True)
+    (tmp_path / "etc/nvidia-container-runtime").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    return tmp_path
+
+
+def software(root: Path, toolkit: str = "") -> dict[str, str]:
+    """What the script finds there."""
+    if toolkit:
+        program = root / "bin/nvidia-ctk"
+        program.write_text(f"#!/bin/sh\necho 'NVIDIA Container Toolkit CLI version {toolkit}'\necho commit: x\n")
+        program.chmod(0o755)
+    script = facts.CONTAINER
+    for name in ("/etc/nvidia-container-runtime", "/etc/cdi", "/var/run/cdi"):
+        script = script.replace(name, f"{root}{name}")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    container: Any = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(out=done.stdout))
+    return facts.of_container(container)[0]
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "line", "mode"),
+    [
+        ("1.17.8", "", "auto (legacy)"),
+        ("1.17.8", 'mode = "auto"', "auto (legacy)"),
+        ("1.18.2", 'mode = "auto"', "auto (jit-cdi)"),
+        ("1.20.0", '  mode="auto"  # the default', "auto (jit-cdi)"),
+        ("1.18.2", 'mode = "cdi"', "cdi"),
+        ("1.18.2", 'mode = "legacy"', "legacy"),
+        ("1.18.2", 'mode = "leagcy"', "leagcy"),
+        ("of somebody", 'mode = "auto"', "auto"),
+    ],
+)
+def test_mode_of_the_toolkit_is_known(root: Path, toolkit: str, line: str, mode: str) -> None:
+    (root / "etc/nvidia-container-runtime/config.toml").write_text(CONFIG.format(mode=line))
+    assert software(root, toolkit)["toolkit_mode"] == mode
+
+
+def test_toolkit_without_a_configuration_is_in_its_default_mode(root: Path) -> None:
+    assert software(root, "1.18.2")["toolkit_mode"] == "auto (jit-cdi)"
+
+
+def test_without_a_toolkit_nothing_is_said_of_it(root: Path) -> None:
+    assert not [name for name in software(root) if name.startswith(("toolkit", "cdi"))]
+
+
+def test_cdi_specifications_are_known_by_their_hash(root: Path) -> None:
+    texts = {"nvidia.json": "{}", "nvidia.yaml": "cdiVersion: 0.5.0\n"}
+    for name, text in texts.items():
+        (root / "etc/cdi" / name).write_text(text)
+    wanted = [
+        f"{root}/etc/cdi/{name} sha256:{hashlib.sha256(text.encode()).hexdigest()}" for name, text in texts.items()
+    ]
+    assert software(root, "1.18.2")["cdi"] == ", ".join(wanted)
