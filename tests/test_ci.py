@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,31 @@ def test_no_word_of_a_node_is_a_command_to_a_ci_server(tmp_path: Path, words: tu
     assert "##[" not in run.output
     assert "##vso[" not in run.output
     assert "owned" in run.output
+
+
+def test_refused_run_uploads_no_record_of_an_earlier_one(tmp_path: Path) -> None:
+    """The job's upload takes what `latest` leads to, and a run that ends with 4 makes no record."""
+    (job,) = (each for each in workflows.read(TOP / ".github/workflows/hardware.yml")["jobs"].values())
+    (upload,) = (step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert upload["with"]["path"] == "reports/latest/"
+    (tmp_path / "reports/earlier").mkdir(parents=True)
+    (tmp_path / "reports/latest").symlink_to("earlier")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(TOP / ".ci/hardware", tmp_path / ".ci")
+    refuses = tmp_path / "python"
+    refuses.write_text("#!/bin/sh\nexit 4\n")
+    refuses.chmod(0o755)
+    environment = {**os.environ, "PHOENIX_PYTHON": str(refuses), "PHOENIX_NODE": "local"}
+    done = subprocess.run([tmp_path / ".ci/hardware", "verify"], env=environment, timeout=60, check=False)
+    assert done.returncode == 4
+    assert not (tmp_path / "reports/latest").exists()
+    assert (tmp_path / "reports/earlier").is_dir()
+
+
+@pytest.mark.parametrize("path", GITHUB, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", path.read_text(encoding="utf-8"))
+    assert used
+    assert not [
+        name for name, version in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name) or "# v" not in version
+    ]

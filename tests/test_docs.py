@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,22 +77,38 @@ def test_block_runs(block: Block) -> None:
     run(block, TOP)
 
 
-def test_install_needs_nothing_of_the_node(tmp_path: Path) -> None:
-    """The environment is made where there is no ensurepip, with pip as one file, and is not made anew."""
-    wheel, program = tmp_path / "pip", tmp_path / "pip.pyz"
-    subprocess.run([sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", wheel, "pip"], check=True)
-    next(wheel.iterdir()).rename(program)
-    with zipfile.ZipFile(program, "a") as archive:
-        archive.writestr("__main__.py", "import runpy; runpy.run_module('pip', run_name='__main__')")
-    bare = tmp_path / "python3"
+def bare_node(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The installer on a machine with Python but no ensurepip; with pip's wheel, and the environment that names it."""
+    script = (TOP / ".ci/install").read_text().replace("-m ensurepip", "-m no_ensurepip")
+    version = re.search(r'wheel="pip-([\d.]+)-py3', script)
+    assert version
+    download = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", folder / "pip"]
+    subprocess.run([*download, f"pip=={version[1]}"], check=True)
+    (wheel,) = (folder / "pip").iterdir()
+    bare = folder / "python3"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    bare.chmod(0o755)
-    (tmp_path / ".ci").mkdir()
-    (tmp_path / ".ci/install").write_text((TOP / ".ci/install").read_text().replace("-m ensurepip", "-m no_ensurepip"))
-    (tmp_path / ".ci/install").chmod(0o755)
-    (tmp_path / "requirements.txt").write_text("iniconfig\n")
+    (folder / ".ci").mkdir()
+    (folder / ".ci/install").write_text(script)
+    for program in (bare, folder / ".ci/install"):
+        program.chmod(0o755)
+    (folder / "requirements.txt").write_text("iniconfig\n")
+    return wheel, {"PATH": f"{folder}:/usr/bin:/bin", "PIP_WHEEL": wheel.as_uri(), "HOME": str(Path.home())}
+
+
+def test_install_needs_nothing_of_the_node(tmp_path: Path) -> None:
+    """The environment is made where there is no ensurepip, with pip as its wheel, and is not made anew."""
+    _, environment = bare_node(tmp_path)
     (block,) = blocks("install")
-    path = f"{tmp_path}:/usr/bin:/bin"
     for _ in range(2):
-        run(block, tmp_path, PATH=path, PIP_PYZ=program.as_uri(), HOME=str(Path.home()))
+        run(block, tmp_path, **environment)
     subprocess.run([tmp_path / "venv/bin/python", "-c", "import iniconfig"], check=True)
+
+
+def test_pip_of_another_digest_is_not_run(tmp_path: Path) -> None:
+    wheel, environment = bare_node(tmp_path)
+    wheel.write_bytes(wheel.read_bytes() + b" ")
+    command = [tmp_path / ".ci/install"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "FAILED" in done.stdout + done.stderr
+    assert not list((tmp_path / "venv/lib").glob("python*/site-packages/*"))
