@@ -82,7 +82,7 @@ def bare_node(folder: Path) -> tuple[Path, dict[str, str]]:
     script = (TOP / ".ci/install").read_text().replace("-m ensurepip", "-m no_ensurepip")
     version = re.search(r'wheel="pip-([\d.]+)-py3', script)
     assert version
-    download = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", folder / "pip"]
+    download = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(folder / "pip")]
     subprocess.run([*download, f"pip=={version[1]}"], check=True)
     (wheel,) = (folder / "pip").iterdir()
     bare = folder / "python3"
