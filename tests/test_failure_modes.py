@@ -17,6 +17,7 @@ from fixtures.diagnosing.failure_modes import (
     CatalogueError,
     Mode,
     catalogue,
+    catalogue_for,
     diagnose,
     fits,
     heard,
@@ -334,3 +335,12 @@ def literals(pattern: re.Pattern[str] | None) -> list[str]:
     """The plain words of a pattern that are long enough to be found in a source."""
     plain = re.sub(r"\\\w", "|", pattern.pattern) if pattern else ""  # \b and the like are no words
     return re.findall(r"[A-Za-z' ,:]{6,}", plain)
+
+
+def test_commands_are_about_the_template_of_the_run() -> None:
+    names = {"CTID": "7310", "PARENT": "7300", "SNAPSHOT": "base"}
+    texts = [text for mode in catalogue_for(names).values() for text in (mode.what, mode.why, mode.fix, *mode.confirm)]
+    assert not [text for text in texts if re.search(r"\b(CTID|PARENT|SNAPSHOT|920|903)\b", text)]
+    assert any("pct unlock 7310; pct destroy 7310; pct unlock 7300" in text for text in texts)
+    assert any("pct delsnapshot 7310 base" in text for text in texts)
+    assert catalogue()["A1"].about({}) == catalogue()["A1"]
