@@ -237,7 +237,7 @@ def test_what_the_machines_say_when_all_is_well_matches_nothing() -> None:
 
 @pytest.mark.parametrize("name", RED_LOGS)
 def test_whole_log_of_a_failed_start(name: str) -> None:
-    failure = "the server died while /health to answer 200 was waited for (exit status 1); its log says why"
+    failure = "the server died while waiting for /health to answer 200 (exit status 1); its log shows why"
     found = diagnose({"failure": failure, "log": (DATA / f"red-{name}.log").read_text()})
     assert [finding.mode.id for finding in found] == RED_LOGS[name]
 
@@ -259,7 +259,10 @@ def test_cause_takes_the_place_of_its_consequence() -> None:
     assert [finding.mode.id for finding in diagnose(texts)] == ["B12"]
     lost = {**texts, "kernel": "NVRM: Xid (PCI:0000:09:00): 79, pid=0, GPU has fallen off the bus."}
     assert [finding.mode.id for finding in diagnose(lost)] == ["B11"]
-    late = {"check": "test_server_gets_ready[gpu0]", "failure": "waited 900 s for /health to answer 200, in vain"}
+    late = {
+        "check": "test_server_gets_ready[gpu0]",
+        "failure": "timed out after 900 s waiting for /health to answer 200",
+    }
     assert [finding.mode.id for finding in diagnose(late)] == ["D4"]
     assert [finding.mode.id for finding in diagnose({**late, "log": "CUDA out of memory"})] == ["D3"]
 

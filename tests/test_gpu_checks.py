@@ -62,7 +62,7 @@ def test_consumer_card_that_reports_little_has_no_findings() -> None:
         ("temperature.gpu", "[GPU requires reset]", "given it up"),
     ],
 )
-def test_each_fault_is_named_with_its_mend(field: str, value: str, said: str) -> None:
+def test_each_fault_is_named_with_its_fix(field: str, value: str, said: str) -> None:
     (line,), warnings = health.judge(H100 | {field: value}, loaded=True)
     assert line.startswith(f"{field} is {value}: ")
     assert said in line
@@ -178,7 +178,7 @@ def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:
 
 def test_spoilt_reference_is_named(tmp_path: Path) -> None:
     reference(tmp_path).path.write_text("[]")
-    with pytest.raises(ReferenceUnreadable, match="mend or remove it"):
+    with pytest.raises(ReferenceUnreadable, match="fix or remove it"):
         reference(tmp_path)
 
 

@@ -21,7 +21,7 @@ from fixtures.settings import Settings
 from fixtures.vllm.server import Server
 from tests.suite_run import TOP, Suite
 
-ENDING, SEALING = "already ending", "the template is being sealed"
+ENDING, SEALING = "clean-up is running", "the template is being sealed"
 
 
 class Pressed(Interrupts):
@@ -71,7 +71,7 @@ def test_first_one_while_the_run_ends_is_answered() -> None:
     one.answers(ENDING)
     assert "once more" not in one.said[-1]
     one.answers(ENDING)
-    assert "once more ends at once" in one.said[-1]
+    assert "press again to quit" in one.said[-1]
     one.raises()
 
 

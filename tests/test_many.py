@@ -192,7 +192,7 @@ def test_third_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         time.sleep(1)
     output, _ = process.communicate(timeout=30)
     assert (process.returncode, time.monotonic() - begun < 20) == (2, True), output
-    assert "once more ends at once" in output
+    assert "press again to quit" in output
     assert "outcome: 2 aborted" in output
 
 

@@ -35,7 +35,7 @@ def test_page_is_quiet(page: Browser) -> None:
     assert [url for url in page.requests() if not url.startswith(("file:", "data:", "about:"))] == []
 
 
-def test_mend_stands_at_the_head(page: Browser) -> None:
+def test_fix_stands_at_the_head(page: Browser) -> None:
     text = page.driver.find_element(By.CSS_SELECTOR, ".failures .fix").text
     assert text.startswith("A6: The container is locked. Why: a task (snapshot")
     assert "Fix: wait for the task; only if none is running: pct unlock 920." in text

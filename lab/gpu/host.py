@@ -68,7 +68,7 @@ def declaration(declared: dict[str, Any]) -> dict[str, Any]:
 
 
 def options(node: str, declared: Path) -> str:
-    """What pytest is told on this machine, an option a line, for its `@file`."""
+    """pytest's options on this machine, one a line, for its `@file`."""
     settings = {
         "node": f"lab:{node}",
         "lxc_configs": declared,

@@ -143,7 +143,7 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
         faults.strike("clone-half")
         storage.copy(storage.path(source, given.get("snapname", "")), storage.path(target))
         faults.strike("clone-copied")
-        # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units anew
+        # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units again
         # (pve-container, PVE/LXC/Setup/Base.pm, clear_machine_id)
         with open(f"{storage.path(target)}/etc/machine-id", "w"):
             pass

@@ -137,7 +137,7 @@ def check_devices(settings: conf.Conf) -> None:
 
 
 def _devices(values: dict[str, str], vmid: int) -> list[str]:
-    """Devices that are passed through; each is looked up anew at every start."""
+    """Devices that are passed through; each is looked up at every start."""
     lines = []
     for options in devices(values):
         path = options["path"]

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def _interrupted(*_: object) -> None:
-    """What a worker does when it is told to end (pve-common, PVE/RESTEnvironment.pm): it fails, and cleans up."""
+    """What a worker does at SIGTERM (pve-common, PVE/RESTEnvironment.pm): it fails and cleans up."""
     raise Refusal("received interrupt")
 
 

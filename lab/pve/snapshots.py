@@ -2,7 +2,7 @@
 
 First the section is written with `snapstate: prepare` and the lock, then the volume is snapshotted,
 then both marks go. A crash in between leaves what it leaves on a real node: a half-made snapshot. A
-worker that is told to end inside the storage's part takes both marks back, and leaves the storage's snapshot.
+worker that gets SIGTERM inside the storage's part takes both marks back, and leaves the storage's snapshot.
 """
 
 from __future__ import annotations

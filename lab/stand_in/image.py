@@ -19,7 +19,7 @@ from typing import Any
 REPOSITORY = "http://10.0.0.1:5000/v2/vllm/vllm-openai"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-HUGE = 8_700_000_000  # bytes that the registry is told, of vLLM's real image; it can't be pulled
+HUGE = 8_700_000_000  # bytes of vLLM's real image, as the registry lists it; it can't be pulled
 LARGE = 24 * 2**20  # bytes that can't be packed, so that a download can be slow or cut off
 
 

@@ -267,9 +267,7 @@ def test_case_of_a_server_that_dies(place: Place, name: str, line: int, mode: st
     log = (DATA / name).read_text().splitlines()[line]
 
     def dies() -> None:
-        raise ServerError(
-            "the server died while /health to answer 200 was waited for (exit status 1); its log says why"
-        )
+        raise ServerError("the server died while waiting for /health to answer 200 (exit status 1); its log shows why")
 
     _, modes = place.finds("test_server_gets_ready[gpu0]", dies, f"INFO starting\n{log}\n")
     assert modes == [mode]

@@ -174,7 +174,12 @@ SERVING = (
         diagnosis="A14",
     ),
     answers(
-        "silent", "the server never gets ready", "test_server_gets_ready", "in vain", outcome="timeout", diagnosis="D4"
+        "silent",
+        "the server never gets ready",
+        "test_server_gets_ready",
+        "timed out after",
+        outcome="timeout",
+        diagnosis="D4",
     ),
     answers(
         "mute",
@@ -187,7 +192,12 @@ SERVING = (
     answers("http-500", "the server answers with status 500", "test_server_gets_ready", "answered with 500"),
     answers("endless", "the answer never ends", "test_server_gets_ready", "has no end", outcome="timeout"),
     answers(
-        "other-model", "another model is served", "test_server_gets_ready", "in vain", outcome="timeout", diagnosis="D4"
+        "other-model",
+        "another model is served",
+        "test_server_gets_ready",
+        "timed out after",
+        outcome="timeout",
+        diagnosis="D4",
     ),
     answers("two-models", "a second model is served", "test_server_lists_the_model", "another/model", diagnosis="D2"),
     answers("empty", "the answer is empty", "test_server_answers"),

@@ -65,7 +65,7 @@ def test_interrupts_wait_while_the_template_is_sealed(lab: Lab) -> None:
         lab.node("rm", "-f", REACHED)
         run = lab.finish(process, 60)
     assert (run.status, run.outcome) == (2, "aborted")
-    says(run, "the template is being sealed; the run ends when that is done", "was sealed but not accepted")
+    says(run, "the template is being sealed; the run ends after that", "was sealed but not accepted")
     assert run.checks()["test_everything_passed"] == "passed"
     assert [verdict for name, verdict in run.checks().items() if name.startswith("sealing[")] == ["passed"] * 6
     assert "running" in lab.node("pct", "status", "920")

@@ -147,7 +147,7 @@ def test_layers_that_docker_does_not_know_are_named(container: Container, settin
     container.ask("rm", "-r", "/var/lib/docker/overlay2/cut")
     assert found[0].startswith("grown by 5")
     assert found[1].startswith("57 MiB of it lie in Docker's folders")
-    assert "--rebuild-clone clones it anew" in found[1]
+    assert "--rebuild-clone builds it again" in found[1]
 
 
 def test_caches_that_are_declared_do_not_count(container: Container, settings: Any) -> None:
