@@ -22,5 +22,6 @@ pytest_plugins = [
     "fixtures.reporting.ci",
     "fixtures.plan",
     "fixtures.reporting.progress",
+    "fixtures.reporting.terminal",
     "fixtures.many",
 ]

@@ -46,7 +46,7 @@ def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     run = suite.run()
     first = next(check for check in failed(run.record.checks) if check.name.endswith("test_parent_is_as_declared"))
     assert first.diagnosis == ["A6"]
-    assert "A6 The container is locked\n  why:  a task" in run.output
+    assert "   A6 The container is locked\n     why:  a task" in run.output
     assert "  fix:  wait for the task; only if none is running: pct unlock 920" in run.output
     page = (run.folder / "report.html").read_text()
     assert WHY in page

@@ -1,0 +1,116 @@
+"""What a person reads of a failure: each cause once, the same text in colour, and no code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.diagnosing.diagnosis import LOG, Diagnosis
+from fixtures.diagnosing.failure_modes import diagnose, says_it_itself
+from fixtures.errors import BuildError
+from fixtures.reporting.report import failure
+from fixtures.reporting.terminal import finding
+from fixtures.stages import Check, Ledger
+from tests.suite_run import Suite
+
+LOCKED = "locked: {920: 'backup'}; expected no lock; run: pct unlock 920"
+CODE = re.compile(r"\bassert\b|AssertionError|test_\w+ (FAILED|ERROR)|^E  ", re.MULTILINE)
+
+
+def diagnosis(failure_text: str, check: str = "test_nothing_holds_a_lock") -> Diagnosis:
+    texts = {"failure": failure_text}
+    return Diagnosis(
+        diagnose({"check": check, **texts}), texts, {}, "evidence.txt", check, says_it_itself(failure_text)
+    )
+
+
+def report(text: str, name: str = "test_a", **more: object) -> Any:
+    found = diagnosis(text)
+    facts = {"nodeid": f"f.py::{name}", "stage": "preflight", "title": "It is well.", "sections": [], **more}
+    return SimpleNamespace(longreprtext=text, diagnosis=found, **facts)
+
+
+def build(**blocked: str) -> Any:
+    ledger = Ledger([Check("preflight", f"f.py::{name}") for name in ("test_a", "test_b", *blocked)])
+    ledger.blocked = {f"f.py::{name}": f"f.py::{cause}" for name, cause in blocked.items()}
+    for name in blocked:
+        ledger.begin(f"f.py::{name}", f"{name} claims this; a warning adds that.")
+    return SimpleNamespace(ledger=ledger)
+
+
+def lines(*reports: Any, of: Any = None) -> list[str]:
+    told: dict[str, int] = {}
+    found = [finding(number, each, of or build(), told) for number, each in enumerate(reports, 1)]
+    return [line for each in found for line, _ in each]
+
+
+def test_finding_says_what_why_and_how() -> None:
+    assert lines(report(LOCKED))[:3] == [
+        "1. preflight: It is well.",
+        f"   {LOCKED}",
+        "   A6 The container is locked",
+    ]
+
+
+def test_same_diagnosis_is_said_once() -> None:
+    said = lines(report(LOCKED), report(LOCKED, "test_b"))
+    assert said[-1] == "   as in 1."
+    assert len([line for line in said if "fix:" in line]) == 1
+
+
+def test_what_a_failure_blocks_is_listed_in_grey() -> None:
+    found = list(finding(1, report("x"), build(test_c="test_a", test_d="test_b"), {}))
+    assert found[-1] == ("   blocks 1: test_c claims this", True)
+
+
+def test_servers_log_is_in_grey_and_short() -> None:
+    log = "\n".join(f"line {number}" for number in range(60))
+    found = list(finding(1, report("x", sections=[(LOG, log)]), build(), {}))
+    assert [line.strip() for line, grey in found if grey] == [f"{LOG}:", *log.splitlines()[-15:]]
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("the disk is green; expected a blue one; run: df", False),
+        ("`pct start 920` on pve ended with 1: the moon is in the wrong quarter", True),
+        ("the chat was answered with 418: I am a teapot", True),
+    ],
+)
+def test_no_known_mode_is_said_only_of_what_nothing_explains(text: str, *, unknown: bool) -> None:
+    said = diagnosis(text, "test_x").text
+    assert ("no known failure mode fits" in said) is unknown
+    assert ("report it" in said) is unknown
+
+
+def raised(error: BaseException) -> str:
+    with pytest.raises(type(error)) as found:
+        raise error
+    return failure(found)
+
+
+def test_failure_begins_with_its_own_words() -> None:
+    assert raised(BuildError("the node refused")) == "the node refused"
+    assert raised(AssertionError(LOCKED)) == LOCKED
+    mistake = raised(KeyError("x"))
+    assert mistake.startswith("KeyError: 'x'\n")
+    assert "test_findings.py" in mistake
+    assert "\x1b" not in mistake
+
+
+def test_text_is_the_same_in_colour(tmp_path: Path) -> None:
+    runs = []
+    for colour in ("yes", "no"):
+        (tmp_path / colour).mkdir()
+        runs.append(Suite(tmp_path / colour).run(f"--color={colour}"))
+    reasons = [[check.reason for check in run.record.checks] for run in runs]
+    assert reasons[0] == reasons[1]
+    assert any("refused" in reason for reason in reasons[0])
+    assert "\x1b" in runs[0].output
+    assert "\x1b" not in "".join((runs[0].folder / name).read_text() for name in ("record.json", "junit.xml"))
+    assert not CODE.search(runs[1].output)
+    assert "findings" in runs[1].output
