@@ -3,14 +3,14 @@
 CACHE ?= $(or $(PHOENIX_CACHE),$(HOME)/.cache/phoenix-920)
 PYTHON ?= python3
 KEYS ?= $(HOME)/.config/phoenix-920
-KEY := $(shell { $(PYTHON) --version; cat requirements.txt; } | sha256sum | cut -c1-12)
+KEY := $(shell { $(PYTHON) --version; cat requirements-dev.txt; } | sha256sum | cut -c1-12)
 VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
-.PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
 
 help: ## show this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,7 +53,7 @@ bench: lab-tools $(VENV)/ready ## measure the speed of the suite: docs/bench.md 
 lint: $(VENV)/ready ## run ruff, mypy, shellcheck, and check the workflows' schemas
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy fixtures tests_920 lab tests bench conftest.py
+	$(VENV)/bin/mypy fixtures phoenix_920 tests_920 lab tests bench conftest.py
 	$(VENV)/bin/shellcheck *.sh bench/*.sh .ci/* lab/tools lab/node-init tests/debian13
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
@@ -95,12 +95,15 @@ test-lowest test-newest: test-%: $(VENV)/ready
 test-py313: test-tools ## run the fast tests with Python 3.13, in a Debian 13
 	tests/debian13
 
-lock: ## rewrite requirements.txt with the newest versions that pyproject.toml allows
-	$(PYTHON) -m venv $(CACHE)/lock
-	$(CACHE)/lock/bin/pip install --quiet --upgrade '.[dev]'
-	{ head -1 requirements.txt; $(CACHE)/lock/bin/pip freeze | grep -v '^phoenix-920'; } > requirements.new
-	mv requirements.new requirements.txt
-	rm -r $(CACHE)/lock
+COMPILE = $(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --python-platform linux \
+  --no-annotate --custom-compile-command 'make lock' pyproject.toml
+
+lock: $(VENV)/ready ## rewrite both locks with the newest versions that pyproject.toml allows
+	$(COMPILE) --extra sign --output-file requirements.txt
+	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+
+wheelhouse: $(VENV)/ready ## dist/phoenix-920-*.tar: installs the suite where there is no network
+	PATH=$(VENV)/bin:$$PATH .ci/wheelhouse dist
 
 # Its name is made of what is in it, so it is never out of date, and never remade while someone uses it.
 # Tools first: a fresh Debian has no python3-venv.
@@ -109,5 +112,5 @@ $(VENV)/ready:
 	rm -rf $(VENV)
 	mkdir -p $(CACHE)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	touch $@
