@@ -1,6 +1,7 @@
 """The content manifest: the same for the same content, named by its digest, kept whole or not at all."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.machines.channel import Channel
+from fixtures.machines.container import ContainerError
 from fixtures.machines.node import Node, NodeError
 from fixtures.recording import records
 from fixtures.templates import inside, manifest, storage
@@ -306,3 +308,24 @@ def test_btrfs_snapshot_of_a_disk_with_a_size_is_that_of_its_folder() -> None:
 
 def test_other_storage_says_only_its_type() -> None:
     assert storage.snapshot_facts(template("lvmthin", {})).storage == {"type": "lvmthin"}
+
+
+def test_name_of_a_file_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
+    """A model's folder may come from a machine with Latin-1 names; half a surrogate pair has no digest."""
+    (tmp_path / os.fsdecode(b"caf\xe9.json")).write_text("x")
+    found = inside._model(str(tmp_path), [])
+    assert list(found["files"]) == ["caf\\xe9.json"]
+    assert len(inside.digest(json.loads(json.dumps(found)))) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"template": {"image": "\ud800"}}, {"template": {"size": 1.5}}, {"around": None}, {"packages": [1]}, {"kept": 1}],
+)
+def test_answer_of_which_no_manifest_can_be_made_is_said(change: dict[str, Any]) -> None:
+    right: dict[str, Any] = {"template": {}, "around": {}, "packages": {}, "kept": {}}
+    container: Any = SimpleNamespace(ctid=920, ask=lambda *_, **__: json.dumps(right))
+    assert manifest.look_inside(container, {}, 1) == right
+    container.ask = lambda *_, **__: json.dumps({**right, **change})
+    with pytest.raises(ContainerError, match="container 920 did not say in JSON what it holds"):
+        manifest.look_inside(container, {}, 1)

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fixtures.machines import integrity
 from fixtures.machines.channel import Channel, ChannelError, Command
 from fixtures.machines.node import Node, NodeError
+from fixtures.templates import storage
 
 
 @pytest.fixture
@@ -94,3 +97,37 @@ def test_change_makes_stale_what_was_asked_ahead(node: Node) -> None:
     before = node.get("lxc")
     node.forget()
     assert before < node.get("lxc")
+
+
+ASKED: list[tuple[str, Any]] = [
+    ("running", lambda node: node.running(920)),
+    ("snapshots", lambda node: node.snapshots(920)),
+    ("config", lambda node: node.config(920)),
+    ("containers", lambda node: node.containers()),
+    ("guests", lambda node: node.guests()),
+    ("free", lambda node: node.free("local-zfs")),
+    ("storage", lambda node: node.storage("local-zfs")),
+    ("memory", lambda node: node.memory),
+    ("stored", lambda node: integrity.stored_snapshots(node, "local-zfs:subvol-920-disk-0")),
+    ("marks", lambda node: storage._marks(node, "local-zfs:subvol-920-disk-0", "x")),
+]
+BROKEN = ["null", "[]", "{}", "[null]", "[{}]", '"x"', "7", '[{"storage": "local-zfs"}]', '{"status": null}', "[[]]"]
+
+
+@pytest.mark.parametrize("answer", [*BROKEN, '[{"storage": "local-zfs", "type": "zfspool", "vmid": 1, "name": "x"}]'])
+@pytest.mark.parametrize(("name", "ask"), ASKED, ids=[name for name, _ in ASKED])
+def test_answer_with_missing_fields_is_an_error_with_a_sentence_or_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch, name: str, ask: Any, answer: str
+) -> None:
+    """It never ends in an exception of Python's, and never says that something is off or free."""
+    monkeypatch.setattr(node, "_ask", lambda _: answer)
+    found, said = None, ""
+    try:
+        found = ask(node)
+    except NodeError as error:
+        said = str(error)
+    if said:
+        assert "the node" in said or "no storage" in said
+    else:
+        assert name in ("snapshots", "config", "containers", "guests", "storage")
+        assert found in ({}, json.loads(answer)) or answer.startswith('[{"storage": "local-zfs"')

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.gpu import nvidia_smi, sampler
+from fixtures.machines import tasks
 from fixtures.machines.link import _Answer
 from fixtures.machines.node import NodeError, stated
 from fixtures.number import MOST, finite, read_json, whole, write_json
 from fixtures.recording.record import Outcome, Record, from_json
+from fixtures.templates import generations, sealing
 from fixtures.vllm import pull_output, server_log
 
 # what was seen to break a run or its record, and its like
@@ -129,3 +131,12 @@ def test_logs_state_no_number(word: str) -> None:
 def test_node_states_no_number(entry: Any) -> None:
     with pytest.raises(NodeError, match="states no number for 'avail'"):
         stated(entry, "avail")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"argv": 1e999}', "9" * 5000, "NaN", "[1]", "null", '"x"'])
+def test_what_a_node_has_noted_is_refused_and_no_error_of_python(text: str) -> None:
+    """Of a task, a generation and a snapshot; and what an envelope holds."""
+    for parse in (lambda: tasks._parse(f"done eA== {text}"), lambda: generations._parse(text)):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            parse()
+    assert sealing._facts_kept(text) is None

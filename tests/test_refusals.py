@@ -17,7 +17,7 @@ GIB = 2**30
 
 def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Any:
     monkeypatch.setattr(refusals, "holders", lambda node: facts.get("holders", {}))
-    monkeypatch.setattr(refusals, "answers", lambda node, address: facts.get("answers", False))
+    monkeypatch.setattr(refusals, "answers", lambda node, bridge, address: facts.get("answers", False))
     node = SimpleNamespace(
         memory=64 * GIB,
         config=lambda ctid, snapshot=None: {

@@ -28,7 +28,8 @@ class Node:
         return self.rows[ctid]
 
     def run(self, *argv: str, only_reads: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(succeeded=argv[0] == "pvesm" or argv[-1] in self.answering, out="")
+        found = argv[0] == "pvesm" or argv[-1] in self.answering
+        return SimpleNamespace(succeeded=found, exit_status=int(not found), out="")
 
 
 def settings(**values: Any) -> Any:
@@ -76,3 +77,27 @@ def test_what_is_missing_is_named() -> None:
     assert identity.missing(whole, ssh=True) == []
     assert identity.missing({"machine id": "a"}, ssh=True) == ["Docker's engine id", "ssh host keys"]
     assert identity.missing({"machine id": "a", "Docker's engine id": "b"}, ssh=False) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "arping", "taken", "warned"),
+    [(0, 9, True, False), (1, 9, False, False), (2, 1, True, False), (2, 0, False, False), (2, 9, False, True)],
+)
+def test_bridge_without_an_address_in_the_network_does_not_mean_that_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch, asked: int, arping: int, taken: bool, warned: bool
+) -> None:
+    """The node has no neighbours to ask for there: arping asks, and without one it is not known."""
+    said: list[str] = []
+    monkeypatch.setattr(throw_away, "warn", said.append)
+
+    def run(*argv: str) -> SimpleNamespace:
+        if argv[2] == throw_away.KNOCK:
+            return SimpleNamespace(exit_status=asked, out="")
+        return SimpleNamespace(
+            exit_status=arping, out="Unicast reply from 10.0.0.9 [AA:BB:CC:00:11:22]" if taken else ""
+        )
+
+    node: Any = SimpleNamespace(run=run, name="pve")
+    assert throw_away.answers(node, "vmbr1", "10.0.0.9") is taken
+    assert bool(said) is warned
+    assert all("10.0.0.9 is not known" in each for each in said)
