@@ -14,6 +14,7 @@ from fixtures.gpu.node_gpus import NodeGpus
 
 HERE = Path(__file__).parent
 CASES = HERE / "data/cases"
+STACK = "test_030_inherited_stack"
 
 
 @pytest.fixture
@@ -22,12 +23,29 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     monkeypatch.setattr("fixtures.warning.warn", texts.append)
     monkeypatch.setattr("fixtures.foresight.warn", texts.append, raising=False)
+    monkeypatch.setattr("fixtures.gpu.gpus.warn", texts.append)
     return texts
 
 
-def check(name: str) -> Any:
+def check(name: str, module: str = "test_014_gpus_and_model") -> Any:
     """A check of the suite."""
-    return runpy.run_path(str(HERE.parent / "tests_920/test_014_gpus_and_model.py"))[name]
+    return runpy.run_path(str(HERE.parent / f"tests_920/{module}.py"))[name]
+
+
+def container(log: str, status: int = 0) -> Any:
+    """A container in which nvidia-smi says this."""
+    done = SimpleNamespace(out=log, err="", exit_status=status)
+    return SimpleNamespace(ctid=920, execute=lambda *_, **__: done, pasteable=lambda *words: " ".join(words))
+
+
+def inside(log: str, status: int = 0) -> Any:
+    """The checks of the container that ask nvidia-smi: listed, healthy, with room for a server."""
+    asked, settings = container(log, status), SimpleNamespace(command_deadline=1, gpu_share=0.9)
+    build: Any = SimpleNamespace(gpus=[], health={}, missing=set(), settings=settings)
+    check("test_gpus_are_listed", STACK)(asked, SimpleNamespace(gpus=(0,)), build)
+    check("test_gpu_is_healthy", STACK)(asked, build, 0, 0)
+    check("test_gpu_has_room", STACK)(asked, build, settings, 0, 0)
+    return build
 
 
 def node(driver: str, cuda: str, name: str, brand: str, memory: str) -> NodeGpus:
@@ -83,3 +101,19 @@ def test_case_05_inforom_14(said: list[str]) -> None:
     template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
     check("test_gpus_are_on_the_node")(template, node_gpus.parse(f"{log}\n{line}\n", status))
     assert [line, True] == [said[0], "InfoROM" in said[1]]
+
+
+def test_case_04_gb10_in_the_container(said: list[str]) -> None:
+    build = inside((HERE / "data/cards/gb10.xml").read_text())
+    assert [(gpu.name, gpu.memory_mib) for gpu in build.gpus] == [("NVIDIA GB10", None)]
+    assert len(said) == 1
+    assert said[0].startswith("not seen: the memory of ")
+
+
+def test_case_05_inforom_14_in_the_container(said: list[str]) -> None:
+    line = (CASES / "05-inforom-14/stdout.txt").read_text().splitlines()[1]
+    status = int((CASES / "05-inforom-14/exit_status.txt").read_text())
+    build = inside(f"{(HERE / 'data/cards/tesla-t4.xml').read_text()}{line}\n", status)
+    assert [gpu.name for gpu in build.gpus] == ["Tesla T4"]
+    assert said[0] == line
+    assert "ended with 14, with a full answer: the InfoROM" in said[1]

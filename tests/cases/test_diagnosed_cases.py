@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,12 +24,13 @@ from fixtures.diagnosing.diagnosis import said
 from fixtures.diagnosing.failure_modes import diagnose
 from fixtures.errors import BuildError
 from fixtures.machines import conf
-from fixtures.machines.channel import Channel, Command
+from fixtures.machines.channel import Channel, Command, open_channel
 from fixtures.machines.container import Container
 from fixtures.machines.node import Node, NodeError
 from fixtures.settings import API_KEY
 from fixtures.vllm import image, model, performance
 from fixtures.vllm.client import Client, ServerError
+from tests.test_failure_modes import TOOLKIT, toolkit
 
 # by name, as mypy knows these files as modules of their own
 room, gpus_and_model, clone, stack, lasting, image_checks, serving = (
@@ -63,6 +65,12 @@ case "$1 $2" in
   "run "*) echo 0123456789ab ;;
   "exec "*) cat {exec}; exit 255 ;;
 esac
+"""
+
+PYTHON = """#!/bin/sh
+[ "$1" = - ] || exec {python} "$@"
+shift
+exec {python} - $(printf '%s\\n' "$@" | sed 's#^/dev#{dev}#')
 """
 
 
@@ -147,6 +155,42 @@ def asked(client: Client) -> Callable[[], None]:
     return lambda: serving.TestServer().test_server_answers(ready, settings())
 
 
+def test_toolkit_that_takes_no_environment_has_its_name(place: Place, tmp_path: Path) -> None:
+    """With accept-nvidia-visible-devices-envvar-when-unprivileged = false a container starts, and has nothing."""
+    (tmp_path / "said.txt").write_text("NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n")
+    place.shim("docker", RELOAD, exec=tmp_path / "said.txt")
+    place.shim("nvidia-smi", "#!/bin/sh\n")
+    _, modes = place.finds(
+        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
+    )
+    assert modes == ["B30"]
+
+
+def test_reload_proves_nothing_where_no_gpu_was_listed_before(place: Place, tmp_path: Path) -> None:
+    """The real nvidia-smi -L ends with 0 where it lists nothing."""
+    (tmp_path / "said.txt").write_text("No devices found.\n")
+    place.shim("docker", RELOAD.replace("exit 255", "exit 0"), exec=tmp_path / "said.txt")
+    place.shim("nvidia-smi", "#!/bin/sh\n")
+    place.shim("systemctl", "#!/bin/sh\n")
+    message, _ = place.finds(
+        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
+    )
+    assert "listed no GPU: ['No devices found.']" in message
+
+
+@pytest.mark.parametrize("name", ["nvidia-uvm", "nvidiactl", "nvidia0"])
+def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str) -> None:
+    for each in {"nvidia-uvm", "nvidiactl", "nvidia0"} - {name}:
+        (tmp_path / each).symlink_to("/dev/null")
+    place.shim("python3", PYTHON, python=sys.executable, dev=tmp_path)
+    place.shim("pvesh", "#!/bin/sh\necho '{{}}'\n")
+    build = cast(Any, SimpleNamespace(missing=set(), unusable={}))
+    check = lambda: stack.test_gpu_may_be_used(place.container, build, 0)  # noqa: E731
+    message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
+    assert message.startswith(f"GPU 0: {tmp_path}/{name} is not there; ")
+    assert {path for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
+
+
 def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:
     place.shim("docker", RELOAD, exec=DATA / "07-nvml-unknown-from-the-start/stdout.txt")
     place.shim("nvidia-smi", "#!/bin/sh\n")
@@ -155,6 +199,22 @@ def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:
     )
     assert "Failed to initialize NVML: Unknown Error" in message
     assert modes == ["B15"]
+
+
+SAID = "`sh -s` in container 920 ended with 125: "
+MESSAGES = [(head, text.removeprefix(SAID)) for head, text in toolkit().items() if text.startswith(SAID)]
+
+
+@pytest.mark.parametrize(("head", "text"), MESSAGES, ids=[head for head, _ in MESSAGES])
+def test_broken_toolkit_has_its_name(place: Place, tmp_path: Path, head: str, text: str) -> None:
+    """What NVIDIA's toolkit says when Docker starts a container that is to have GPUs."""
+    (tmp_path / "said.txt").write_text(text)
+    place.shim("docker", DOCKER, run=tmp_path / "said.txt", pull="/dev/null", inspect="/dev/null")
+    place.shim("nvidia-smi", "#!/bin/sh\n")
+    _, modes = place.finds(
+        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
+    )
+    assert modes == [TOOLKIT[head]]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +287,19 @@ def test_case_17_x509(place: Place) -> None:
     message, modes = place.finds("test_image_is_pulled", pull.finish)
     assert "x509" in message
     assert modes == ["C9"]
+
+
+def test_case_18_bashrc_noise(place: Place) -> None:
+    """The node's login shell prints a banner before each command that makes its own way."""
+    banner = (DATA / "18-bashrc-noise/bashrc.txt").read_text()
+    place.shim("ssh", '#!/bin/bash\n{banner}\nexec sh -c "${{@: -1}}"\n', banner=banner)
+    place.shim("systemctl", "#!/bin/sh\necho running\n")
+    channel = open_channel("ssh://root@node")
+    container = Container(Node(channel), 920)
+    assert container.wait_until_booted(20) == "running"
+    assert channel.run(("printf", "one\\ntwo"), deadline=10, alone=True).out == "one\ntwo"
+    failing = channel.run(("sh", "-c", "echo no >&2; exit 3"), deadline=10, alone=True)
+    assert (failing.exit_status, failing.out, failing.err) == (3, "", "no")
 
 
 @pytest.mark.parametrize("name", ["answer.json", "answer_0_9.json"])
