@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fixtures import blocking
+from fixtures.stages import Check, Ledger
 from fixtures.templates.template import Situation
 
-STAGES = ["preflight", "seal", "sealed"]
+STAGES = [Check(stage, f"test_{stage}") for stage in ("preflight", "seal", "sealed")]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_what_a_dead_run_has_left_is_looked_for_before_a_seal_is_resumed(
         parent_only=False,
         situation=Situation.SEALED,
         template=SimpleNamespace(ctid=920, snapshot_name="x"),
-        ledger=SimpleNamespace(stages=STAGES),
+        ledger=Ledger(STAGES),
     )
     item: Any = SimpleNamespace(get_closest_marker=lambda name: object() if marked and name == "on_existing" else None)
     assert bool(blocking._needless(build, item, stage)) is needless

@@ -11,17 +11,17 @@ TOP = Path(__file__).parent.parent
 
 
 def test_no_name_means_920() -> None:
-    assert named([], TOP).ctid == 920
-    assert named(["tests_920/test_040_image.py::test_image_is_pulled"], TOP).folder == TOP / "tests_920"
+    assert named([], TOP, "tests_920").ctid == 920
+    assert named(["tests_920/test_040_image.py::test_image_is_pulled"], TOP, "tests_920").folder == TOP / "tests_920"
 
 
 def test_folder_names_the_container(tmp_path: Path) -> None:
     folder = tmp_path / "tests_930"
     folder.mkdir()
     with pytest.raises(SuiteError, match="CHECKS is not there"):
-        named([str(folder)], TOP)
+        named([str(folder)], TOP, "tests_920")
     (folder / "CHECKS").touch()
-    suite = named([f"{folder}/test_some.py"], TOP)
+    suite = named([f"{folder}/test_some.py"], TOP, "tests_920")
     assert (suite.ctid, suite.folder) == (930, folder)
 
 

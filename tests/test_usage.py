@@ -67,7 +67,7 @@ def test_mistake_about_clones_is_one_line(words: list[str], said: str) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(("option", "stage"), [("--verify-deep", "serving"), ("--verify-parent", "inherited stack")])
+@pytest.mark.parametrize(("option", "stage"), [("--verify-deep", "serving"), ("--verify-parent", "inherited")])
 def test_option_for_a_stage_that_a_suite_has_not_is_refused(tmp_path: Path, option: str, stage: str) -> None:
     declared = json.loads((TOP / "phoenix_lxc_configs.json").read_text())
     declared["lxc_configs"] |= json.loads((TOP / "docs/example/930.json").read_text())

@@ -83,6 +83,7 @@ class World:
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
             ask_ahead=lambda: None,
+            again=lambda *more: " ".join(("pytest", *more)),
         )
         monkeypatch.setattr(records, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(records, "read_inside", lambda container, name: self.content)
@@ -339,7 +340,7 @@ def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, ve
 def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
     build = ran([], situation=Situation.SEALED)
     assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed, but never accepted: its run was cut short."
-    assert outcome.next_step(build, Outcome.FAILED) == "let the checks after sealing pass: pytest tests_920"
+    assert outcome.next_step(build, Outcome.FAILED) == "let the checks after sealing pass: pytest SUITE"
 
 
 def test_run_without_a_check_says_nothing_of_the_template() -> None:
@@ -374,13 +375,14 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "rebuild": False,
         "rebuild_clone": False,
         "declaration": SimpleNamespace(containers={}),
+        "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
     }
     return SimpleNamespace(**(usual | more))
 
 
 def test_summary_holds_what_its_standard_asks_for() -> None:
     """The fields that the statement (in-toto v1) and the predicate (SLSA's VSA v1) must have."""
-    document = vsa.statement(compared(AROUND), passed=True, served=False)
+    document = vsa.statement(compared(AROUND), Path(__file__), passed=True, served=False)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
     assert document["predicateType"] == "https://slsa.dev/verification_summary/v1"
     assert document["subject"] == [{"name": "pve:n/lxc/920@s", "digest": {"sha256": "a" * 64}}]
@@ -400,7 +402,7 @@ def test_summary_never_passes_what_failed_or_was_not_seen(
 ) -> None:
     file, found = tmp_path / "vsa.intoto.json", compared(*drifts)
     found.looked_inside = looked_inside
-    vsa.write(file, vsa.statement(found, passed=passed, served=True))
+    vsa.write(file, vsa.statement(found, Path(__file__), passed=passed, served=True))
     predicate = json.loads(file.read_text())["predicate"]
     assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
     assert len(predicate[vsa.DRIFT]) == len(drifts)

@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.asks_node
 @pytest.mark.on_existing
 @pytest.mark.parent
 def test_node_is_proxmox(node: Node) -> None:
@@ -39,7 +40,7 @@ def test_node_is_proxmox(node: Node) -> None:
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
-    """This run holds the node's lock on 920, so no other run works on 920."""
+    """This run holds the node's lock on the template, so no other run works on it."""
     assert build.lock.held, unexpected(
         f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}",
         "that this run holds it",
@@ -67,7 +68,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
 @PARENT
 @pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
-    """The parent's snapshot, which 920 is cloned from, is complete."""
+    """The parent's snapshot, which the template is cloned from, is complete."""
     snapshots = node.snapshots(template.parent.ctid)
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
     assert template.parent_snapshot in snapshots, unexpected(
@@ -115,7 +116,7 @@ def test_earlier_changes_have_ended(build: Build) -> None:
 
 @pytest.mark.on_existing
 def test_situation_is_known(build: Build) -> None:
-    """The state of 920 is known: to be built, sealed, or accepted."""
+    """The state of the template is known: to be built, sealed, or accepted."""
     assert build.situation is not Situation.UNKNOWN, unexpected(
         f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}",
         "its snapshots",
@@ -151,7 +152,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
 @pytest.mark.needs("test_nothing_half_made_is_left")
 @pytest.mark.on_existing
 def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
-    """920's storage and configuration list the same sealed snapshots, and all are complete."""
+    """The template's storage and configuration list the same sealed snapshots, and all are complete."""
     found = conf.read(node, template.ctid)
     apart = template.mismatches(found) if found else []
     assert not apart, unexpected(
@@ -165,7 +166,7 @@ def test_storage_agrees_with_the_configuration(node: Node, template: Template) -
 @pytest.mark.needs("test_nothing_half_made_is_left", "test_storage_agrees_with_the_configuration")
 @pytest.mark.on_existing
 def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> None:
-    """No task holds a lock on 920, nor on its parent during a build."""
+    """No task holds a lock on the template, nor on its parent during a build."""
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
     found = {ctid: conf.read(node, ctid) for ctid in numbers}
     held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
@@ -189,7 +190,7 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
 
 
 def test_container_may_be_destroyed(template: Template, build: Build) -> None:
-    """With --rebuild-clone, 920 is not protected, and this suite made everything that is destroyed."""
+    """With --rebuild-clone, the template is not protected, and this suite made everything that is destroyed."""
     if not build.rebuild_clone or not template.exists:
         return
     found = template.changes.read(template.ctid)
@@ -226,7 +227,7 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
 
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
-    """The number 920 is free, or belongs to a container of the declared name."""
+    """The template's number is free, or belongs to a container of the declared name."""
     guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
     if guest is None:
         return
@@ -244,7 +245,7 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
 
 
 def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:
-    """A 920 that this suite made was cloned from the declared parent's snapshot."""
+    """A template that this suite made was cloned from the declared parent's snapshot."""
     said = plain_description(node.config(template.ctid)) if template.exists else ""
     assert not said.startswith(MARK) or said == template.origin, unexpected(
         f"{template.ctid} has the description {said!r}",
@@ -255,7 +256,7 @@ def test_container_is_of_the_declared_parent(node: Node, template: Template) -> 
 
 
 def test_address_is_free(node: Node, template: Template) -> None:
-    """No other container of the node has the address of 920."""
+    """No other container of the node has the template's address."""
     others = [ctid for ctid in node.containers() if ctid != template.ctid]
     mine = template.declared.network.address
     clash = [ctid for ctid in others if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine]
@@ -268,7 +269,7 @@ def test_address_is_free(node: Node, template: Template) -> None:
 
 
 def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
-    """No other machine of the network answers at the address of 920."""
+    """No other machine of the network answers at the template's address."""
     if template.exists and node.running(template.ctid):
         return  # it answers itself
     net = template.declared.network

@@ -1,4 +1,4 @@
-"""Room: what the image takes fits on the disk, and what 920 is given the node has. Nothing is changed."""
+"""Room: what the image takes fits on the disk, and what the template is given the node has. Nothing is changed."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
 
 
 def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:
-    """The declared disk of 920 is large enough for the image, packed and unpacked."""
+    """The template's declared disk is large enough for the image, packed and unpacked."""
     size = template.declared.storage_size_gb
     assert size >= image_room.gib, unexpected(
         f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB",
@@ -68,7 +68,7 @@ def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> 
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
-    """The node has the memory that 920 is declared with; a warning says if vLLM usually needs more."""
+    """The node has the memory that the template is declared with; a warning says if vLLM usually needs more."""
     given = max(template.declared.memory_mb, settings.server_memory_mb)
     if given < SERVER_MEMORY_MB:
         warn(

@@ -36,7 +36,7 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
 
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
-    """The node has every GPU that 920 is assigned."""
+    """The node has every GPU that the template is assigned."""
     if gpus_of_node.unseen:
         unseen(gpus_of_node.unseen)
         return

@@ -1,4 +1,4 @@
-"""Clone: 920 exists as a full clone of its parent's snapshot, with the declared resources."""
+"""Clone: the template exists as a full clone of its parent's snapshot, with the declared resources."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 
 
 def test_container_is_cloned(template: Template, build: Build) -> None:
-    """920 is cloned from its parent's snapshot, or already exists as declared."""
+    """The template is cloned from its parent's snapshot, or already exists as declared."""
     if build.rebuild_clone:
         template.remove()
     template.ensure_cloned()
@@ -20,7 +20,7 @@ def test_container_is_cloned(template: Template, build: Build) -> None:
 
 @pytest.mark.needs("test_container_is_cloned")
 def test_container_is_as_declared(template: Template) -> None:
-    """920 has the declared name, memory, cores, disk, network, features and privilege."""
+    """The template has the declared name, memory, cores, disk, network, features and privilege."""
     differences = template.differences()
     assert not differences, unexpected(
         f"container {template.ctid} differs from its declaration: {'; '.join(differences)}",
@@ -32,7 +32,7 @@ def test_container_is_as_declared(template: Template) -> None:
 
 @pytest.mark.needs("test_container_is_as_declared")
 def test_container_starts(node: Node, template: Template, build: Build) -> None:
-    """920 starts; another container of that number is left alone."""
+    """The template starts; another container of that number is left alone."""
     if not template.exists or template.differences():
         raise build.ledger.blocked_by("test_container_is_as_declared")
     template.start()

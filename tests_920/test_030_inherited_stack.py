@@ -1,4 +1,4 @@
-"""Inherited stack: what 903 gave to 920 works: systemd, Docker, the NVIDIA runtime and every GPU."""
+"""Inherited stack: what the parent gave to the template works: systemd, Docker, the NVIDIA runtime and every GPU."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_systemd_is_healthy(container: Container, settings: Settings) -> None:
 
 
 def test_commands_reach_the_container(container: Container, declared: Declared) -> None:
-    """Commands for 920 run in 920, not on the node."""
+    """Commands for the template run in it, not on the node."""
     name, kind = container.ask("hostname"), container.ask("systemd-detect-virt", "--container")
     assert (name, kind) == (declared.name, "lxc"), unexpected(
         f"commands run in {name!r} ({kind})",
@@ -145,6 +145,7 @@ def test_port_is_free(container: Container, settings: Settings) -> None:
     )
 
 
+@pytest.mark.proves_docker
 @DOCKER
 def test_nvidia_runtime_is_registered(container: Container) -> None:
     """Docker knows the NVIDIA runtime."""
@@ -174,7 +175,7 @@ def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
 
 @pytest.mark.deep
 def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
-    """nvidia-smi lists as many GPUs as are assigned to 920."""
+    """nvidia-smi lists as many GPUs as are assigned to the template."""
     build.gpus = gpus.listed(container, build.settings.command_deadline)
     there = [gpu for gpu in declared.gpus if gpu not in build.missing]  # another check names the missing devices
     seen, ask = [str(gpu) for gpu in build.gpus], container.pasteable("nvidia-smi", "-L")

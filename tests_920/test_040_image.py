@@ -1,4 +1,4 @@
-"""Image: the vLLM image is in 920, named by its digest, and it is known how to start it."""
+"""Image: the vLLM image is in the template, named by its digest, and it is known how to start it."""
 
 import pytest
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
 
 def test_clone_is_measured(container: Container) -> None:
-    """The contents of 920 before the image are noted, so that additions can be found later."""
+    """The contents of the template before the image are noted, so that additions can be found later."""
     size = tidy.note(container)
     assert size > 0, unexpected(f"container {container.ctid} holds {size} bytes", "more", run=container.pasteable("df"))
 

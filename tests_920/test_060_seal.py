@@ -1,4 +1,4 @@
-"""Seal: only if everything was checked and passed, 920 is shut down, snapshotted twice and started again.
+"""Seal: only if everything was checked and passed, the template is shut down, snapshotted twice and started again.
 
 That happens in the teardown of the fixture `seal`, after the check below; its steps are rows of the
 report.
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
 
 @pytest.mark.usefixtures("seal")
 def test_everything_passed(build: Build) -> None:
-    """Every check ran and passed; 920 may be sealed."""
+    """Every check ran and passed; the template may be sealed."""
     unproved = build.ledger.unproved(before="seal")
     sentences = "; ".join(map(build.ledger.sentence, unproved))
     assert not unproved, unexpected(
