@@ -20,14 +20,15 @@ doctor: ## show what this machine can run, and what is missing for the rest
 
 accept: lab-up $(VENV)/ready ## build and prove template 920 in the lab
 	$(PYTEST) tests_920 @lab/options
+	@echo "README's commands run in the lab with its options: venv/bin/pytest tests_920 @lab/options --verify"
 
 test: lint test-fast test-lab ## run all tests (22 minutes)
 
 test-fast: test-tools $(VENV)/ready ## run the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
 
-test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in a lab of their own
-	$(PYTEST) tests -m lab
+test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in two labs of their own
+	$(PYTEST) tests -m lab --numprocesses 2 --dist loadfile
 
 # Both resume: ARGS=--background detaches, --status shows the progress, --stop ends it, "--sample 20 --seed 7" runs
 # 20 minutes of trials, whose results go into no table.
@@ -65,7 +66,8 @@ test-tools: ## install the packages that the tests need as well
 	@lab/tools tests
 
 lab-up: lab-tools $(VENV)/ready ## start the lab; GPU=host gives its containers this machine's GPUs
-	$(LAB) --gpu $(or $(GPU),simulated) up
+	$(LAB) --gpu $(or $(GPU),simulated) $(if $(TAKE),--take-over) up
+	@[ -e venv ] || ln -s $(VENV) venv  # so that README's commands run here as they are printed
 
 lab-down: $(VENV)/ready ## remove the lab completely
 	$(LAB) down

@@ -19,18 +19,19 @@ DRIVER_TOOLS = """cp "$1"/nvidia-smi /usr/bin/nvidia-smi
 ln -sf "$1"/libnvidia-ml.so.* /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"""
 
 
-def up(machine: Machine, gpus: str = "simulated") -> None:
+def up(machine: Machine, gpus: str = "simulated", *, take_over: bool = False) -> None:
     """Start the node with everything a build needs, and container 903 on it.
 
     Args:
         machine: The node.
         gpus: "simulated", or "host" for this machine's own.
+        take_over: Whether to restart a node that another checkout has started.
     """
     declared = json.loads((CHECKOUT / "lab/phoenix_lxc_configs.json").read_text())
     if gpus == "host":
         declared = host.declaration(declared)
     archive, made = rootfs.parent(), vllm.made(gpus)
-    machine.power_on(gpus)
+    machine.power_on(gpus, take_over=take_over)
     machine.serve_registry(made / "registry")
     if gpus == "simulated":
         machine.run("sh", "-c", DRIVER_TOOLS, "sh", str(compiled()))
@@ -68,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="lab", description="A Proxmox-like node on this machine.")
     parser.add_argument("--name", type=_name, default="pve-lab", help="name of the node, if there are to be several")
     parser.add_argument("--gpu", choices=("simulated", "host"), default="simulated", help="whose GPUs containers get")
+    parser.add_argument("--take-over", action="store_true", help="restart a node that another checkout has started")
     parser.add_argument(
         "verb", choices=("up", "down", "status", "reset", "exec"), help="exec COMMAND ... runs it there"
     )
@@ -79,13 +81,13 @@ def main() -> int:
         print("lab: needs root, for namespaces, mounts and containers", file=sys.stderr)
         return 1
     try:
-        return _do(machine, words.verb, command, words.gpu)
+        return _do(machine, words.verb, command, words.gpu, take_over=words.take_over)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
 
 
-def _do(machine: Machine, verb: str, command: list[str], gpus: str) -> int:
+def _do(machine: Machine, verb: str, command: list[str], gpus: str, *, take_over: bool) -> int:
     if verb == "exec":
         if not machine.pid():
             raise LabError("the lab is not up; start it with `make lab-up`")
@@ -96,7 +98,7 @@ def _do(machine: Machine, verb: str, command: list[str], gpus: str) -> int:
     with machine.lock():
         match verb:
             case "up":
-                up(machine, gpus)
+                up(machine, gpus, take_over=take_over)
             case "down":
                 machine.erase()
             case "reset":

@@ -55,10 +55,10 @@ def tests() -> Use:
 def laboratory() -> Use:
     """The lab."""
     missing = []
-    if packages := _said(str(TOP / "lab/tools"), "missing").split():
-        missing.append((f"packages: {' '.join(packages)}", "make lab-tools"))
     if os.geteuid() != 0:
         missing.append(("root, for namespaces, mounts and containers", "sudo make lab-up"))
+    if packages := _said(str(TOP / "lab/tools"), "missing").split():
+        missing.append((f"packages: {' '.join(packages)}", "make lab-tools"))
     systems = Path("/proc/filesystems").read_text(encoding="utf-8").split()
     for each in ("btrfs", "overlay"):
         if each not in systems and not _said("modinfo", "--field", "name", each):
@@ -83,7 +83,7 @@ def node() -> Use:
             "build 920 on this machine (pytest tests_920)", "", (("Proxmox VE", "name a node: --node ssh://root@HOST"),)
         )
     root = () if os.geteuid() == 0 else (("root", "sudo"),)
-    parent = () if _said("pct", "config", "903") else (("container 903", "the orchestrator makes it"),)
+    parent = () if _said("pct", "config", "903") else (("container 903", "docs/parent.md shows how to make it"),)
     return Use("build 920 on this machine (pytest tests_920)", version, root + parent)
 
 
@@ -101,14 +101,14 @@ def main() -> int:
     """Print what can be done and what is missing.
 
     Returns:
-        0 if the lab or a real build can be run here, else 1.
+        0 if something can be done here, else 1.
     """
     uses = [tests(), laboratory(), node(), gpus()]
     for use in uses:
         print(f"{'no ' if use.missing else 'yes'}  {use.what}{f': {use.seen}' if use.seen else ''}")
         for what, command in use.missing:
             print(f"       missing: {what}\n       add it:  {command}")
-    return 0 if not uses[1].missing or not uses[2].missing else 1
+    return 0 if any(not use.missing for use in uses[:3]) else 1
 
 
 if __name__ == "__main__":

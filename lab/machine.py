@@ -106,21 +106,28 @@ class Machine:
         """
         return execute([str(self.shim), *argv], seconds=seconds)
 
-    def power_on(self, gpus: str = "simulated") -> None:
+    def power_on(self, gpus: str = "simulated", *, take_over: bool = False) -> None:
         """Start the node if it is off.
 
         Args:
             gpus: "simulated", or "host" for this machine's own.
+            take_over: Whether to restart one that another checkout has started.
 
         Raises:
-            LabError: Its first process did not come up, or it was made with other GPUs.
+            LabError: Its first process did not come up, it was made with other GPUs, or it is another checkout's.
         """
         made_with = self.state / "gpus"
         if made_with.exists() and made_with.read_text() != gpus:
             raise LabError(f"{self.name} was made with {made_with.read_text()} GPUs; remove it first: make lab-down")
         source = self.state / "checkout"  # the node runs this checkout's commands, not an older one's
-        if self.pid() and source.exists() and source.read_text() == str(CHECKOUT):
+        runs = source.read_text() if source.exists() else ""
+        if self.pid() and runs == str(CHECKOUT):
             return
+        if self.pid() and not take_over and Path(runs).is_dir():
+            raise LabError(
+                f"{self.name} is up and runs the commands of {runs or 'an unknown checkout'}; remove it there (make "
+                "lab-down), or restart it with the commands of this checkout: make lab-up TAKE=1"
+            )
         self.power_off()
         self.state.mkdir(parents=True, exist_ok=True)
         self._make_pool()

@@ -84,7 +84,7 @@ FORESEEN = (
         "the run can't take the node's lock on 920",
         "test_no_other_run_works_on_it",
         node(
-            "rm -f /run/phoenix-920/920.lock; mkdir /run/phoenix-920/920.lock",
+            "rm -f /run/phoenix-920/920.lock; mkdir -p /run/phoenix-920/920.lock",
             "rmdir /run/phoenix-920/920.lock",
         ),
         "the lock on 920 is not held",

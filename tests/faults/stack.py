@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults.fault import Fault, Ground, Put, both, command, conf, cut, docker, docker_daemon, inside, node, parent
 
+MORE = "/lxc-disks/subvol-920-disk-7"
 SIMULATED = "/etc/simulated-gpu.conf"
 CARDS = [f"GPU-0000000{index}-0000-0000-0000-00000000000{index}" for index in (0, 1)]  # end as CUDA's own do
 REAL = [f"gpu{index}.{what}" for index in (0, 1) for what in ("name = NVIDIA GPU", f"uuid = {CARDS[index]}")]
@@ -62,7 +63,10 @@ CLONE = (
     destroyed(
         "clone-with-a-volume-more",
         "--rebuild-clone where 920 has a mount point that is not the suite's",
-        conf(920, "1i mp0: lxc-disks:subvol-920-disk-7,mp=/data,size=1G"),
+        both(
+            node(f"btrfs subvolume create {MORE}", f"btrfs subvolume delete {MORE}"),
+            conf(920, "1i mp0: lxc-disks:subvol-920-disk-7,mp=/data,size=1G"),
+        ),
         "volumes that this suite has not made would go with it: mp0",
         words=("--rebuild-clone",),
     ),

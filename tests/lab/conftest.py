@@ -1,4 +1,4 @@
-"""A lab of the tests' own."""
+"""A lab of the tests' own; with several workers of pytest-xdist one each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab node, erased at the end."""
     if os.geteuid() != 0:
         pytest.fail("the lab needs root; without it: make test-fast")
-    machine = Machine(os.environ.get("PHOENIX_TEST_NODE", "pve-test"))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    machine = Machine(os.environ.get("PHOENIX_TEST_NODE", "pve-test") + f"-{worker}" * bool(worker))
     machine.erase()
     try:
         up(machine)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import rootfs
+from lab.errors import LabError
 from lab.machine import Machine
 
 pytestmark = pytest.mark.lab
@@ -115,3 +116,19 @@ def test_two_nodes_live_side_by_side(machine: Machine) -> None:
         assert machine.run("hostname") == f"{NAME}\n"
     finally:
         other.erase()
+
+
+def test_lab_of_another_checkout_is_not_restarted(machine: Machine, tmp_path: Path) -> None:
+    """Somebody may build in it; one whose checkout is gone is nobody's."""
+    machine.power_on()
+    first = machine.pid()
+    (machine.state / "checkout").write_text(str(tmp_path))
+    with pytest.raises(LabError, match=f"runs the commands of {tmp_path}; .*: make lab-up TAKE=1"):
+        machine.power_on()
+    assert machine.pid() == first
+    machine.power_on(take_over=True)
+    assert machine.pid() != first
+    (machine.state / "checkout").write_text(str(tmp_path / "gone"))
+    second = machine.pid()
+    machine.power_on()
+    assert machine.pid() not in (None, second)
