@@ -23,7 +23,7 @@ def ledger() -> Ledger:
 
 def test_declared_checks_are_what_pytest_collects() -> None:
     """The list is complete: a check that is added must be declared, one that is lost is missed."""
-    command = [sys.executable, "-m", "pytest", "tests_920", "--collect-only", "--quiet"]
+    command = [sys.executable, "-m", "pytest", "tests_920", "--collect-only", "-q", "-overbosity_test_cases=auto"]
     listing = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout
     collected = [check_name(line) for line in listing.splitlines() if "::" in line]
     declared = declared_checks(CHECKS, (0, 1))

@@ -413,7 +413,16 @@ def test_summary_never_passes_what_failed_or_was_not_seen(
 
 
 def collected(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "tests_920", "--collect-only", "--quiet", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests_920",
+        "--collect-only",
+        "-q",
+        "-overbosity_test_cases=auto",
+        *words,
+    ]
     return subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
 
 
