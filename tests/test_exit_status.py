@@ -71,7 +71,7 @@ def test_exit_status(tmp_path: Path, words: tuple[str, ...], plugin: str, status
         assert not suite.folders(), "a mistake leaves nothing"
     else:
         assert run.record.outcome is (Outcome.ABORTED if status == 2 else Outcome.FAILED)
-        assert ("so none has begun" in run.record.sentence) is (plugin == NOT_COLLECTED)
+        assert ("so no check ran" in run.record.sentence) is (plugin == NOT_COLLECTED)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_node_that_is_none_is_asked_once(tmp_path: Path) -> None:
     verdicts = {check.name: check.verdict for check in run.record.checks}
     assert verdicts.pop("test_010_preflight.py::test_node_is_proxmox") == "failed"
     assert set(verdicts.values()) == {"skipped"}
-    assert "lab:stub could not be asked, so nothing is known of 920@vllm-base-snapshot" in run.output
+    assert "lab:stub did not answer, so the state of 920@vllm-base-snapshot is unknown" in run.output
 
 
 @pytest.mark.parametrize(("outcome", "status"), [(Outcome.FAILED, 1), (Outcome.EXISTING, 0), (Outcome.PARTIAL, 0)])

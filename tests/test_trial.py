@@ -97,7 +97,7 @@ def test_what_is_inconclusive_makes_a_run_partial_even_in_the_lab(tmp_path: Path
         NOT_PROVED,
         "GPU 0 is full",
     )
-    assert "Not proved: GPU 0 is full." in run.output
+    assert "Inconclusive: GPU 0 is full." in run.output
     assert "The clone serves its model from the sealed image and gives the expected answer. GPU 0 is full" in (
         (run.folder / "summary.md").read_text().replace("\\", "")
     )

@@ -299,7 +299,7 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
     assert outcome.of(build, status) is expected
     words = outcome.sentence(build, expected)
     assert words.startswith("920@s ") or "920@s" in words
-    assert ("another kernel" in words) == (expected is Outcome.NOT_REPROVED)
+    assert ("kernel changed" in words) == (expected is Outcome.NOT_REPROVED)
     if expected is Outcome.ABORTED:
         assert words == "The run was interrupted; 920@s is accepted, generation 1, as it was before this run."
     if expected in (Outcome.ABORTED, Outcome.PARTIAL):
@@ -334,19 +334,21 @@ def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, ve
     build = ran([], verify=verify)
     build.end = end
     assert outcome.of(build, 0) is Outcome.FAILED
-    assert outcome.sentence(build, Outcome.FAILED).startswith("No check failed, but what they were true for has chang")
+    assert outcome.sentence(build, Outcome.FAILED).startswith(
+        "No check failed, but the node does not confirm the result"
+    )
 
 
 def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
     build = ran([], situation=Situation.SEALED)
-    assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed, but never accepted: its run was cut short."
-    assert outcome.next_step(build, Outcome.FAILED) == "let the checks after sealing pass: pytest SUITE"
+    assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed but never accepted: its run was interrupted."
+    assert outcome.next_step(build, Outcome.FAILED) == "run the checks after sealing: pytest SUITE"
 
 
 def test_run_without_a_check_says_nothing_of_the_template() -> None:
     build = ran([], ledger=Ledger([]))
     assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
-    assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was looked at."
+    assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was checked."
 
 
 ACCEPTED = Snapshot("s", "phoenix-920: sealed x generation 1 run y manifest z accepted w", 1, "")

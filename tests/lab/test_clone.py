@@ -366,7 +366,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     run = lab.build(*STAND_IN, "--accept", "951")
     assert lab.node("sh", "-c", STATE) == before
     assert (run.status, run.outcome) == (0, "cloned")
-    says(run, "was there before; nothing of it was changed", "has changed since it was made: model files config.json")
+    says(run, "existed before; nothing of it was changed", "has changed since it was made: model files config.json")
     assert record_of(run).clone["servers_of_its_owner"] == ["http://10.0.0.151:8000 (vllm-test-model)"]
     assert "--publish 8001:8000" in record_of(run).clone["server_command"]
 

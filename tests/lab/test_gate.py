@@ -48,7 +48,7 @@ def test_job_on_a_good_template(environment: dict[str, str]) -> None:
     done = run(JOB, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     page = Path(environment["GITHUB_STEP_SUMMARY"]).read_text()
-    assert page.startswith("## ⚠️ Template 920: verified\n\n920@vllm-base-snapshot is what its record says.")
+    assert page.startswith("## ⚠️ Template 920: verified\n\n920@vllm-base-snapshot matches its record.")
     assert "](https://ci/a/b/actions/runs/7) |" in page
     assert "::error" not in done.stdout
 
@@ -69,7 +69,7 @@ def test_job_on_a_template_that_has_drifted(lab: Lab, environment: dict[str, str
         lab.node("pct", "set", "920", "--memory", "4096")
     assert (done.returncode, told.returncode) == (1, 1), done.stdout + done.stderr
     page = Path(environment["GITHUB_STEP_SUMMARY"]).read_text()
-    assert page.startswith("## ❌ Template 920: failed\n\n920@vllm-base-snapshot is not what its record says")
+    assert page.startswith("## ❌ Template 920: failed\n\n920@vllm-base-snapshot does not match its record")
     assert "| recorded | The container's configuration is the one that was sealed. |" in page
     assert "memory: 4096 -> 5000" in page
     (note,) = [line for line in done.stdout.splitlines() if line.startswith("::error ")]

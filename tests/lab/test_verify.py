@@ -106,7 +106,7 @@ def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> No
     before = lab.node("sh", "-c", state)
     run = lab.build(*STAND_IN, "--verify-deep")
     assert (run.status, run.outcome) == (0, "verified")
-    says(run, "is what its record says, and serves.")
+    says(run, "matches its record and serves.")
     says(verify(lab, "-o", "test_model=org/other"), "test_model is org/other, the template has /models/test-model")
     assert {"test_server_answers[gpu0]", "test_server_answers[gpu1]", "test_cuda_works_on_gpu[gpu1]"} <= set(
         run.checks()
@@ -134,7 +134,7 @@ def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
     says(run, "Container 920 is off", "nothing is started to compare")
     assert (run.status, run.outcome) == (deep.status, deep.outcome) == (0, "partial")
     assert deep.checks()["test_clone_serves"].startswith("container 920 is off")
-    says(deep, "start it, and run all of it: pct start 920; ")
+    says(deep, "start it, then run every check: pct start 920; ")
     says(deep, "--verify-deep")
     assert summary(run)["verificationResult"] == "FAILED"
     assert set(run.checks().values()) >= {"container 920 is off, and nothing is started to compare"}
@@ -215,7 +215,7 @@ CHANGES = {
         "pct exec 920 -- umount /dev/nvidia1 && pct exec 920 -- rm /dev/nvidia1",
         f"pct stop 920 && pct start 920 && {DOCKER}",
         set(),
-        ("around gpus 1: SIMULATED NVIDIA GPU", "-> none", "another gpus 1 than it was proved on"),
+        ("around gpus 1: SIMULATED NVIDIA GPU", "-> none", "gpus 1 changed since it was proved"),
     ),
     # the last two leave another snapshot, and so end the module
     "snapshot-replaced": Change(
