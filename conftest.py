@@ -15,6 +15,7 @@ pytest_plugins = [
     "fixtures.templates.acceptance",
     "fixtures.diagnosing.waiving",
     "fixtures.recording.recorder",
+    "fixtures.recording.internal_error",
     "fixtures.diagnosing.diagnosis",
     "fixtures.templates.sealing",
     "fixtures.reporting.report",

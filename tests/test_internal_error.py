@@ -1,0 +1,69 @@
+"""An error of the suite itself: wherever it happens, the run ends with 3, a line, and no record that is good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.recording.record import Outcome, Verdict
+from tests import schemas
+from tests.suite_run import Suite
+
+# A run that would look good, and in which one function of the suite raises.
+BREAKS = """
+import pytest
+from fixtures.recording import composition, outcome
+from fixtures.recording.record import Outcome, Verdict
+outcome.of = lambda *_: Outcome.BUILT
+composition.verdict = lambda *_: Verdict.PASSED
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    import {module} as module
+    def breaks(*_, **__):
+        raise KeyError("vmid of hf_abcdefghij0123456789\\n::error::owned")
+    setattr(module, {name!r}, breaks)
+"""
+PLACES = [
+    *(("fixtures.recording.checks_heard", name) for name in ("first_line",)),
+    *(("fixtures.recording.recorder", name) for name in ("redact_report", "check_name")),
+    *(("fixtures.recording.composition", name) for name in ("fill", "gather")),
+    *(("fixtures.recording.caveats", name) for name in ("of_record",)),
+    *(("fixtures.recording.statements", name) for name in ("test_result",)),
+    *(("fixtures.recording.outcome", name) for name in ("sentence",)),
+    *(("fixtures.reporting.report", name) for name in ("head", "title_of", "words")),
+    *(("fixtures.reporting.rows", name) for name in ("title_cell",)),
+    *(("fixtures.reporting.page", name) for name in ("finished",)),
+    *(("fixtures.reporting.summary", name) for name in ("page", "notes")),
+    *(("fixtures.diagnosing.diagnosis", name) for name in ("diagnose", "said")),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PLACES, ids=[f"{module}.{name}" for module, name in PLACES])
+def test_error_of_the_suite_ends_in_no_good_record(tmp_path: Path, module: str, name: str) -> None:
+    run = Suite(tmp_path).run(plugin=BREAKS.format(module=module, name=name), GITHUB_ACTIONS="true")
+    assert run.status != 0, run.output
+    assert run.record.verdict is Verdict.FAILED or run.status == 1  # else the record lacks a part, and says so
+    assert "hf_abcdefghij0123456789" not in run.output
+    assert not [line for line in run.output.splitlines() if line.lstrip().startswith("::error::")]
+    assert "Traceback (most recent call last):\n" not in run.output.replace("INTERNALERROR> Traceback", "")
+    if "internal error: " in run.output:
+        assert run.status == 3
+        assert (run.record.outcome, run.record.verdict) == (Outcome.FAILED, Verdict.FAILED)
+        if run.record.subjects:  # else there is nothing that a statement could speak of
+            schemas.check_folder(run.folder)
+
+
+@pytest.mark.parametrize(
+    "hook", ["unconfigure(config)", "terminal_summary(config)", "sessionfinish(session)", "collection_finish(session)"]
+)
+def test_error_of_a_hook_ends_with_3_and_a_sentence(tmp_path: Path, hook: str) -> None:
+    good = BREAKS.partition("@pytest.hookimpl")[0]
+    run = Suite(tmp_path).run(plugin=f"{good}\ndef pytest_{hook}:\n    raise KeyError('vmid')\n")
+    assert run.status == 3
+    assert "internal error: KeyError: 'vmid' in pytest_" in run.output
+    assert (run.record.outcome, run.record.verdict) == (Outcome.FAILED, Verdict.FAILED)
+    assert any("internal error" in each for each in run.record.warnings)
+    page = run.folder / "report.html"
+    assert not page.exists() or "internal error" in page.read_text() or "collection" in hook
+    schemas.check_folder(run.folder)
