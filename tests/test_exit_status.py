@@ -113,6 +113,7 @@ def test_run_whose_result_is_gone_at_its_end_fails(outcome: Outcome, status: int
         record=SimpleNamespace(finished=1.0, outcome=outcome),
         write_files=lambda: True,
         _build=SimpleNamespace(uncollected=False),
+        _broken="",
     )
     others = recorder.pytest_sessionfinish(cast(pytest.Session, session))
     next(others)
