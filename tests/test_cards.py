@@ -88,7 +88,8 @@ def test_card_is_on_the_node(card: Card, said: list[str]) -> None:
 
 @TABLE
 def test_driver_and_image(card: Card, said: list[str]) -> None:
-    message = outcome(gpus_and_model.test_driver_serves_the_image, IMAGE, card.node)
+    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
+    message = outcome(gpus_and_model.test_driver_serves_the_image, template, IMAGE, card.node)
     assert ("driver" in card.image) is ("the image needs cuda>=12.9" in message)
     words = {"compatibility": "starts through the image's compatibility library", "unknown": "not seen: whether"}
     if card.image in words:

@@ -55,6 +55,15 @@ def test_every_line_of_who_may_trust_what_has_its_test() -> None:
     assert not [name for names in named for name in names if f"def {name}(" not in tests]
 
 
+def test_every_field_case_has_its_test() -> None:
+    rows = re.findall(r"^\| (\d\d) .*", (TOP / "docs/field-cases.md").read_text(), re.MULTILINE)
+    assert not [path.name for path in (TOP / "tests/data/cases").iterdir() if path.name[:2] not in rows]
+    tests = "".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (TOP / "docs/field-cases.md").read_text())
+    assert len(named) >= len(rows)
+    assert not [name for name in named if f"def {name}(" not in tests]
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     silent = [block.name for block in blocks() if not block.kind and not block.reason]
     unknown = [block.name for block in blocks() if block.kind not in ("", *KINDS)]

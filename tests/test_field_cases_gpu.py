@@ -15,6 +15,7 @@ from fixtures.gpu.node_gpus import NodeGpus
 HERE = Path(__file__).parent
 CASES = HERE / "data/cases"
 STACK = "test_030_inherited_stack"
+TEMPLATE: Any = SimpleNamespace(ctid=920, declared=SimpleNamespace(gpus=(0,), tensor_parallel=1))
 
 
 @pytest.fixture
@@ -63,35 +64,41 @@ def env(case: str) -> tuple[str, ...]:
 
 def test_case_01_umd_header(said: list[str]) -> None:
     gpus = node("610.43.02", "<cuda_umd_version>13.3</cuda_umd_version>", "NVIDIA GeForce RTX 5090", "GeForce", "1 MiB")
-    check("test_driver_serves_the_image")(env("01-umd-header"), gpus)
+    check("test_driver_serves_the_image")(TEMPLATE, env("01-umd-header"), gpus)
     assert said == []
 
 
 def test_case_02_cuda_na_header(said: list[str]) -> None:
     gpus = node("575.64.03", "<cuda_version>N/A</cuda_version>", "NVIDIA GeForce RTX 5070", "GeForce", "1 MiB")
-    check("test_driver_serves_the_image")(env("02-cuda-na-header"), gpus)
+    check("test_driver_serves_the_image")(TEMPLATE, env("02-cuda-na-header"), gpus)
     assert "not seen" in said[0]
 
 
 @pytest.mark.parametrize("brand", ["Tesla", "NVIDIA"])
 def test_case_03_t4_brand(said: list[str], brand: str) -> None:
     gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "Tesla T4", brand, "15360 MiB")
-    check("test_driver_serves_the_image")(env("03-t4-brand"), gpus)
+    check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
     assert "compatibility library" in said[0]
 
 
 def test_case_03_geforce_with_the_same_driver_is_refused() -> None:
     gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "GeForce RTX 2080", "GeForce", "8192 MiB")
     with pytest.raises(AssertionError, match=r"cuda>=12\.9"):
-        check("test_driver_serves_the_image")(env("03-t4-brand"), gpus)
+        check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
+
+
+def test_case_03_card_that_is_not_assigned_does_not_count(said: list[str]) -> None:
+    geforce = node("550.163.01", "<cuda_version>12.4</cuda_version>", "GeForce RTX 2080", "GeForce", "8192 MiB")
+    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(1,)))
+    check("test_driver_serves_the_image")(template, env("03-t4-brand"), geforce)
+    assert said == []
 
 
 def test_case_04_gb10_memory_na(said: list[str]) -> None:
     gpus = node("580.126.09", "<cuda_version>13.0</cuda_version>", "NVIDIA GB10", "NVIDIA", "N/A")
-    template: Any = SimpleNamespace(ctid=920, declared=SimpleNamespace(gpus=(0,), tensor_parallel=1))
     settings: Any = SimpleNamespace(gpu_share=0.9)
-    check("test_gpu_memory_is_free")(template, gpus, settings)
-    check("test_model_fits_the_gpus")(template, SimpleNamespace(weights=257 * 2**20), gpus, settings)
+    check("test_gpu_memory_is_free")(TEMPLATE, gpus, settings)
+    check("test_model_fits_the_gpus")(TEMPLATE, SimpleNamespace(weights=257 * 2**20), gpus, settings)
 
 
 def test_case_05_inforom_14(said: list[str]) -> None:

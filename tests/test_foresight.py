@@ -227,6 +227,24 @@ def test_image_against_driver(cuda: str, driver: str, brand: str, lacks: str, no
 
 
 @pytest.mark.parametrize(
+    ("require", "capability", "lacks", "note"),
+    [
+        ("cuda>=12.4,arch>=8.0", "8.9", "", ""),
+        ("cuda>=12.4,arch>=8.0", "7.5", "cuda>=12.4,arch>=8.0", ""),
+        ("cuda>=12.4,arch>=8.0", "", "", "not seen: whether it has cuda>=12.4,arch>=8.0"),
+        ("driver!=550.54.14", "8.9", "", ""),
+        ("driver!=550.54.15", "8.9", "driver!=550.54.15", ""),
+        ("cuda>=12.4,colour=green", "8.9", "", "not seen: whether it has cuda>=12.4,colour=green"),
+        ("cuda>=13.0,colour=green", "8.9", "cuda>=13.0,colour=green", ""),
+    ],
+)
+def test_conditions_of_an_image(require: str, capability: str, lacks: str, note: str) -> None:
+    """An unknown condition refuses nothing (github.com/NVIDIA/libnvidia-container, src/cli/dsl.c knows these)."""
+    env = (f"NVIDIA_REQUIRE_CUDA={require}",)
+    assert fit.driver_lacks(env, "12.4", "550.54.15", "GeForce", capability) == (lacks, note)
+
+
+@pytest.mark.parametrize(
     ("listed", "capability", "fits"),
     [
         ("7.0 7.5 8.0 8.9 9.0 10.0 12.0", "12.0", True),

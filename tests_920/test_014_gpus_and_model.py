@@ -87,12 +87,12 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     )
 
 
-def test_driver_serves_the_image(image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
-    """The node's driver is new enough for the image's CUDA."""
+def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
+    """The node's driver is new enough for the image's CUDA on every assigned GPU."""
     if not foresight.says(image_env, "NVIDIA_REQUIRE_CUDA"):
         return
-    for gpu in gpus_of_node.gpus.values():
-        lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand)
+    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+        lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand, gpu.capability)
         assert not lacks, unexpected(
             f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}",
             "a driver that serves it",

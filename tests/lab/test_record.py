@@ -82,6 +82,8 @@ def test_record_is_true(lab: Lab, built: Run) -> None:
     assert record.node["name"] == lab.machine.name
     assert record.software["docker"] in lab.inside("docker", "--version")
     assert record.software["storage_driver"] == "overlay2"
+    assert record.software["toolkit_mode"] == "auto (legacy)"  # the simulated toolkit is 1.17.8
+    assert record.software["cuda"] == "13.0"
     assert [gpu["uuid"] for gpu in record.gpus] == re.findall(r"UUID: ([^)]+)\)", lab.inside("nvidia-smi", "-L"))
     assert record.gpus[1]["vbios"]
     path = f"/nodes/{lab.machine.name}/lxc/920/config"
