@@ -105,8 +105,8 @@ def text(found: list[Facts]) -> str:
     occasions = ", ".join(f"{n} on {when}" for when, n in Counter(facts["occasion"] for facts in found).most_common())
     every = len(GIVEN) + RANDOM
     said = (
-        f"{len(found)} trials of {every} with {ends} ends, {wrong or 'none'} unexpected; {minutes:.0f} minutes of trials. "
-        f"{occasions}."
+        f"{len(found)} trials of {every} with {ends} ends, {wrong or 'none'} unexpected; {minutes:.0f} minutes of "
+        f"trials. {occasions}."
     )
     parts = [HEAD, said, "", WAYS_ABOUT]
     for kind, title in SECTIONS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from tests.faults.fault import Fault, Ground, Put, both, command, conf, cut, docker, docker_daemon, inside, node, parent
 
 MORE = "/lxc-disks/subvol-920-disk-7"
@@ -20,6 +22,9 @@ settings = json.load(open(path))
 del settings["runtimes"]
 json.dump(settings, open(path, "w"))
 EOF"""
+STAT = "/usr/local/sbin/stat"
+SMALL = """#!/bin/sh
+case $* in *--file-system*) echo 1000000 4096 ext2/ext3 ;; *) exec /usr/bin/stat "$@" ;; esac"""
 FAILING = "systemd-run --quiet --wait --unit fails false || systemctl --quiet is-failed fails"
 
 
@@ -184,6 +189,14 @@ HEALTH = (
 )
 
 INHERITED = (
+    stack(
+        "root-not-grown",
+        "the root file system did not grow with its disk",
+        ("test_root_disk_has_its_size",),
+        inside(f"printf '%s\\n' {shlex.quote(SMALL)} > {STAT}; chmod +x {STAT}", f"rm {STAT}"),
+        "(ext2/ext3) has 3.8 GiB",
+        "pct fsck 920",
+    ),
     stack(
         "unit-failed",
         "a unit of systemd has failed",
