@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -44,6 +45,13 @@ def test_anchors_exist(page: Path) -> None:
 
 def test_readme_is_short() -> None:
     assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_key_of_the_declaration_is_explained() -> None:
+    schema = json.loads((TOP / "fixtures/phoenix_lxc_configs.schema.json").read_text(encoding="utf-8"))
+    keys = {*schema["properties"], *schema["definitions"]["container"]["properties"]} - {"lxc_configs"}
+    page = (TOP / "docs/declaration.md").read_text(encoding="utf-8")
+    assert not [key for key in keys if f"`{key}`" not in page]
 
 
 def test_every_line_of_who_may_trust_what_has_its_test() -> None:
