@@ -2,7 +2,6 @@
 
 pytest_plugins = [
     "fixtures.warning",
-    "fixtures.workers",
     "fixtures.interrupts",
     "fixtures.command_line",
     "fixtures.selection",
@@ -24,5 +23,5 @@ pytest_plugins = [
     "fixtures.plan",
     "fixtures.reporting.progress",
     "fixtures.reporting.terminal",
-    "fixtures.many",
+    "fixtures.node_process",
 ]

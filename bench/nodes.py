@@ -48,7 +48,7 @@ def nodes(place: Place) -> list[Figure]:
         for _ in range(place.runs):
             ones.append(timed([*command, words[0]]).seconds)
             before = busy_seconds()
-            many = timed([*command, *words, "-n", str(NODES)]).seconds
+            many = timed([*command, *words, f"--parallel={NODES}"]).seconds
             ratios.append(many / ones[-1])
             busy.append(100 * (busy_seconds() - before) / many / (os.cpu_count() or 1))
     return [
