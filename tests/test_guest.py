@@ -114,8 +114,8 @@ def test_owner_is_told_commands_that_keep_what_is_not_declared() -> None:
     clone: Any = SimpleNamespace(
         ctid=950, declared=DECLARED, node=SimpleNamespace(config=lambda _: config), parent=DECLARED
     )
-    said = owners.advice(clone, ["memory is 1024, declared is 40960"])
-    assert "memory is 1024, declared is 40960. Nothing of it was changed." in said
+    said = owners.advice(clone, ["memory 1024 → 40960"])
+    assert "memory 1024 → 40960. Nothing of it was changed." in said
     assert (
         "pct set 950 --memory 40960 --net0 name=eth0,bridge=vmbr0,ip=10.0.0.150/24,gw=10.0.0.1,tag=30,firewall=1,"
         in said

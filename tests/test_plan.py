@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.suite_run import Suite
+from tests.test_pending import CONFIG
 
 # a node that answers questions and writes down whatever else it is asked to do
 NODE = """#!/bin/sh
@@ -17,6 +19,8 @@ case "$1 $2 $3" in
   pveversion*) echo pve-manager/9.0.0/stub ;;
   "sh -c cd "*) [ "$5" = 920 ] && echo 'hostname: BaseTemplateVLLM' || exit 3 ;;
   *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
+  *"get /nodes/stub/lxc/920/config"*) echo '{config}' ;;
+  *"get /nodes/stub/lxc/903/config"*) echo '{{}}' ;;
   *"get /nodes/stub/lxc "*|*"get /nodes/stub/lxc") echo '{containers}' ;;
   *) echo "$@" >> {log}; exit 1 ;;
 esac
@@ -31,7 +35,9 @@ def plan(
     found = [] if description is None else [{"name": "vllm-base-snapshot", "description": description, "snaptime": 1}]
     containers = [{"vmid": 920, "name": "BaseTemplateVLLM", "status": "running"}] if exists else []
     containers += [{"vmid": ctid, "name": "other", "status": "running"} for ctid in others]
-    text = NODE.format(snapshots=json.dumps(found), containers=json.dumps(containers), log=log)
+    text = NODE.format(
+        snapshots=json.dumps(found), containers=json.dumps(containers), log=log, config=json.dumps(CONFIG)
+    )
     (suite.top / "labs/stub/node").write_text(text)
     run = suite.run("--plan", *words)
     assert not log.exists(), log.read_text()
@@ -55,7 +61,13 @@ def plan(
         (
             (),
             {"description": f"{MARKED} accepted now"},
-            ("existing", "image             5 checks   skipped: it is there"),
+            (
+                "existing",
+                "image             5 checks   skipped: it is there",
+                "  changed: memory 2048 → 4096\n",
+                "  changed: --rebuild applies it: it changes the container, proves it again",
+                "  changed:   " + sys.executable + " -m pytest tests_920 --node=lab:stub ",
+            ),
         ),
         ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
         (

@@ -30,15 +30,15 @@ def test_declared_configuration_has_no_difference() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("hostname", "Other", "hostname is Other, declared is BaseTemplateVLLM"),
-        ("memory", 2048, "memory is 2048, declared is 4096"),
-        ("cores", "2", "cores is 2, declared is 4"),
-        ("features", "", "features is [], declared is ['nesting=1']"),
-        ("unprivileged", 1, "unprivileged is True, declared is False"),
-        ("net0", CONFIG["net0"].replace(".220", ".221"), "net0 ip is 10.0.0.221/24"),
-        ("net0", CONFIG["net0"].replace("D1", "D2"), "net0 hwaddr is 52:54:00:AA:BB:D2"),
-        ("rootfs", "lxc-disks:subvol-920-disk-0,size=32G", "rootfs size is 32 GB, declared is 64"),
-        ("rootfs", "local:subvol-920-disk-0,size=64G", "rootfs storage is local"),
+        ("hostname", "Other", "hostname Other → BaseTemplateVLLM"),
+        ("memory", 2048, "memory 2048 → 4096"),
+        ("cores", "2", "cores 2 → 4"),
+        ("features", "", "features [] → ['nesting=1']"),
+        ("unprivileged", 1, "unprivileged True → False"),
+        ("net0", CONFIG["net0"].replace(".220", ".221"), "net0 ip 10.0.0.221/24 → "),
+        ("net0", CONFIG["net0"].replace("D1", "D2"), "net0 hwaddr 52:54:00:AA:BB:D2 → "),
+        ("rootfs", "lxc-disks:subvol-920-disk-0,size=32G", "rootfs size 32 → 64 GB"),
+        ("rootfs", "local:subvol-920-disk-0,size=64G", "rootfs storage local → "),
     ],
 )
 def test_difference_is_named(key: str, value: object, said: str) -> None:
@@ -141,8 +141,8 @@ def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:
     ("config", "said"),
     [
         ({"dev0": "/dev/nvidia0,mode=0666", "dev1": "/dev/nvidia1", "dev2": "/dev/nvidiactl"}, []),
-        ({"dev0": "/dev/nvidia0"}, ["GPUs are [0], declared are [0, 1]"]),
-        ({"lxc": [["lxc.mount.entry", "/dev/nvidia2 dev/nvidia2 none bind"]]}, ["GPUs are [2], declared are [0, 1]"]),
+        ({"dev0": "/dev/nvidia0"}, ["GPUs [0] → [0, 1]"]),
+        ({"lxc": [["lxc.mount.entry", "/dev/nvidia2 dev/nvidia2 none bind"]]}, ["GPUs [2] → [0, 1]"]),
         ({"dev0": "/dev/nvidiactl"}, []),  # passed in a way that names none
     ],
 )

@@ -19,6 +19,7 @@ from fixtures.stages import Check, Ledger
 from fixtures.templates import comparison, inside, manifest, sealing
 from fixtures.templates.comparison import Comparison, ComparisonError, Drift, compare
 from fixtures.templates.end_state import EndState
+from fixtures.templates.pending import Pending
 from fixtures.templates.template import Situation
 
 TOP = Path(__file__).parent.parent
@@ -313,7 +314,8 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
     [
         (True, True, True, Outcome.EXISTING),
         (True, False, True, Outcome.PARTIAL),  # some of the comparison was not selected
-        (True, False, False, Outcome.EXISTING),  # it is off
+        (True, True, False, Outcome.NOT_COMPARED),  # it is off
+        (True, False, False, Outcome.NOT_COMPARED),
         (False, False, False, Outcome.PARTIAL),
     ],
 )
@@ -324,7 +326,8 @@ def test_template_that_is_there_exists_when_it_was_compared(
     build.compared.looked_inside = looked_inside
     build.compared = build.compared if asked else None
     assert outcome.of(build, 0) is expected
-    words = "was built and accepted before" if expected is Outcome.EXISTING else "is accepted, generation 1, as it was"
+    there = (Outcome.EXISTING, Outcome.NOT_COMPARED)
+    words = "was built and accepted before" if expected in there else "is accepted, generation 1, as it was"
     assert f"920@s {words}" in outcome.sentence(build, expected)
 
 
@@ -378,6 +381,8 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "rebuild_clone": False,
         "declaration": SimpleNamespace(containers={}),
         "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
+        "outdated": Pending(),
+        "only_reads": True,
     }
     return SimpleNamespace(**(usual | more))
 

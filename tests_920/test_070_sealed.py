@@ -9,6 +9,7 @@ from fixtures.machines.container import Container
 from fixtures.machines.node import Node
 from fixtures.message import unexpected
 from fixtures.settings import Settings
+from fixtures.templates.pending import DOES, Pending
 from fixtures.templates.template import Situation, Template
 from fixtures.vllm.image import inspect
 
@@ -31,14 +32,15 @@ def test_snapshot_is_whole(template: Template, build: Build) -> None:
 
 @WHOLE
 @pytest.mark.on_existing
-def test_snapshot_is_as_declared(template: Template) -> None:
+def test_snapshot_is_as_declared(template: Template, build: Build) -> None:
     """The configuration in the snapshot is the declared one."""
     differences = template.differences(template.snapshot_name)
+    mode = Pending(tuple(differences)).mode
     assert not differences, unexpected(
         f"{template.ctid}@{template.snapshot_name} differs from its declaration: {'; '.join(differences)}",
         "no difference",
-        cause="the declaration has changed since, or the snapshot was taken of something else",
-        run=f"pct config {template.ctid} --snapshot {template.snapshot_name}",
+        cause=f"the declaration has changed since it was sealed; {mode} {DOES[mode]}",
+        run=build.again(mode),
     )
 
 

@@ -95,7 +95,7 @@ CLONE = (
         "`pct set` says yes and does nothing",
         ("test_container_is_as_declared",),
         both(node("pct set 920 --memory 3000", "pct set 920 --memory 4096"), command("set = lie")),
-        "memory is 3000, declared is 4096",
+        "memory 3000 → 4096",
         quick=True,
     ),
     clone(

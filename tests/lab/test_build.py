@@ -161,7 +161,7 @@ def test_container_of_another_is_left_alone(lab: Lab) -> None:
     conf = lab.node("cat", "/etc/pve/lxc/920.conf")
     run = lab.build()
     assert run.failed() == {"test_container_is_cloned"}
-    says(run, "memory is 3000, declared is 4096")
+    says(run, "memory 3000 → 4096")
     run = lab.build("--rebuild-clone")
     assert run.failed() == {"test_container_may_be_destroyed"}
     says(run, "container 920 was not changed: it was not made by this suite")

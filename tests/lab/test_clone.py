@@ -227,7 +227,7 @@ def test_clone_with_its_parents_address_is_never_started(lab: Lab, built: Run) -
     with lab.fault("set = lie"):
         run = lab.build(*STAND_IN)
     assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
-    says(run, "net0 ip is 10.0.0.220/24, declared is 10.0.0.240/24")
+    says(run, "net0 ip 10.0.0.220/24 → 10.0.0.240/24")
     assert '"start", "990"' not in (run.folder / "commands.jsonl").read_text()
     assert lab.containers() == [903, 920]
 
@@ -375,7 +375,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     with gpus_of(lab, 951, "gpu0.memory.free = 3072"):
         run = lab.build(*STAND_IN, "--accept", "951")
     assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
-    says(run, "memory is 5120, declared is 6144", "pct set 951 --memory 6144", "GPU 0 of the container has 3.0 of")
+    says(run, "memory 5120 → 6144", "pct set 951 --memory 6144", "GPU 0 of the container has 3.0 of")
     says(run, "its own server answers at http://10.0.0.151:8000 (vllm-test-model), which proves nothing")
     for words in (("--verify-deep",), ("--rebuild",)):
         assert lab.build(*STAND_IN, *words).status == 0

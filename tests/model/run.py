@@ -358,6 +358,5 @@ class SuiteRun:
         if self.accept or self.mode == "verify-parent":  # no outcome: the model has not all stages of a clone
             return "failed" if self.failures else "cloned" if self.accept else "nothing"
         said = outcome.of(self.build, len(self.failures))
-        return {Outcome.BUILT: "accepted", Outcome.EXISTING: "existing", Outcome.VERIFIED: "existing"}.get(
-            said, "failed"
-        )
+        there = dict.fromkeys((Outcome.EXISTING, Outcome.NOT_COMPARED, Outcome.VERIFIED), "existing")
+        return {Outcome.BUILT: "accepted", **there}.get(said, "failed")

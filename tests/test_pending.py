@@ -1,0 +1,169 @@
+"""What has changed since a template was sealed: field by field, and no more of a run than is needed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures import again, listed
+from fixtures.errors import BuildError
+from fixtures.machines.node import Snapshot
+from fixtures.recording import origin, records
+from fixtures.recording.record import Record
+from fixtures.templates import pending
+from fixtures.templates.clone import config_differences
+from fixtures.templates.pending import Pending
+from fixtures.vllm import registry
+from tests.small_node import DECLARATION
+
+OLD, NEW = "a" * 64, "b" * 64
+DECLARED = DECLARATION[920]
+CONFIG = {
+    "hostname": DECLARED.name,
+    "memory": 2048,
+    "cores": DECLARED.cores,
+    "features": DECLARED.features,
+    "net0": DECLARED.net0,
+    "rootfs": f"{DECLARED.storage_pool}:subvol-920-disk-0,size={DECLARED.storage_size_gb}G",
+}
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An accepted template whose image and model are those of the settings, and whose tag has moved since."""
+    snapshot = Snapshot("s", f"phoenix-920: sealed manifest sha256:{OLD} accepted", 1, "")
+    manifest = {"template": {"image": {"name": "vllm:v1", "digest": f"vllm@sha256:{OLD}"}, "model": {"name": "m"}}}
+    proved = Record("x", 1.0, suite={"commit": "1" * 40, "changed": "no"})
+    kept = {"manifest.json": json.dumps(manifest), "record.json": proved.to_json()}
+    monkeypatch.setattr(pending, "named_digest", lambda *_: OLD)
+    monkeypatch.setattr("fixtures.templates.manifest.from_json", json.loads)
+    monkeypatch.setattr(records, "read", lambda *_: kept)
+    monkeypatch.setattr(origin, "suite", lambda: {"commit": "2" * 40, "changed": "no"})
+    monkeypatch.setattr(pending, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
+    found = registry.Asked(registry.Remote("r", 1, (), f"sha256:{NEW}"))
+    monkeypatch.setattr(registry, "look_up", lambda *_: found)
+    template = SimpleNamespace(
+        parent=SimpleNamespace(ctid=903),
+        snapshot_name="s",
+        snapshot=lambda: snapshot,
+        differences=lambda _: config_differences(DECLARED, CONFIG),
+    )
+    node = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(out="x86_64"))
+    settings = SimpleNamespace(vllm_image="vllm:v1", test_model="m")
+    return SimpleNamespace(
+        template=template, node=node, settings=settings, again=lambda *more: " ".join(("pytest tests_920", *more))
+    )
+
+
+def test_each_field_says_from_what_to_what(build: Any) -> None:
+    found = pending.look(build)
+    assert found.fields == (
+        "memory 2048 → 4096",
+        f"image digest {OLD[:12]} → {NEW[:12]} (tag moved)",
+        f"suite {'1' * 12} → {'2' * 12}",
+    )
+    assert list(pending.lines(build, found))[-2:] == [
+        f"--rebuild applies it: it {pending.DOES['--rebuild']}",
+        "  pytest tests_920 --rebuild",
+    ]
+
+
+def test_other_image_and_model_are_named(build: Any) -> None:
+    build.settings = SimpleNamespace(vllm_image="vllm:v2", test_model="n")
+    assert pending.look(build).content == ("image vllm:v1 → vllm:v2", "model m → n")
+
+
+def test_tag_that_was_not_asked_for_is_not_known(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "look_up", lambda *_: registry.Asked(None, ("https://r: no answer",)))
+    found = pending.look(build)
+    assert found.content == ()
+    assert found.unknown == ("whether the tag vllm:v1 has moved is not known: https://r: no answer",)
+
+
+def test_node_that_does_not_say_is_no_lack_of_changes(build: Any) -> None:
+    def refuses(_: str) -> list[str]:
+        raise BuildError("refused")
+
+    build.template.differences = refuses
+    assert pending.look(build).unknown == ("the snapshot was not compared with its declaration: refused",)
+
+
+@pytest.mark.parametrize(
+    ("found", "mode"),
+    [
+        (Pending(), ""),
+        (Pending(suite=("suite 1 → 2",)), ""),
+        (Pending(("memory 4096 → 6144",)), "--rebuild"),
+        (Pending(content=("image a → b",)), "--rebuild"),
+        (Pending(("memory 4096 → 6144", "unprivileged True → False")), "--rebuild-clone"),
+        (Pending(("rootfs storage local → tank",)), "--rebuild-clone"),
+        (Pending(("GPUs [0] → [0, 1]",)), "--rebuild-clone"),
+        (Pending(("mp0: /srv,mp=/srv: is not declared",)), "--rebuild-clone"),
+        (Pending(("rootfs size 32 → 64 GB",)), "--rebuild"),
+    ],
+)
+def test_no_more_than_is_needed_is_proposed(found: Pending, mode: str) -> None:
+    assert found.mode == mode
+
+
+# --- the command that can be pasted ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("tests_920 --node ssh://root@pve -v -x", "--node ssh://root@pve"),
+        ("--node=lab -o test_model=/m --verify", "--node=lab -o test_model=/m"),
+        ("@lab/options --rebuild -k gpu --tb=long", "@lab/options"),
+        (
+            "-otest_prompt=x --override-ini=a=b --no-clone --accept 950 --keep",
+            "-otest_prompt=x --override-ini=a=b --no-clone",
+        ),
+        ("--plan --nodes file -m deep --deselect a::b", "--nodes file"),
+    ],
+)
+def test_where_and_settings_are_kept(words: str, kept: str) -> None:
+    assert again.kept(shlex.split(words)) == tuple(shlex.split(kept))
+
+
+def test_command_names_this_interpreter(tmp_path: Path) -> None:
+    line = again.command(Path.cwd() / "tests_920", ("-o", "server_args=--a b"), "--rebuild")
+    assert line == f"{sys.executable} -m pytest tests_920 -o 'server_args=--a b' --rebuild"
+
+
+def test_console_script_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/phoenix-920"])
+    words = again.kept(["-c", "/x/pytest.ini", "--rootdir=/x", "-o", "home=/x", "--node", "lab", "-o", "a=b"])
+    assert again.command(Path("/x/tests_920"), words, "--verify") == "phoenix-920 --node lab -o a=b --verify"
+
+
+# --- CHECKS ------------------------------------------------------------------------------------------------
+
+
+def suite(folder: Path, checks: str) -> Path:
+    (folder / "test_a.py").write_text("def test_one(): ...\nclass TestB:\n    def test_two(self): ...\n")
+    (folder / "CHECKS").write_text(checks)
+    return folder / "CHECKS"
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ("stage\n  test_a.py::test_one\n  test_a.py::TestB::test_two[gpu]\n", ""),
+        (
+            "stage\n  test_a.py::test_oen\n  test_a.py::TestB::test_two\n",
+            "CHECKS:2: there is no check test_a.py::test_oen; did you mean test_a.py::test_one?",
+        ),
+        ("stage\n  test_a.py::test_one\n", "test_a.py:3: test_a.py::TestB::test_two is not listed in "),
+    ],
+)
+def test_mistake_in_checks_is_named_with_its_line(checks: str, said: str, tmp_path: Path) -> None:
+    found = listed.mistake(suite(tmp_path, checks))
+    assert said in found
+    assert bool(said) is bool(found)
