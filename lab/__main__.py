@@ -35,7 +35,7 @@ def up(machine: Machine, gpus: str = "simulated", *, take_over: bool = False) ->
     machine.serve_registry(made / "registry")
     if gpus == "simulated":
         machine.run("sh", "-c", DRIVER_TOOLS, "sh", str(compiled()))
-    print("lab: making container 903, if it is not there", file=sys.stderr)
+    print("lab: creating container 903 if it does not exist", file=sys.stderr)
     machine.run(
         "env",
         "PYTHONPATH=/usr/share/pve-lab",
@@ -53,7 +53,7 @@ def up(machine: Machine, gpus: str = "simulated", *, take_over: bool = False) ->
         file, options = machine.state / "phoenix_lxc_configs.json", machine.state / "options"
         file.write_text(host.text(declared))
         options.write_text(host.options(machine.name, file))
-        print(f"lab: for this machine's GPUs: pytest tests_920 @{options}", file=sys.stderr)
+        print(f"lab: to use this machine's GPUs: venv/bin/pytest tests_920 @{options}", file=sys.stderr)
     print(f"lab: {machine.name} is up; run a command on it: {machine.shim} pct list")
 
 

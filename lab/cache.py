@@ -44,7 +44,7 @@ def built(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
             return path
         for leftover in root().glob(f".{name}-new-*"):  # of a builder that was killed; we hold its lock
             shutil.rmtree(leftover, ignore_errors=True)
-        print(f"lab: making {name}, once", file=sys.stderr, flush=True)
+        print(f"lab: building {name} (only once)", file=sys.stderr, flush=True)
         begun = time.monotonic()
         new = Path(tempfile.mkdtemp(prefix=f".{name}-new-", dir=root()))
         try:
@@ -54,5 +54,5 @@ def built(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
-        print(f"lab: made {name} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        print(f"lab: built {name} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return path

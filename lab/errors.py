@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class LabError(Exception):
-    """The lab can't do what it was asked to; the message says why and how to fix it."""
+    """The lab cannot do this; the message says why and how to fix it."""

@@ -67,7 +67,7 @@ def test_red_page_names_what_failed_without_markup() -> None:
     assert r"| serving | GPU 0: The server answers. | 100 % of \`it\` was &lt;b>wrong&lt;/b> \| no \*word\* |" in page
     assert "| A2: Docker can't load" in page
     assert "nesting=1" in page
-    assert "> Simulated, and so not proved: GPU, node\n" in page
+    assert "> Simulated, so inconclusive: GPU, node\n" in page
     assert "### Warnings\n\n- little memory\n" in page
     assert "| Report | `reports/1` |" in page
 
