@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fixtures import blocking
+from fixtures import blocking, mode
 from fixtures.stages import Check, Ledger
 from fixtures.templates.template import Situation
 
@@ -23,9 +23,7 @@ def test_what_a_dead_run_has_left_is_looked_for_before_a_seal_is_resumed(
 ) -> None:
     """Its lock on 920 was found only when 920 did not start, as one failure among five."""
     build: Any = SimpleNamespace(
-        verify=False,
-        accept=None,
-        parent_only=False,
+        mode=mode.BUILD,
         situation=Situation.SEALED,
         template=SimpleNamespace(ctid=920, snapshot_name="x"),
         ledger=Ledger(STAGES),

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
+from fixtures import mode
 from fixtures.machines.conf import parse
 
 TOP = Path(__file__).parent.parent
@@ -66,9 +67,9 @@ def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str]
 )
 def test_container_that_cannot_be_destroyed_is_found_before(conf: str, removable: str, said: str | None) -> None:
     check = checks().test_container_may_be_destroyed
-    check(a_template(conf, removable), SimpleNamespace(rebuild_clone=False))
+    check(a_template(conf, removable), SimpleNamespace(mode=mode.BUILD))
     if said is None:
-        check(a_template(conf, removable), SimpleNamespace(rebuild_clone=True))
+        check(a_template(conf, removable), SimpleNamespace(mode=mode.REBUILD_CLONE))
         return
     with pytest.raises(AssertionError, match=said):
-        check(a_template(conf, removable), SimpleNamespace(rebuild_clone=True))
+        check(a_template(conf, removable), SimpleNamespace(mode=mode.REBUILD_CLONE))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fixtures import mode
 from fixtures.machines.node import Snapshot
 from fixtures.recording import outcome, records, vsa
 from fixtures.recording.record import Outcome, Record, SnapshotFacts, Subject, Verdict
@@ -322,7 +323,7 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
 def test_template_that_is_there_exists_when_it_was_compared(
     asked: bool, passed: bool, looked_inside: bool, expected: Outcome
 ) -> None:
-    build = ran([], passed=passed, verify=False)
+    build = ran([], passed=passed, mode=mode.BUILD)
     build.compared.looked_inside = looked_inside
     build.compared = build.compared if asked else None
     assert outcome.of(build, 0) is expected
@@ -332,9 +333,9 @@ def test_template_that_is_there_exists_when_it_was_compared(
 
 
 @pytest.mark.parametrize("end", [EndState("", True), EndState(), EndState(unknown="no answer")])
-@pytest.mark.parametrize("verify", [True, False])
-def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, verify: bool) -> None:
-    build = ran([], verify=verify)
+@pytest.mark.parametrize("kind", [mode.VERIFY, mode.BUILD])
+def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, kind: mode.Mode) -> None:
+    build = ran([], mode=kind)
     build.end = end
     assert outcome.of(build, 0) is Outcome.FAILED
     assert outcome.sentence(build, Outcome.FAILED).startswith(
@@ -363,8 +364,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
     ledger = Ledger([Check(stage, stage) for stage in stages])
     ledger.outcomes = {"recorded": "passed" if passed else "skipped", "serving": "passed"}
     usual = {
-        "verify": True,
-        "deep": deep,
+        "mode": mode.VERIFY_DEEP if deep else mode.VERIFY,
         "begun": True,
         "uncollected": False,
         "timed_out": False,
@@ -375,16 +375,15 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "end": EndState(exists=True, running=True, snapshot=ACCEPTED, ours=True),
         "found_snapshot": ACCEPTED,
         "accept": None,
-        "parent_only": False,
         "sealing": [],
-        "rebuild": False,
-        "rebuild_clone": False,
         "declaration": SimpleNamespace(containers={}),
         "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
         "outdated": Pending(),
         "only_reads": True,
     }
-    return SimpleNamespace(**(usual | more))
+    build = SimpleNamespace(**(usual | more))
+    build.options = [build.mode.option] if build.mode.option else []
+    return build
 
 
 def test_summary_holds_what_its_standard_asks_for() -> None:

@@ -129,15 +129,15 @@ def test_situation_is_known(build: Build) -> None:
 def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
     """No throw-away clone of an earlier run exists; a run that may change the node removes it."""
     settings, storage = build.settings, template.declared.storage_pool
-    left = throw_away.left(node, settings) if build.verify else throw_away.remove_left(node, settings, storage)
+    left = throw_away.left(node, settings) if build.mode.compares else throw_away.remove_left(node, settings, storage)
     if left:
-        warn(f"an earlier run was killed and had left {left}{' there' if build.verify else ''}")
+        warn(f"an earlier run was killed and had left {left}{' there' if build.mode.compares else ''}")
 
 
 @pytest.mark.on_existing
 def test_nothing_half_made_is_left(node: Node, template: Template, build: Build) -> None:
     """No interrupted clone or seal left anything half-made; a build removes what this suite made."""
-    if build.verify or build.accept or build.parent_only:
+    if not build.mode.builds:
         return  # nothing is changed: the checks of locks and snapshots name it
     pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
     done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
@@ -181,7 +181,7 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     """This suite made the snapshot that --rebuild replaces."""
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
-    assert not build.rebuild or template.snapshot_name not in foreign, unexpected(
+    assert not build.mode.replaces or build.mode.destroys or template.snapshot_name not in foreign, unexpected(
         f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it",
         "one that this suite has sealed",
         cause="if it can go",
@@ -191,7 +191,7 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
 
 def test_container_may_be_destroyed(template: Template, build: Build) -> None:
     """With --rebuild-clone, the template is not protected, and this suite made everything that is destroyed."""
-    if not build.rebuild_clone or not template.exists:
+    if not build.mode.destroys or not template.exists:
         return
     found = template.changes.read(template.ctid)
     reason = protection(found, template.ctid) or template.removable(found)
@@ -204,7 +204,7 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
     """Nothing on the storage depends on the snapshot that a rebuild replaces."""
-    asked = build.replaces and template.snapshot()
+    asked = build.mode.replaces and template.snapshot()
     dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
         unseen(f"whether something depends on {template.ctid}@{template.snapshot_name}: its storage does not say")

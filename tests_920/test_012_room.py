@@ -46,7 +46,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     why = image_room.why
     if not build.no_clone:
         why += ", and a throw-away clone as much again; --no-clone leaves that out"
-    if build.replaces:
+    if build.mode.replaces:
         why += "; the accepted generation keeps its space until the new one is accepted"
     assert free >= needed, unexpected(
         f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed",

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 
 def test_container_is_cloned(template: Template, build: Build) -> None:
     """The template is cloned from its parent's snapshot, or already exists as declared."""
-    if build.rebuild_clone:
+    if build.mode.destroys:
         template.remove()
     template.ensure_cloned()
     assert template.exists, unexpected(f"{template.ctid} is not there", "that it was cloned", run="pct list")

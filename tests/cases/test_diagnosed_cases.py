@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 
+from fixtures import mode
 from fixtures.diagnosing import evidence
 from fixtures.diagnosing.diagnosis import said
 from fixtures.diagnosing.failure_modes import diagnose
@@ -251,7 +252,7 @@ def test_case_12_full_storage_speaks_of_a_clone_only_where_one_is_tried(place: P
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
     needs = cast(Any, SimpleNamespace(gib=40.0, why="8.7 GiB packed"))
     for no_clone in (True, False):
-        build = cast(Any, SimpleNamespace(no_clone=no_clone, replaces=False))
+        build = cast(Any, SimpleNamespace(no_clone=no_clone, mode=mode.BUILD))
         message, modes = place.finds(
             "test_storage_has_room",
             lambda: room.test_storage_has_room(place.node, template, build, needs),  # noqa: B023
@@ -274,7 +275,7 @@ def test_case_14_os_version(place: Place) -> None:
 def test_case_15_quorum(place: Place) -> None:
     place.shim("pct", PCT, refusal=DATA / "15-quorum/pct_clone.txt")
     template = SimpleNamespace(ensure_cloned=lambda: place.pct("clone", "903", "920", "--full", "1"), exists=False)
-    build = SimpleNamespace(rebuild_clone=False)
+    build = SimpleNamespace(mode=mode.BUILD)
     _, modes = place.finds(
         "test_container_is_cloned", lambda: clone.test_container_is_cloned(cast(Any, template), cast(Any, build))
     )

@@ -27,6 +27,8 @@ from fixtures.errors import BuildError
 from fixtures.interrupts import INTERRUPTS
 from fixtures.machines import beside, container
 from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.mode import BUILD as BUILD_MODE
+from fixtures.mode import MODES
 from fixtures.recording import outcome
 from fixtures.recording.record import Outcome, Record
 from fixtures.settings import Settings
@@ -206,12 +208,9 @@ class SuiteRun:
             DECLARATION,
             ModelChannel(self.node),
             Ledger(checks),
-            rebuild=self.mode == "rebuild",
-            rebuild_clone=self.mode == "rebuild-clone",
-            verify=self.mode == "verify",
+            mode=next((each for each in MODES if each.id == ("accept" if self.accept else self.mode)), BUILD_MODE),
             accept=self.accept,
             keep=self.keep,
-            parent_only=self.mode == "verify-parent",
             invocation=maker,
             record_text=lambda: Record(maker, 0.0, manifest=self.build.manifest).to_json(),
         )

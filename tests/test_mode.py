@@ -1,0 +1,64 @@
+"""The modes of a run: a table, read by everybody, so that nobody asks which option was given."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fixtures import mode
+from fixtures.mode import BUILD, MODES, Mode
+from fixtures.stages import INHERITED, RECORDED, ROLES, TRIAL
+from tests.suite_run import TOP
+
+FLAGS = re.compile(r"\b(?:build|self)\.(verify|deep|parent_only|rebuild|rebuild_clone)\b|is_verify|mode\.id ==")
+
+
+def given(*options: str) -> Mode:
+    return mode.of(lambda option: option in options)
+
+
+@pytest.mark.parametrize("each", MODES, ids=lambda each: each.id)
+def test_option_asks_for_its_mode(each: Mode) -> None:
+    assert given(each.option) is each
+    assert {*each.stages, *each.needs, *each.proves} <= {*ROLES}
+    assert {*each.needs} <= {*each.proves}
+    assert each.does
+
+
+def test_no_option_is_a_build_and_of_two_the_stronger_is_meant() -> None:
+    assert given() is BUILD
+    assert given("--verify", "--verify-deep") is mode.VERIFY_DEEP
+    assert given("--rebuild", "--rebuild-clone") is mode.REBUILD_CLONE
+
+
+@pytest.mark.parametrize("each", MODES, ids=lambda each: each.id)
+def test_only_builds_replace_and_only_one_kind_shares_its_lock(each: Mode) -> None:
+    assert each.builds or not (each.replaces or each.destroys)
+    assert not (each.builds and each.compares)
+    assert each.replaces or not each.destroys
+    assert each.shares_lock == (each is mode.VERIFY)
+
+
+def test_what_each_selects() -> None:
+    selected = {
+        each.id: [
+            each.selects(role, marks)
+            for role, marks in ((INHERITED, ()), (TRIAL, ("deep",)), (RECORDED, ("on_existing",)))
+        ]
+        for each in MODES
+    }
+    assert selected == {
+        "accept": [False, True, True],
+        "verify-parent": [True, False, False],
+        "verify-deep": [False, True, True],
+        "verify": [False, False, True],
+        "rebuild-clone": [True, True, True],
+        "rebuild": [True, True, True],
+        "build": [True, True, True],
+    }
+
+
+def test_nobody_asks_for_a_flag() -> None:
+    files = [*(TOP / "fixtures").rglob("*.py"), *(TOP / "tests_920").glob("*.py")]
+    assert [str(path) for path in files if FLAGS.search(path.read_text())] == []
