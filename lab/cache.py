@@ -1,4 +1,4 @@
-"""What takes minutes to make is made once and kept, outside the checkout, under a name made of its recipe."""
+"""A cache of slow builds, outside the checkout, each under a name derived from its recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the lab runs a command of the machine it is on."""
+"""Runs commands on this machine for the lab."""
 
 from __future__ import annotations
 

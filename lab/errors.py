@@ -1,4 +1,4 @@
-"""What goes wrong in the lab, said in one line."""
+"""Errors of the lab, each with one line for people."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _create(declared: dict[str, Any], rootfs: Path, nodes: list[str]) -> None:
 
 
 def _furnish(model: Path, settings: dict[str, Any]) -> None:
-    """Put into 903 what its set-up would have brought: Docker's settings and the model."""
+    """Add what 903's set-up would bring: Docker's settings and the model."""
     daemon = ROOT / "etc/docker/daemon.json"
     daemon.parent.mkdir(parents=True, exist_ok=True)
     daemon.write_text(json.dumps(settings, indent=2) + "\n")
@@ -100,7 +100,7 @@ def _furnish(model: Path, settings: dict[str, Any]) -> None:
 
 
 def _start_and_stop() -> None:
-    """Boot 903 once, so that it is snapshotted as a machine that has worked."""
+    """Boot 903 once, so that the snapshot is of a machine that has worked."""
     execute(["pct", "start", CTID], seconds=60)
     deadline = time.monotonic() + 90
     docker = ["pct", "exec", CTID, "--", "docker", "info", "--format", "{{.Driver}} {{json .Runtimes}}"]

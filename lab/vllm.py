@@ -120,7 +120,7 @@ def _install(tree: Path, kit: Path) -> None:
 
 
 def _torch(kit: Path) -> list[str]:
-    """Words for pip that name torch's CPU build, unless it finds one by itself; PyPI's own is none."""
+    """pip's arguments for torch's CPU build, unless pip finds one by itself; PyPI has none."""
     try:
         _pip("download", "--no-deps", "--no-index", "--dest", str(kit), TORCH)
     except LabError:
@@ -129,7 +129,7 @@ def _torch(kit: Path) -> list[str]:
 
 
 def torch_headers(kit: Path) -> Path:
-    """The headers of torch, which the image goes without, in an empty folder that is given."""
+    """The headers of torch, which the image lacks, in a given empty folder."""
     _pip("download", "--no-deps", "--dest", str(kit), *_torch(kit))
     (wheel,) = kit.glob("torch-*.whl")
     with zipfile.ZipFile(wheel) as archive:

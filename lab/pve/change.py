@@ -94,7 +94,7 @@ def _wait_to_go(settings: conf.Conf, key: str, waits: bool) -> None:
 
 
 def _value(settings: conf.Conf, key: str, value: str) -> str:
-    """A value as it is written; refused if the node can't bring it about."""
+    """A value as it is written; refused if the node cannot apply it."""
     if key == "unprivileged":
         raise Refusal("unable to modify read-only option: 'unprivileged'", 2)
     if key == "rootfs":
@@ -142,7 +142,7 @@ def _forget_unchanged(settings: conf.Conf) -> None:
 
 
 def apply_pending(settings: conf.Conf) -> None:
-    """Make the changes that wait, as a stopped container takes them."""
+    """Apply pending changes, as a stopped container does."""
     waiting, settings.pending = settings.pending.values, conf.Section()
     for key in split_list(waiting.pop("delete", "")):
         _remove(settings, key)
@@ -166,7 +166,7 @@ def _put(settings: conf.Conf, key: str, value: str) -> None:
 
 
 def _plug(settings: conf.Conf, keys: set[str]) -> dict[str, str]:
-    """Give a running container what it can take; the rest goes on waiting."""
+    """Apply to a running container what it accepts; the rest stays pending."""
     errors: dict[str, str] = {}
     waiting = settings.pending.values
     for key in [key for key in split_list(waiting.get("delete", "")) if key in keys]:
@@ -192,7 +192,7 @@ def _not_running(key: str, what: str) -> str:
 
 
 def _plug_limit(settings: conf.Conf, key: str, errors: dict[str, str]) -> None:
-    """Change a setting at once; a limit that the kernel refuses goes on waiting."""
+    """Change a setting at once; a limit that the kernel refuses stays pending."""
     before, value = settings.head.values.get(key, ""), settings.pending.values.pop(key)
     _put(settings, key, value)
     try:

@@ -41,7 +41,7 @@ _warned: set[str] = set()
 
 
 class Section:
-    """The head of a file, the changes that wait, or one of the snapshots."""
+    """The head of a file, its pending changes, or one of the snapshots."""
 
     def __init__(self) -> None:
         self.description = ""
@@ -82,11 +82,11 @@ class Conf:
 
     @property
     def lock(self) -> str:
-        """The lock that a task holds or has left; empty if there is none."""
+        """The lock that a task holds or left behind; empty if there is none."""
         return self.head.values.get("lock", "")
 
     def check_lock(self) -> None:
-        """Refuse if a task holds or has left a lock."""
+        """Refuse if a task holds or left a lock."""
         if self.lock:
             raise Refusal(f"CT is locked ({self.lock})")
 
@@ -148,7 +148,7 @@ def digest(vmid: int) -> str:
 
 
 def parse(vmid: int, text: str) -> Conf:
-    """A configuration from the text of its file; lines that make no sense are passed over with a warning."""
+    """A configuration from the text of its file; invalid lines are skipped with a warning."""
     conf = Conf(vmid)
     section = conf.head
     for line in map(str.rstrip, text.splitlines()):

@@ -1,4 +1,4 @@
-"""Faults that a test puts into the node's commands; none without the file /etc/pve/lab-faults.
+"""Faults that a test injects into the node's commands; none without the file /etc/pve/lab-faults.
 
 Each of its lines is `verb = what`, with `*` for every verb: `delay SECONDS`, `hang` (as long as the line
 stands there; then it dies, as nobody ends a command that changes the node), `die`, `lie` (it

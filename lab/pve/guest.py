@@ -24,7 +24,7 @@ def running(vmid: int) -> bool:
 
 
 def run(argv: list[str], seconds: float) -> str:
-    """Run a program of the node; its words are the failure's words."""
+    """Run a program of the node; a failure carries its output."""
     try:
         done = subprocess.run(
             argv,
@@ -112,7 +112,7 @@ def _cores(settings: conf.Conf) -> list[str]:
 
 
 def device(path: str) -> os.stat_result:
-    """What is known of a device of the node (pve-container, PVE/LXC/Tools.pm)."""
+    """A device of the node, as stat sees it (pve-container, PVE/LXC/Tools.pm)."""
     try:
         facts = os.stat(path)
     except FileNotFoundError:

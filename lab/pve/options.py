@@ -82,7 +82,7 @@ class Command:
 
 
 def split(words: Sequence[str], rules: Mapping[str, Rule]) -> tuple[list[str], Given, list[str]]:
-    """Tell plain words and options from each other.
+    """Separate arguments from options.
 
     Returns:
         The plain words, the options by their whole names, and what Getopt::Long says is wrong.

@@ -69,7 +69,7 @@ def _free(given: Given) -> None:
 
 
 def _volume(given: Given) -> str:
-    """The volume's name, of its name with the storage's."""
+    """The volume's name without its storage's."""
     name, colon, volume = given["volume"].partition(":")
     if not colon or not volume:
         raise Refusal(f"unable to parse volume ID '{given['volume']}'")

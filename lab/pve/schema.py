@@ -1,4 +1,4 @@
-"""What a value may be, and what the real commands say of one that it may not be.
+"""Allowed values, and the real commands' messages for others.
 
 The checks, their order and their words are those of pve-common's PVE/JSONSchema.pm.
 """

@@ -80,7 +80,7 @@ def _get(path: str, kind: str = "*/*") -> bytes:
 
 
 def _send(method: str, address: str, content: bytes) -> str:
-    """Send something to the registry; where it says that the next step goes."""
+    """Send something to the registry; returns its address for the next step."""
     kind = MANIFEST if "/manifests/" in address else "application/octet-stream"
     request = urllib.request.Request(address, data=content, method=method, headers={"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=60) as answer:

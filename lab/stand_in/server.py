@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def misbehave(self, tokens: int) -> None:
-        """Do what the faults of the answer itself do."""
+        """Inject the faults of the answer itself."""
         match self.fault:
             case "no-json":
                 self.reply(200, "<html><body>It works!</body></html>")
