@@ -175,9 +175,12 @@ class Item:
     def nodeid(self) -> str:
         return f"tests_920/{self.module.__name__.rpartition('.')[2]}.py::{self.name}"
 
-    def get_closest_marker(self, name: str) -> Any:
+    def iter_markers(self, name: str) -> Iterator[Any]:
         marks = [*getattr(self.call, "pytestmark", ()), *self.module.pytestmark]
-        return next((mark for mark in marks if mark.name == name), None)
+        return (mark for mark in marks if mark.name == name)
+
+    def get_closest_marker(self, name: str) -> Any:
+        return next(self.iter_markers(name), None)
 
 
 @dataclass
