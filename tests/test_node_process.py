@@ -29,6 +29,8 @@ def pytest_runtest_call(item):
 """
 STUCK = """
 import os, sys, time, pytest
+if "PHOENIX_ASSIGNMENT" not in os.environ:
+    os.setpgid(0, 0)  # a group of processes, as a shell makes one for each command
 from fixtures.interrupts import INTERRUPTS
 from fixtures.recording.run_folder import FOLDER
 @pytest.hookimpl(trylast=True)
@@ -307,7 +309,7 @@ def test_signal_reaches_each_process_once(tmp_path: Path, number: signal.Signals
         run = Stuck(tmp_path)
     finally:
         signal.signal(signal.SIGHUP, before)
-    run.process.send_signal(number)
+    os.killpg(run.process.pid, number)  # as a terminal does
     status, output = run.end()
     assert status == 2, output
     assert run.heard() == []
