@@ -85,7 +85,7 @@ def test_interrupted_run_tells_of_each_check_once(tmp_path: Path, plugin: str, f
     assert verdicts[0] == first
     assert set(verdicts[1:]) == {"not run"}
     cases = ElementTree.parse(run.folder / "junit.xml").iter("testcase")
-    assert [case.attrib["name"] for case in cases] == ["test_node_is_proxmox"]
+    assert [case.attrib["name"] for case in cases] == ["The node answers and is a Proxmox VE node"]
 
 
 def test_unknown_setting_is_one_clear_line(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     assert ONE in predicate["warnedTests"]  # type: ignore[index]
     assert ONE not in predicate["passedTests"] + predicate["failedTests"]  # type: ignore[index]
     cases = {case.attrib["name"]: case for case in ElementTree.parse(run.folder / "junit.xml").iter("testcase")}
-    skipped = cases["test_parent_is_as_declared"].find("skipped")
+    skipped = cases["The parent container exists on the node under its declared name"].find("skipped")
     assert skipped is not None
     assert skipped.attrib["type"] == "pytest.xfail"
 

@@ -56,11 +56,18 @@ class Run:
     def checks(self) -> dict[str, str]:
         """Each check or step of sealing with "passed", "failed", "error" or why it was skipped."""
         cases = ElementTree.parse(self.folder / "junit.xml").iter("testcase")
-        return {case.attrib["name"]: _verdict(case) for case in cases}
+        return {_name(case): _verdict(case) for case in cases}
 
     def failed(self) -> set[str]:
         """Names of the checks that failed."""
         return {name for name, verdict in self.checks().items() if verdict in ("failed", "error")}
+
+
+def _name(case: ElementTree.Element) -> str:
+    """A check's function, and the node if there are several; of another case its name."""
+    name, at, node = case.attrib["name"].partition("[@")
+    check = case.get("group", "").rpartition("::")[2]
+    return f"{check or name}{at}{node}"
 
 
 def _verdict(case: ElementTree.Element) -> str:
