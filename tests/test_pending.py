@@ -167,3 +167,8 @@ def test_mistake_in_checks_is_named_with_its_line(checks: str, said: str, tmp_pa
     found = listed.mistake(suite(tmp_path, checks))
     assert said in found
     assert bool(said) is bool(found)
+
+
+def test_checks_of_another_suite_are_known() -> None:
+    """docs/example/tests_930 takes most of its checks from 920's suite, by name and with *."""
+    assert listed.mistake(listed.TOP / "docs/example/tests_930/CHECKS") == ""
