@@ -130,6 +130,7 @@ def test_failure_of_another_template_is_told_in_its_own_names(tmp_path: Path) ->
         ("clone", "clone", "skipped"),
         ("given", "inherited", "skipped"),
     ], output
+    assert [check.blocked_by for check in record.checks] == ["", "", "before", "before"]
     assert "951@box" in record.sentence
     assert "-m pytest elsewhere/tests_951 --node=lab:stub " in output.partition("next:")[2]
     assert "pct unlock 951" in output
@@ -142,8 +143,9 @@ def test_node_that_does_not_answer_another_template_blocks_all_of_it(tmp_path: P
     other = Other(tmp_path, "refuses")
     status, output, record = other.run()
     assert status == 1, output
-    assert record.sentence == "lab:stub could not be asked, so nothing is known of 951@box."
+    assert record.sentence == "lab:stub did not answer, so the state of 951@box is unknown."
     assert [check.reason for check in record.checks[1:]] == ["blocked by: A node answers"] * 3
+    assert {check.blocked_by for check in record.checks[1:]} == {"test_a.py::test_there_is_a_node"}
     assert told(output, other) == []
     assert told(other.read(), other) == []
 
