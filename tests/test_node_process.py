@@ -243,6 +243,8 @@ def test_node_that_another_run_works_on_is_left_alone(tmp_path: Path) -> None:
     assert {check.verdict for check in checks[1:]} == {"skipped"}
     commands = [line for line in (run.folder / "other/commands.jsonl").read_text().splitlines() if '"pct"' in line]
     assert not commands, "nothing of it was asked"
+    begins = "No check ran; the state of 920@vllm-base-snapshot is unknown: container 920: another run works on it"
+    assert record(run, "other").sentence.startswith(begins)
 
 
 @pytest.mark.parametrize("words", [(), ("--parallel",)], ids=["one after the other", "in parallel"])
