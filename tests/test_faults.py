@@ -52,7 +52,7 @@ def test_table_is_of_the_last_result_of_each_fault(tmp_path: Path) -> None:
     results.add(file, result(other.name, verdict=2.0))
     results.add(file, result(again.name, verdict=3.0, occasion="Tuesday"))
     page = table.text(lines(results.read(file)))
-    assert f"2 of {len(FAULTS)} faults, none unexpected; 1 on Tuesday; 1 on Monday." in page
+    assert f"2 of {len(FAULTS)} faults, all as expected; 1 on Tuesday; 1 on Monday." in page
     assert f"The longest time to a verdict was 3 s: {again.what}." in page
 
 

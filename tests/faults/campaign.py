@@ -120,9 +120,10 @@ def _tell(campaign: Campaign, words: argparse.Namespace, state: Path) -> int:
 def _sum(campaign: Campaign, words: argparse.Namespace, found: list[Facts]) -> str:
     spent = sum(facts["seconds"] for facts in found)
     left, wrong = len(chosen(campaign, words, found)), sum(bool(facts["wrong"]) for facts in found)
+    came = f"{wrong} unexpected" if wrong else "all as expected"
     rest = spent / len(found) * left / words.jobs if found else 0
     return (
-        f"{campaign.name}: {len(found)} trials done, {left} left, {wrong or 'none'} unexpected; "
+        f"{campaign.name}: {len(found)} trials done, {left} left, {came}; "
         f"{spent / 60:.0f} minutes of trials, about {rest / 60:.0f} minutes left with {words.jobs} lab nodes"
     )
 

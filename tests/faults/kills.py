@@ -104,10 +104,8 @@ def text(found: list[Facts]) -> str:
     minutes = sum(facts["seconds"] for facts in found) / 60
     occasions = ", ".join(f"{n} on {when}" for when, n in Counter(facts["occasion"] for facts in found).most_common())
     every = len(GIVEN) + RANDOM
-    said = (
-        f"{len(found)} trials of {every} with {ends} ends, {wrong or 'none'} unexpected; {minutes:.0f} minutes of "
-        f"trials. {occasions}."
-    )
+    came = f"{wrong} unexpected" if wrong else "all as expected"
+    said = f"{len(found)} trials of {every} with {ends} ends, {came}; {minutes:.0f} minutes of trials. {occasions}."
     parts = [HEAD, said, "", WAYS_ABOUT]
     for kind, title in SECTIONS.items():
         here = [facts for facts in found if facts["id"].startswith(f"{kind}: ")]

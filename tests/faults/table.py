@@ -16,12 +16,13 @@ the first fault that left that state. Faults marked with * concern a GPU, which 
 
 
 def text(lines: list[Line]) -> str:
-    """The whole page, of what came of each fault."""
+    """The whole page: the result of each fault."""
     wrong = [line for line in lines if line.wrong]
     slowest = max(lines, key=lambda line: line.seconds)
+    came = f"{len(wrong)} unexpected" if wrong else "all as expected"
     occasions = [f"{count} on {when}" for when, count in Counter(line.occasion for line in lines).most_common()]
     said = (
-        f"{len(lines)} of {len(FAULTS)} faults, {len(wrong) or 'none'} unexpected; {'; '.join(occasions)}. "
+        f"{len(lines)} of {len(FAULTS)} faults, {came}; {'; '.join(occasions)}. "
         f"The longest time to a verdict was {slowest.seconds:.0f} s: {slowest.fault.what}."
     )
     rows = [
