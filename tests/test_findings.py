@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fixtures.diagnosing.diagnosis import LOG, Diagnosis
 from fixtures.diagnosing.failure_modes import diagnose, says_it_itself
 from fixtures.errors import BuildError
+from fixtures.recording.record import CheckResult
 from fixtures.reporting.report import failure
-from fixtures.reporting.terminal import finding
-from fixtures.stages import Check, Ledger
+from fixtures.reporting.terminal import Stages, finding
+from fixtures.stages import Check, Ledger, declared_checks
 from tests.suite_run import Suite
 
 LOCKED = "locked: {920: 'backup'}; expected no lock; run: pct unlock 920"
@@ -85,6 +86,63 @@ def test_no_known_mode_is_said_only_of_what_nothing_explains(text: str, *, unkno
     said = diagnosis(text, "test_x").text
     assert ("no known failure mode fits" in said) is unknown
     assert ("report it" in said) is unknown
+
+
+def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = True) -> list[str]:
+    """What the terminal shows of these checks, one after the other."""
+    said: list[str] = []
+    reporter = SimpleNamespace(write_line=lambda line, **_: said.append(line), showfspath=True)
+    plugins = SimpleNamespace(get_plugin=lambda _: reporter)
+    config: Any = SimpleNamespace(pluginmanager=plugins, option=SimpleNamespace(verbose=verbose))
+    known = {result.name: result for result in results}
+    recorder: Any = SimpleNamespace(check=known.get)
+    stages = Stages(config, cast(Any, SimpleNamespace(only_reads=only_reads)), recorder)
+    for name in known:
+        for when in ("setup", "call", "teardown"):
+            stages.pytest_runtest_logreport(SimpleNamespace(nodeid=name, when=when))
+    stages.pytest_sessionfinish()
+    return said
+
+
+def existing() -> list[CheckResult]:
+    """An accepted template: most checks are not needed."""
+    reads = {"test_010_preflight.py::test_node_is_proxmox", "test_070_sealed.py::test_snapshot_is_whole"}
+    checks = declared_checks(Path(__file__).parent.parent / "tests_920/CHECKS", (0, 1))
+    return [
+        CheckResult(check.name, check.stage, f"{check.name}.", "passed")
+        if check.name in reads or check.stage == "recorded"
+        else CheckResult(check.name, check.stage, f"{check.name}.", "skipped", "existing: 920@s was built before")
+        for check in checks
+    ]
+
+
+def test_existing_template_is_a_few_lines() -> None:
+    lines = shown(existing())
+    assert [line.partition("  ")[0] for line in lines] == [
+        "preflight",
+        "clone to seal",
+        "sealed",
+        "recorded",
+        "clone acceptance to accepted existing: 920@s was built before",
+    ]
+    assert "1 passed" in lines[0]
+    assert "not needed" in lines[0]
+
+
+def test_v_shows_each_check_by_its_sentence() -> None:
+    checks = [
+        CheckResult("a.py::test_a", "one", "It is well.", "passed", seconds=1.0),
+        CheckResult("a.py::test_b", "one", "GPU 1: It is well.", "failed", "it is ill", seconds=2.0),
+        CheckResult("a.py::test_c", "one", "It can be asked.", "skipped", "blocked by: GPU 1: It is well"),
+    ]
+    assert shown(checks, verbose=1)[:3] == [
+        "  passed        It is well. (1.0 s)",
+        "  failed        GPU 1: It is well.: it is ill (2.0 s)",
+        "  skipped       It can be asked.: blocked by: GPU 1: It is well",
+    ]
+    assert shown(checks)[0] == "failed: GPU 1: It is well."
+    assert "1 blocked" in shown(checks)[1]
+    assert shown(checks, verbose=-1) == []
 
 
 def raised(error: BaseException) -> str:

@@ -106,6 +106,9 @@ class Place:
         """What a check says when it fails, and the modes that it is put down to."""
         with pytest.raises((BuildError, AssertionError)) as error:
             check()
+        first = str(error.value).partition("\n")[0]
+        assert "assert" not in first
+        assert isinstance(error.value, BuildError) or ("; expected " in first and "; run: " in first), first
         texts = {"check": name, **said(error.value, self.failed, log)}
         return str(error.value), [finding.mode.id for finding in diagnose(texts)]
 
