@@ -63,17 +63,17 @@ def plan(
             {"description": f"{MARKED} accepted now"},
             (
                 "existing",
-                "image             5 checks   skipped: it is there",
+                "image             5 checks   skipped: already accepted",
                 "  changed: memory 2048 → 4096\n",
                 "  changed: --rebuild applies it: it changes the container, proves it again",
                 "  changed:   " + sys.executable + " -m pytest tests_920 --node=lab:stub ",
             ),
         ),
-        ((), {"description": MARKED}, ("not yet accepted", "skipped: it was sealed before", 'adds "accepted"')),
+        ((), {"description": MARKED}, ("not yet accepted", "skipped: already sealed", 'adds "accepted"')),
         (
             ("--rebuild",),
             {"description": MARKED},
-            ("takes vllm-base-snapshot-gN and vllm-base-snapshot, in place of the one that is there",),
+            ("takes vllm-base-snapshot-gN and vllm-base-snapshot, in place of the existing one",),
         ),
         (("--rebuild-clone",), {}, ("destroys 920, if this suite made it and all its snapshots; clones",)),
         (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
@@ -86,9 +86,9 @@ def plan(
         (
             ("--accept", "950"),
             {"others": (950,)},
-            ("950 is there and stays as it is; a test server runs beside its own if there is room",),
+            ("950 exists and is not changed; a test server runs beside its own if there is room",),
         ),
-        (("--verify-parent",), {}, ("makes a throw-away clone of 903@docker-gpu-snapshot, and destroys it",)),
+        (("--verify-parent",), {}, ("creates a throw-away clone of 903@docker-gpu-snapshot, proves it, destroys it",)),
         (("-k", "storage"), {"exists": False}, ("Only some checks are selected, so nothing would be sealed",)),
     ],
 )
