@@ -236,7 +236,7 @@ def test_what_weakens_a_proof_is_in_every_view() -> None:
     for view in (weak.to_json(), *map(json.dumps, documents)):
         assert caveat in view
     page = head(weak, [])
-    assert "<li>1 inconclusive check</li>" in page, "the page names it once, by its sentence, above"
+    assert "<dd>1 inconclusive check</dd>" in page, "it names the check once, by its sentence, below"
     assert "<li>A. " in page
     assert "1 inconclusive check: a.py::test" in summary.page(weak, "x").replace("\\", "")
 
