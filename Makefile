@@ -10,7 +10,7 @@ LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
-.PHONY: doctor accept test test-fast test-lab faults kills model warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills model mutations warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
 
 help: ## show this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ faults: test-tools $(VENV)/ready ## inject every fault by itself: docs/faults.md
 
 model: $(VENV)/ready ## run 5,000 examples on a modelled node (5 minutes)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/test_node_model.py
+
+mutations: $(VENV)/ready ## each fact of each check spoilt in nine ways: docs/mutations.md (1 minute)
+	$(VENV)/bin/python -m tests.mutations docs/mutations.md
 
 kills: test-tools $(VENV)/ready ## end runs by signals, kill -9 and loss of power: docs/kills.md (1 hour)
 	$(VENV)/bin/python -m tests.faults.kills $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/kills.md)

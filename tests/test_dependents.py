@@ -12,7 +12,7 @@ from fixtures.templates.storage import dependents
 
 
 class Node:
-    """Answers as a node with the storage does; `zfs get -H -o value clones` as OpenZFS 2.2 prints it."""
+    """Answers as a node with the storage does; `zfs get -H -o property,value clones` as OpenZFS 2.2 prints it."""
 
     def __init__(self, kind: str, clones: str) -> None:
         self.kind, self.clones = kind, clones
@@ -32,7 +32,7 @@ class Node:
 
     def run(self, *argv: str, only_reads: bool) -> Command:
         self.asked = list(argv)
-        return Command("n", argv, 0.0, 0.0, 0, f"{self.clones}\n".encode(), b"")
+        return Command("n", argv, 0.0, 0.0, 0, f"clones\t{self.clones}\n".encode(), b"")
 
 
 @pytest.mark.parametrize(

@@ -213,9 +213,9 @@ REQUIRE = (
         ("12.8", "570.1", "GeForce", "cuda>=12.9", ""),
         ("12.4", "550.163.01", "Tesla", "", "compatibility library"),
         ("12.4", "550.163.01", "GeForce", "cuda>=12.9", ""),
-        ("12.4", "550.163.01", "", "", "not seen"),
-        ("", "575.64.03", "GeForce", "", "not seen"),
-        ("", "", "", "", "not seen"),
+        ("12.4", "550.163.01", "", "", "whether"),
+        ("", "575.64.03", "GeForce", "", "whether"),
+        ("", "", "", "", "whether"),
     ],
 )
 def test_image_against_driver(cuda: str, driver: str, brand: str, lacks: str, note: str) -> None:
@@ -231,10 +231,10 @@ def test_image_against_driver(cuda: str, driver: str, brand: str, lacks: str, no
     [
         ("cuda>=12.4,arch>=8.0", "8.9", "", ""),
         ("cuda>=12.4,arch>=8.0", "7.5", "cuda>=12.4,arch>=8.0", ""),
-        ("cuda>=12.4,arch>=8.0", "", "", "not seen: whether it has cuda>=12.4,arch>=8.0"),
+        ("cuda>=12.4,arch>=8.0", "", "", "whether the node has cuda>=12.4,arch>=8.0"),
         ("driver!=550.54.14", "8.9", "", ""),
         ("driver!=550.54.15", "8.9", "driver!=550.54.15", ""),
-        ("cuda>=12.4,colour=green", "8.9", "", "not seen: whether it has cuda>=12.4,colour=green"),
+        ("cuda>=12.4,colour=green", "8.9", "", "whether the node has cuda>=12.4,colour=green"),
         ("cuda>=13.0,colour=green", "8.9", "cuda>=13.0,colour=green", ""),
     ],
 )

@@ -41,15 +41,6 @@ def test_history_and_secret_that_go_meanwhile_have_no_size(tmp_path: Path) -> No
     assert secret_files.size(tmp_path / "gone") == 0
 
 
-def test_everything_below_a_folder_but_folders(tmp_path: Path) -> None:
-    (tmp_path / "one/two").mkdir(parents=True)
-    for name in ("a", "one/.b", "one/two/c"):
-        (tmp_path / name).touch()
-    (tmp_path / "one/link").symlink_to("nowhere")
-    found = {str(path.relative_to(tmp_path)) for path in secret_files.below(tmp_path)}
-    assert found == {"a", "one/.b", "one/two/c", "one/link"}
-
-
 def test_only_what_was_pulled_by_us_and_has_lost_its_tag_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import signal
 import subprocess
@@ -167,6 +168,13 @@ def assert_merged(run: SuiteRun) -> None:
     """The merged files lead to each node's, and no file holds a secret."""
     page = (run.folder / "report.html").read_text()
     assert all(f'<a href="{name}/report.html">' in page for name in ("stub", "other", "off"))
+    properties = [each.get("value") for each in ElementTree.parse(run.folder / "junit.xml").iter("property")]
+    weak = [(name, caveat) for name in ("stub", "other") for caveat in record(run, name).caveats]
+    assert weak, "on a stand-in, each run has something that weakens its proof"
+    for name, caveat in weak:
+        assert f"<li>{html.escape(caveat, quote=False)}</li>" in page, name
+        assert caveat in properties
+        assert f"proof weakened by {caveat.partition(':')[0]}" in run.output
     summary = (run.folder / "summary.md").read_text()
     assert summary.startswith("# Template 920 on 3 nodes: 3 failed\n\n- stub: failed. Checks failed;")
     assert "HUGGING_FACE_HUB_TOKEN" in (run.folder / "stub/report.html").read_text(), "it was said, by its name"

@@ -40,7 +40,7 @@ def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
     ("guest", "said"),
     [
         ({"type": "lxc", "name": "T", "node": "pve"}, None),
-        ({"type": "lxc", "name": "T"}, None),
+        ({"type": "lxc", "name": "T"}, "920 is on None, another node"),
         ({"type": "lxc", "name": "T", "node": "pve2"}, r"920 is on pve2, .*pct migrate 920 pve$"),
         ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is taken by \('qemu', 'T'\)"),
     ],

@@ -9,16 +9,18 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.recording import caveats, composition, ctrf, run_folder, statements
+from fixtures.recording import caveats, composition, ctrf, junit, run_folder, statements
 from fixtures.recording.checks_heard import ChecksHeard
 from fixtures.recording.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
 from fixtures.reporting import summary
 from fixtures.reporting.head import head
-from fixtures.stages import Check
+from fixtures.stages import Check, Ledger
 from fixtures.templates import manifest
 from tests import schemas
 from tests.suite_run import Suite
@@ -239,6 +241,27 @@ def test_what_weakens_a_proof_is_in_every_view() -> None:
     assert "<dd>1 inconclusive check</dd>" in page, "it names the check once, by its sentence, below"
     assert "<li>A. " in page
     assert "1 inconclusive check: a.py::test" in summary.page(weak, "x").replace("\\", "")
+
+
+def test_what_weakens_a_proof_is_in_the_junit_file() -> None:
+    cases = '<testcase name="a" /><testcase />'
+    written = f'<testsuites name="p"><testsuite name="pytest" tests="1">{cases}</testsuite></testsuites>'
+    text = junit.named(written, [], ['1 waived failure: a.py::test_"b"', "simulated GPU"])
+    suite = ElementTree.fromstring(text).find("testsuite")
+    assert suite is not None
+    found = [each.attrib["value"] for each in suite.iterfind("properties/property[@name='caveat']")]
+    assert found == ['1 waived failure: a.py::test_"b"', "simulated GPU"]
+    assert [each.attrib for each in suite.iterfind("testcase")] == [{"name": "a"}]
+    assert "property" not in junit.named(written, [])
+
+
+def test_search_for_secrets_that_did_not_end_is_in_the_description() -> None:
+    build: Any = SimpleNamespace(
+        ledger=Ledger([]), unsearched="/usr: 7 files, 1 MiB, were read", no_clone=False, simulated=False
+    )
+    assert caveats.of_run(build, []) == ["search for secrets not ended: in /usr: 7 files, 1 MiB, were read"]
+    build.node, build.channel = SimpleNamespace(), SimpleNamespace(name="pve")
+    assert caveats.for_description(build) == "in spite of search for secrets not ended"
 
 
 @pytest.mark.parametrize(

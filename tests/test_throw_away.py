@@ -28,8 +28,8 @@ class Node:
         return self.rows[ctid]
 
     def run(self, *argv: str, only_reads: bool = False) -> SimpleNamespace:
-        found = argv[0] == "pvesm" or argv[-1] in self.answering
-        return SimpleNamespace(succeeded=found, exit_status=int(not found), out="")
+        done = argv[0] == "pvesm" or argv[-1] in self.answering
+        return SimpleNamespace(succeeded=done, exit_status=int(not done), out="Volid Format Type Size VMID")
 
 
 def settings(**values: Any) -> Any:
@@ -42,7 +42,7 @@ def choose(node: Node, **values: Any) -> throw_away.ThrowAway:
 
 
 def test_place_is_free() -> None:
-    clone = choose(Node({990: {"net0": "ip=10.0.0.9/24"}}, answering=("10.0.0.240",)), server_memory_mb=8192)
+    clone = choose(Node({990: {"net0": "name=eth0,ip=10.0.0.9/24"}}, answering=("10.0.0.240",)), server_memory_mb=8192)
     assert (clone.ctid, clone.declared.network.ip) == (991, "10.0.0.241/24")
     assert "hwaddr" not in clone.declared.net0
     assert clone.declared.memory_mb == 8192
@@ -54,7 +54,7 @@ def test_place_is_free() -> None:
     ("node", "values", "said"),
     [
         (Node({990: {}, 991: {}}), {}, "990 to 991; set clone_ctids"),
-        (Node({1: {"net0": "ip=10.0.0.240/24"}}, ("10.0.0.241",)), {}, "are taken: 10.0.0.240 to"),
+        (Node({1: {"net0": "name=eth0,ip=10.0.0.240/24"}}, ("10.0.0.241",)), {}, "are taken: 10.0.0.240 to"),
         (Node({}), {"clone_addresses": ("10.1.0.1",)}, "no address of 10.1.0.1 to 10.1.0.1 is in 10.0.0.0/24"),
     ],
 )
@@ -94,7 +94,8 @@ def test_bridge_without_an_address_in_the_network_does_not_mean_that_nobody_answ
         if argv[2] == throw_away.KNOCK:
             return SimpleNamespace(exit_status=asked, out="")
         return SimpleNamespace(
-            exit_status=arping, out="Unicast reply from 10.0.0.9 [AA:BB:CC:00:11:22]" if taken else ""
+            exit_status=arping,
+            out="Unicast reply from 10.0.0.9 [AA:BB:CC:00:11:22]\n" * taken + f"Received {int(taken)} response(s)",
         )
 
     node: Any = SimpleNamespace(run=run, name="pve")

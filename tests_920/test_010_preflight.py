@@ -3,10 +3,10 @@
 import pytest
 
 from fixtures.build import Build
-from fixtures.foresight import unseen
+from fixtures.foresight import refuse_unseen
 from fixtures.machines import address, conf
 from fixtures.machines.changes import protection
-from fixtures.machines.node import Node, net_option, plain_description
+from fixtures.machines.node import Node, address_of, plain_description
 from fixtures.machines.tasks import RUNNING
 from fixtures.message import unexpected
 from fixtures.settings import Settings
@@ -37,6 +37,7 @@ def test_node_is_proxmox(node: Node) -> None:
         cause="it is no Proxmox VE node: name one with --node",
         run="pveversion",
     )
+    assert node.name, "its `hostname` says nothing"
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
@@ -207,7 +208,7 @@ def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> No
     asked = build.mode.replaces and template.snapshot()
     dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
-        unseen(f"whether something depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
+        refuse_unseen(f"what depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
     assert not dependents, unexpected(
         f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}",
         "nothing, as --rebuild replaces it",
@@ -231,7 +232,7 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
     if guest is None:
         return
-    where = guest.get("node", node.name)
+    where = guest.get("node")
     assert where == node.name, unexpected(
         f"{template.ctid} is on {where}, another node of the cluster",
         node.name,
@@ -259,7 +260,7 @@ def test_address_is_free(node: Node, template: Template) -> None:
     """No other container of the node has the template's address."""
     others = [ctid for ctid in node.containers() if ctid != template.ctid]
     mine = template.declared.network.address
-    clash = [ctid for ctid in others if net_option(str(node.config(ctid).get("net0", "")), "ip").split("/")[0] == mine]
+    clash = [ctid for ctid in others if address_of(node.config(ctid)) == mine]
     assert not clash, unexpected(
         f"{mine} is the address of {clash} too",
         f"that only {template.ctid} has it",
@@ -275,7 +276,7 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
     net = template.declared.network
     owner = address.owner(node, net.bridge, net.address)
     if owner is None:
-        unseen(f"whether somebody answers at {net.address}: {node.name} has no arping (package iputils-arping)")
+        refuse_unseen(f"whether somebody answers at {net.address}: {node.name} has no arping (package iputils-arping)")
     assert not owner, unexpected(
         f"{owner} answers at {net.address}, the address of {template.ctid}",
         "that nobody does",

@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.build import Build
-from fixtures.foresight import GIB, Room
+from fixtures.foresight import GIB, Room, refuse_unseen
 from fixtures.machines.node import Node
 from fixtures.message import unexpected
 from fixtures.settings import Settings
@@ -54,6 +54,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
         cause=why,
         run=f"pvesm list {pool}",
     )
+    refuse_unseen(image_room.unseen)
 
 
 def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:
@@ -65,6 +66,7 @@ def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> 
         cause=f"{image_room.why}; declare a larger disk",
         run=f"pvesm status --storage {template.declared.storage_pool}",
     )
+    refuse_unseen(image_room.unseen)
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:

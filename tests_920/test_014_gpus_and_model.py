@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from fixtures import foresight
 from fixtures.build import Build
-from fixtures.foresight import unseen
+from fixtures.foresight import gpus_seen, refuse_silent, refuse_unseen
 from fixtures.gpu import fit
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.machines import kernel_log
@@ -37,9 +36,7 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
     """The node has every GPU that the template is assigned."""
-    if gpus_of_node.unseen:
-        unseen(gpus_of_node.unseen)
-        return
+    refuse_unseen(gpus_of_node.unseen)
     for note in gpus_of_node.notes:
         warn(note)
     missing = set(template.declared.gpus) - set(gpus_of_node.gpus)
@@ -53,11 +50,11 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
 
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """No other container or process holds GPU memory that the test server needs."""
-    held, wanted = [], settings.gpu_share
-    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+    held, hidden, wanted = list[str](), list[str](), settings.gpu_share
+    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
         others = [str(holder) for holder in gpu.holders if holder.ctid != template.ctid]
         if gpu.free_mib is None or gpu.total_mib is None:
-            unseen(f"the memory of {gpu}")
+            hidden.append(f"the memory of {gpu}")
             continue
         free = gpu.free_mib + sum(holder.memory_mib or 0 for holder in gpu.holders if holder.ctid == template.ctid)
         if free < wanted * gpu.total_mib:
@@ -70,6 +67,7 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
         cause="nothing was touched: stop them, or let the server take less (server_args=--gpu-memory-utilization 0.5)",
         run="nvidia-smi",
     )
+    refuse_unseen(*hidden)
 
 
 def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:
@@ -77,9 +75,9 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     found = (re.fullmatch(r"libnvidia-ml\.so\.(\d+\.[\d.]+)", name) for name in parent_disk.sizes(LIBRARIES))
     inside = {name[1] for name in found if name}
     drivers = {gpu.driver for gpu in gpus_of_node.gpus.values()}
-    if not inside or not drivers:
-        unseen(f"the driver's version {'in the parent' if drivers else 'on the node'}")
-    assert not drivers or inside <= drivers, unexpected(
+    if not inside or not drivers or not all(map(fit.version, drivers)):
+        refuse_unseen(f"the driver's version {'on the node' if inside else 'in the parent'}")
+    assert inside <= drivers, unexpected(
         f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}",
         "one version",
         cause="install that version in the parent (runfile with --no-kernel-modules), take its snapshot again",
@@ -89,9 +87,8 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
 
 def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
     """The node's driver is new enough for the image's CUDA on every assigned GPU."""
-    if not foresight.says(image_env, "NVIDIA_REQUIRE_CUDA"):
-        return
-    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+    refuse_silent(image_env, "NVIDIA_REQUIRE_CUDA")
+    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
         lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand, gpu.capability)
         assert not lacks, unexpected(
             f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}",
@@ -99,18 +96,20 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
             cause="a newer driver on the node, or an older image (-o vllm_image=...)",
             run="nvidia-smi",
         )
-        if note:
-            warn(f"{gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'}: {note}")
+        text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'})"
+        if note.startswith("whether"):
+            refuse_unseen(text)
+        elif note:
+            warn(text)
 
 
 def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
     """The image is built for the architecture of every assigned GPU."""
-    if not foresight.says(image_env, "TORCH_CUDA_ARCH_LIST"):
-        return
-    for gpu in (gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus):
+    refuse_silent(image_env, "TORCH_CUDA_ARCH_LIST")
+    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
         lacks = fit.kernels_lack(image_env, gpu.capability)
-        if not gpu.capability:
-            unseen(f"the architecture of {gpu}")
+        if lacks is None:
+            refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is not known")
         assert not lacks, unexpected(
             f"{gpu} is of architecture {gpu.capability}, the image is for {lacks}",
             "an image that is built for it",
@@ -121,8 +120,6 @@ def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str
 
 def test_model_can_be_split(template: Template, model: Model) -> None:
     """The model can be split across the declared number of GPUs."""
-    if model.unseen:
-        unseen(model.unseen)
     problem, ways = model.split_problem(template.declared.tensor_parallel), template.declared.tensor_parallel
     assert not problem, unexpected(
         f"{problem}; vllm_tensor_parallel_size is {ways}",
@@ -130,15 +127,15 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
         cause="declare another, or another test_model",
         run="nvidia-smi -L",
     )
+    refuse_unseen(model.unseen or ("" if model.heads else "how many attention heads the model has"))
 
 
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """The model's weights fit into the memory of the GPUs that serve it."""
-    gpus = [gpus_of_node.gpus[index] for index in template.declared.gpus if index in gpus_of_node.gpus]
+    gpus = gpus_seen(gpus_of_node, template.declared.gpus)
     totals = [gpu.total_mib for gpu in gpus if gpu.total_mib is not None]
-    if not model.weights or not totals or len(totals) < len(gpus):
-        unseen("the memory of the GPUs" if len(totals) < len(gpus) or not gpus else "the size of the model's weights")
-        return
+    if not model.weights or len(totals) < len(gpus):
+        refuse_unseen("the memory of the GPUs" if len(totals) < len(gpus) else "the size of the model's weights")
     room = min(totals) * template.declared.tensor_parallel * settings.gpu_share
     needed = model.weights / 2**20
     assert needed < room, unexpected(

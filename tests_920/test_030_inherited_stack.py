@@ -9,8 +9,7 @@ from fixtures.machines import docker, file_system
 from fixtures.machines.container import Container
 from fixtures.message import unexpected
 from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, Inconclusive, NotProved
-from fixtures.warning import warn
+from fixtures.stages import SIMULATED, Inconclusive, NotProved, Unseen
 
 DOCKER = pytest.mark.needs("test_docker_is_running")
 GPU = pytest.mark.needs("test_gpus_are_listed", "test_gpu_may_be_used[gpu]")
@@ -194,8 +193,7 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
     failures, notes = health.judge(values, loaded=False)
     name = gpus.named(build.gpus, gpu, index)
     assert not failures, unexpected(f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpu}")
-    for note in notes:
-        warn(f"{name}: {note}")
+    health.report(name, notes)
 
 
 @GPU
@@ -204,8 +202,7 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
     room = gpus.room(container, index, settings.command_deadline)
     name = gpus.named(build.gpus, gpu, index)
     if room.free is None or room.total is None:
-        warn(f"not seen: the memory of {name}, which its driver does not report")
-        return
+        raise Unseen(f"not seen: the memory of {name}, which its driver does not report")
     wanted = settings.gpu_share * room.total
     assert room.free >= wanted, unexpected(
         f"{name} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}",
@@ -230,6 +227,7 @@ def test_cuda_works_on_gpu(container: Container, build: Build, settings: Setting
     )
     listed = build.gpus[index].uuid if index < len(build.gpus) else ""
     last_group = result.uuid[-12:]
+    assert last_group, unexpected(f"GPU {gpu}: CUDA does not say which card it uses", listed, run=ask)
     assert listed.endswith(last_group), unexpected(
         f"GPU {gpu}: CUDA uses the card ...-{last_group}, nvidia-smi lists {listed}", "the same card", run=ask
     )

@@ -7,7 +7,7 @@ from fixtures.gpu import gpus
 from fixtures.machines.container import Container
 from fixtures.message import unexpected
 from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, NotProved
+from fixtures.stages import SIMULATED, NotProved, Unseen
 from fixtures.templates import tidy
 from fixtures.vllm.ahead import Ahead
 from fixtures.vllm.image import Image
@@ -49,9 +49,19 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     if build.simulated:
         raise NotProved(SIMULATED)
     said = gpus.torch_computes(container, image, index, build.settings.boot_deadline)
-    assert said.startswith("True"), unexpected(
+    right, _, count, used = [*said.split(), "", "", "", ""][:4]
+    assert right == "True", unexpected(
         f"GPU {gpu}: torch computes other numbers than the CPU: {said}",
         "True",
         cause="the card is broken, or the image is not built for it",
         run=f"nvidia-smi -q -i {gpu} -d ECC",
+    )
+    given = build.gpus[index]
+    assert count == "1", unexpected(
+        f"GPU {gpu}: torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L"
+    )
+    if used == "?":  # torch before 2.5
+        raise Unseen(f"not seen: which GPU torch used, as it states no UUID; given was {given}")
+    assert given.uuid.endswith(used[-12:]), unexpected(
+        f"torch used the GPU of UUID {used}", str(given), run="nvidia-smi -L"
     )

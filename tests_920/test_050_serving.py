@@ -13,7 +13,6 @@ from fixtures.templates.template import Template
 from fixtures.vllm import performance
 from fixtures.vllm.image import Image
 from fixtures.vllm.server import Server
-from fixtures.warning import warn
 
 READY = pytest.mark.needs("test_server_gets_ready[gpu]")
 ANSWERS = pytest.mark.needs_answer("test_server_answers[gpu]")
@@ -91,8 +90,7 @@ class TestServer:
         assert not failures, unexpected(
             f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpu}"
         )
-        for note in notes:
-            warn(f"{name}: {note}")
+        health.report(name, notes)
 
     @READY
     @pytest.mark.needs("test_server_is_measured[gpu]")

@@ -11,7 +11,7 @@ from fixtures.machines import docker
 from fixtures.message import unexpected
 from fixtures.recording.run_folder import log_file
 from fixtures.settings import Settings
-from fixtures.stages import Inconclusive
+from fixtures.stages import Inconclusive, Unseen
 from fixtures.templates import guest, identity
 from fixtures.templates.acceptance import Trial
 from fixtures.templates.clone import Clone
@@ -80,6 +80,8 @@ def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
     assert f"{address}/" in found["addresses"], unexpected(
         f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
     )
+    if unknown := identity.missing(template, ssh=False):
+        raise Unseen(f"not seen: {', '.join(unknown)} of the template, so whether its clone has the same")
 
 
 @MADE
@@ -139,12 +141,14 @@ def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
 @BOOTED
 @COMPARED
 def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) -> None:
-    """nvidia-smi in the clone lists as many GPUs as are assigned to it."""
+    """nvidia-smi in the clone lists the GPUs that are assigned to it."""
     listed = gpus.listed(clone.container, settings.command_deadline)
     lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
-    assert len(listed) == len(clone.declared.gpus), unexpected(
+    seen = {gpu.uuid for gpu in listed}
+    given = {gpu.uuid for gpu in trial.build.gpus} or seen  # a run that did not list them knows their number only
+    assert (len(listed), seen) == (len(clone.declared.gpus), given), unexpected(
         f"assigned are {clone.declared.gpus}, listed are {[gpu.uuid for gpu in listed]} in clone {clone.ctid}",
-        f"{len(clone.declared.gpus)} GPUs",
+        f"{len(clone.declared.gpus)} GPUs: {', '.join(sorted(given))}",
         cause=f"unlike in the template: {'; '.join(lost) or 'nothing'}",
         run=clone.container.pasteable("nvidia-smi", "-L"),
     )

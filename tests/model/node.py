@@ -459,20 +459,26 @@ class ModelNode:
         return ""
 
     def do_zfs(self, _number: int, words: list[str], options: dict[str, str], _stdin: bytes) -> str:
-        volume, _, name = words[-1].rpartition("/")[2].partition("@")
+        pool, _, path = str(words[-1]).rpartition("/")
+        volume, _, name = path.partition("@")
+        if pool != POOL:
+            raise Refused(f"cannot open '{words[-1]}': dataset does not exist", 1)
         found = self.volumes.get(f"{STORAGE}:{volume}")
         since = next((word.partition("@")[2] for word in words if word.startswith("written@")), "")
         if found and since in found.snapshots:
             return str(found.written - found.marks.get(since, 0))
         if found is None or name not in found.snapshots:
             raise Refused(f"cannot open '{words[-1]}': dataset does not exist", 1)
-        return "-" if "clones" in words else f"guid\t{found.snapshots[name]}\ncreatetxg\t{found.snapshots[name]}"
+        return (
+            "clones\t-" if "clones" in words else f"guid\t{found.snapshots[name]}\ncreatetxg\t{found.snapshots[name]}"
+        )
 
     def do_stored(self, _number: int, words: list[str], *_: Any) -> str:
         dataset, self.stored_at = words[-1], next(COUNTER)
-        if (found := self.volumes.get(f"{STORAGE}:{dataset.rpartition('/')[2]}")) is None:
+        found = self.volumes.get(f"{STORAGE}:{dataset.removeprefix(f'{POOL}/')}")
+        if found is None:
             raise Refused(f"cannot open '{dataset}': dataset does not exist", 1)
-        return "".join(f"{dataset}@{name}\n" for name in found.snapshots)
+        return "".join(f"{dataset}@{each}\n" for each in found.snapshots)
 
     def do_volumes(self, number: int, *_: Any) -> str:
         mine = [name for name in self.volumes if f"-{number}-disk" in name]

@@ -1,0 +1,161 @@
+"""The table of checks and their facts: each fact spoilt in each way, and what the check made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from fixtures.errors import BuildError
+from tests.mutations.mutate import FIELD_WAYS, WHOLE, Change, field_change, fields
+from tests.mutations.trial import EARLIER, Bench, Check, Spoiler, Trial, checks, states
+from tests.mutations.world import Answer
+
+WAYS = (*WHOLE, "stale")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of a check.
+
+    Attributes:
+        outcome: "passed", "failed", "skipped", "inconclusive", or "same" where the spoilt answer says what the true
+            one said.
+        note: Why a check that passed may.
+    """
+
+    check: Check
+    fact: str
+    way: str
+    outcome: str
+    why: str = ""
+    note: str = ""
+
+
+# What does not rest on the text of an answer: its exit status or HTTP status says all
+STATUS = re.compile(
+    r"`systemctl is-(active|enabled) docker`|`test -d|`command -v|`docker pull`|removing what is left|"
+    r"note of the image|GET /health|ip neigh|`docker run` in \d+$"
+)
+HASHED = re.compile(r"manifest.json|record.json|the kept record")  # compared as a whole, by a sha256
+OF_STATUS = "its status is the answer"
+# Why a check that passes may: what matches "check | fact | way" leaves true what the check says
+EXCUSES = {
+    r" \| doubled$": "said twice, it says the same",
+    r"^test_(nothing_holds|container_is_up|snapshot_is_accepted).* \| `pvesh lxc(/920/snapshot)?`": "tells the mode",
+    r"^test_(situation|snapshot_is_whole|container_is_up).* \| the configuration file of 920": "asked along only",
+    r"^test_(situation|nothing_d|number|container_is_of|gpus_are_p|storage_a|snapshot_may|container_may).* \| stale$": (
+        "read again under the lock before anything changes"
+    ),
+    r"^test_(storage_has|declared_disk|driver_serves|image_has|model).* \| (`pvesm path|`test -d|daemon.json|`uname -m|"
+    r"GET manifests: config|`pvesh lxc/903/config)": "only tells where to ask",
+    r"^test_(storage_has|declared_disk).* \| GET blobs": "not about its size",
+    r"^test_model_can_\w+ \| GET api/models|^test_model_fits_\w+ \| GET config": "only the other page is judged",
+    r"^test_image_has_kernels.*uuid \| swapped": "both cards are of one architecture",
+    r"^test_gpus_are_listed \|.*uuid \| swapped|^test_clone_sees.*uuid \| swapped": "the same two cards",
+    r"^test_gpus_survive_a_reload \| reload": "the same before and after",
+    r": dev[01] \|": "proved by function: `test_gpu_may_be_used`",
+    r"ip neigh \| missing": "arping is asked instead",
+    r"`systemctl --failed": "only words of a message",
+    r"`uname|os-release|`test -d": "testinfra's own question, not judged",
+    r"Runtimes.nvidia \| unknown": "its name in the list is the fact",
+    r"`nvidia-smi -q -x -i 1` in 920: .* \| missing": "a card or driver may lack the field",
+    r"Size \| unknown|looking for \w+ in 920: (freed|sizes|rest) \|": "only kept in the record",
+    r"--query-gpu=name": "only names the folder of caches",
+    r"^test_snapshot_is_accepted \| the journal": "only tells which earlier generations may go",
+    r"generations: (invocation|manifest)|generations: taken": "a snapshot is known by its name, description and time",
+    r"net0 \| missing": "a container may have no network",
+    r"\| identity in \d+ \| swapped": "different all the same",
+    r"`command -v": "without sshd there is no host key to miss",
+    r"^test_(record|snapshot|conf|container_c|image|model|packages|stack|surroundings)\w* \| `cat /etc/phoenix": (
+        "read to resume; what is inside is compared by its sha256"
+    ),
+    r"^test_(\w+recorded\w*|record_is_kept|container_carries\w+|surroundings\w+) \| the journal": (
+        "read to resume; found by `test_snapshot_is_accepted`"
+    ),
+}
+
+
+class Probe:
+    """One check with its facts."""
+
+    def __init__(self, bench: Bench, check: Check, *, by_field: bool = True) -> None:
+        self.bench, self.check, self.by_field = bench, check, by_field
+
+    def cells(self) -> Iterator[Cell]:
+        """All that became of it."""
+        spoiler = Spoiler()
+        outcome, why = Trial(self.bench, self.check, spoiler).outcome()
+        yield Cell(self.check, "", "true", outcome, why)
+        for fact, answers in spoiler.facts.items():
+            structured = [] if HASHED.search(fact) else fields(answers[0])
+            by_field = FIELD_WAYS if structured else ()
+            for way, change in WHOLE.items():
+                if way == "missing" or way not in by_field:
+                    yield self._try(fact, answers, way, change)
+            yield self._stale(fact, answers)
+            for path in structured if self.by_field else ():
+                yield from self._field(fact, answers, path)
+
+    def _try(self, fact: str, answers: list[Answer], way: str, change: Change) -> Cell:
+        return Cell(self.check, fact, way, "same") if _same(answers, change) else self._run(fact, way, change)
+
+    def _run(self, fact: str, way: str, change: Change) -> Cell:
+        spoiler = Spoiler()
+        spoiler.fact, spoiler.change = fact, change
+        return Cell(self.check, fact, way, *Trial(self.bench, self.check, spoiler).outcome())
+
+    def _field(self, fact: str, answers: list[Answer], path: tuple[str, ...]) -> Iterator[Cell]:
+        """A field that the check reads: one whose other value, or whose absence, it minds."""
+        found = {way: self._try(fact, answers, way, field_change(path, way)) for way in ("another", "missing")}
+        if all(cell.outcome in ("passed", "same") for cell in found.values()):
+            return
+        for way in FIELD_WAYS:
+            change, itself = field_change(path, way), field_change(path, "itself")
+            cell = found.get(way) or (
+                Cell(self.check, fact, way, "same")
+                if all(change(each) == itself(each) for each in answers)
+                else self._run(fact, way, change)
+            )
+            yield replace(cell, fact=f"{fact}: {'.'.join(path)}")
+
+    def _stale(self, fact: str, answers: list[Answer]) -> Cell:
+        """The answer of an earlier moment: before the container was cloned, sealed, or accepted."""
+        state = Trial(self.bench, self.check, Spoiler()).state
+        old = Spoiler()
+        if EARLIER[state] != state:
+            with contextlib.suppress(BuildError):  # of what is to be checked, nothing may have been there yet
+                Trial(self.bench, self.check, old, states()[EARLIER[state]]).outcome()
+        found = old.facts.get(fact)
+        if not found or found[0] in answers:
+            return Cell(self.check, fact, "stale", "same")
+        return self._run(fact, "stale", lambda _: found[0])
+
+
+def _same(answers: list[Answer], change: Change) -> bool:
+    return all(change(each) == each for each in answers)
+
+
+def cells(bench: Bench, *, by_field: bool = True) -> list[Cell]:
+    """The whole table: where a check passes, with the reason why it may, if there is one."""
+    found = [cell for check in checks() for cell in Probe(bench, check, by_field=by_field).cells()]
+    finders: dict[tuple[str, str], list[Check]] = defaultdict(list)
+    for cell in found:
+        if cell.outcome == "failed":
+            finders[cell.fact, cell.way].append(cell.check)
+    return [_explained(cell, finders[cell.fact, cell.way]) for cell in found]
+
+
+def _explained(cell: Cell, finders: list[Check]) -> Cell:
+    if cell.outcome != "passed" or cell.way == "true":
+        return cell
+    if STATUS.search(cell.fact) and cell.way not in ("missing", "stale"):
+        return replace(cell, note=OF_STATUS)
+    key = f"{cell.check.short} | {cell.fact} | {cell.way}"
+    if note := next((note for pattern, note in EXCUSES.items() if re.search(pattern, key)), ""):
+        return replace(cell, note=note)
+    order = list(dict.fromkeys(each.stage for each in checks()))
+    before = [each for each in finders if order.index(each.stage) <= order.index(cell.check.stage)]
+    return replace(cell, note=f"found by `{before[0].short}`") if before else cell

@@ -1,0 +1,357 @@
+"""A whole node in memory on which every check passes. Each answer that it gives to a question is a fact.
+
+What Proxmox VE and its storage answer comes from `tests.model.node`; this adds what stands inside a container: systemd,
+Docker, NVIDIA's driver (the words of an H100, twice), the suite's own scripts, and the test server's HTTP answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from fixtures.gpu import gpus, node_gpus
+from fixtures.machines import address, conf, disk, docker, tasks
+from fixtures.machines.channel import Channel, Command
+from fixtures.machines.container import ENVIRONMENT
+from fixtures.machines.tasks import START
+from fixtures.recording import records
+from fixtures.templates import generations, identity, manifest, tidy
+from fixtures.templates.inside import digest
+from fixtures.templates.throw_away import KNOCK
+from fixtures.vllm import server, warm
+from tests.model.node import ModelNode
+from tests.model.run import ModelChannel
+
+DIGEST = f"vllm/vllm-openai@sha256:{'ab' * 32}"
+UUIDS = ("GPU-11111111-2222-3333-4444-0123456789ab", "GPU-55555555-6666-7777-8888-ba9876543210")
+PCI = ("00000000:01:00.0", "00000000:41:00.0")
+ONE = (Path(__file__).parent.parent / "data/nvidia-h100/nvidia-smi-q.xml").read_text(encoding="utf-8")
+BEFORE, CARD, AFTER = re.split(r"(\s*<gpu id.*</gpu>)", ONE, flags=re.DOTALL)
+MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GPTQ-Int8"
+XID = "[    3.1] NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04"
+PACKAGES = {"docker-ce:amd64": "5:29.0.1", "libc6:amd64": "2.39-0ubuntu8"}
+OS = 'NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nVERSION_CODENAME=noble\n'
+Answer = tuple[int, bytes, bytes]
+
+
+def card(index: int) -> str:
+    """One GPU's part of nvidia-smi's report."""
+    found = re.sub(r"<uuid>.*?</uuid>", f"<uuid>{UUIDS[index]}</uuid>", CARD)
+    found = re.sub(r"<minor_number>.*?<", f"<minor_number>{index}<", found)
+    return re.sub(r'(<gpu id="|<pci_bus_id>)[^"<]*', rf"\g<1>{PCI[index]}", found)
+
+
+def report(*indexes: int) -> str:
+    """The report of `nvidia-smi -q -x` on some GPUs."""
+    return BEFORE + "".join(map(card, indexes)) + AFTER
+
+
+LISTED = "".join(f"GPU {index}: NVIDIA H100 80GB HBM3 (UUID: {uuid})\n" for index, uuid in enumerate(UUIDS))
+CAPABILITIES = "".join(f"capability={uuid}, 9.0\n" for uuid in UUIDS)
+IMAGE = [
+    {
+        "Id": f"sha256:{'cd' * 32}",
+        "RepoDigests": [DIGEST],
+        "Size": 30_000_000_000,
+        "Config": {"Entrypoint": ["vllm", "serve"], "Env": ["PATH=/usr/bin"]},
+    }
+]
+TIDY: dict[str, dict[str, Any]] = {
+    "note": {"at": 1.0, "sizes": {"/usr": 2_000_000_000}, "layers": 0},
+    "clean": {"at": 2.0, "freed": {}},
+    "look": {
+        **{"sizes": {"/usr": 2_000_000_000}, "grown": 30_000_000_000, "layers": 30_000_000_000, "unknown": 0},
+        **{"caches": {"/var/lib/phoenix/caches": 1000}, "added": [], "rest": []},
+        **{"containers": [], "docker": [], "logs": []},
+    },
+    "answer": {"secrets": [], "histories": [], "looked": {"files": 20_000, "bytes": 900_000_000, "unread": []}},
+}
+PAGES = {
+    "/manifests/": {"layers": [{"size": 8 << 30}], "config": {"digest": "sha256:1"}},
+    "/blobs/": {"config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=12.9", "TORCH_CUDA_ARCH_LIST=8.0 9.0+PTX"]}},
+    "config.json": {"num_attention_heads": 14, "hidden_size": 896, "quantization_config": {"group_size": 128}},
+    "/api/models/": {"siblings": [{"rfilename": "model.safetensors", "size": 600_000_000}]},
+}
+CUDA = {"error": "", "count": 2, "copied": 1 << 20, "taken": 1 << 30, "product": "right"}
+SYSTEMD = {
+    "systemctl is-active docker": "active",
+    "systemctl is-enabled docker": "enabled",
+    "systemctl is-system-running": "running",
+    "systemctl --failed --plain --no-legend": "",
+}
+
+
+class WorldNode(ModelNode):
+    """The model of a node, with what its containers hold."""
+
+    def call(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes, str]:
+        """Run a command: one of those that are answered here, else as the model does."""
+        words = list(argv)
+        if words[:2] == ["pct", "exec"]:
+            number = int(words[2])
+            guest = self.guests.get(number)
+            if guest and guest.running:
+                said = inside_of(self, number, words[words.index(ENVIRONMENT[-1]) + 1 :], stdin)
+                if said is not None:
+                    return 0, said.encode(), b"", ""
+        elif (said := on_the_node(words, stdin)) is not None:
+            return 0, said.encode(), b"", ""
+        elif words[:3] == ["sh", "-c", address.ASK]:
+            return 0, b"ARPING\nSent 1 probes (1 broadcast(s))\nReceived 0 response(s)\n", b"", ""
+        return super().call(argv, stdin)
+
+
+def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 - one line a command
+    """What a command on the node prints, if the model does not know it."""
+    match argv:
+        case ["sh", "-c", node_gpus.SCRIPT]:
+            return report(0, 1) + CAPABILITIES
+        case ["dmesg"]:
+            return XID
+        case ["uname", "-m"]:
+            return "x86_64"
+        case ["pvesm", "path", volume]:
+            return f"/rpool/data/{volume.partition(':')[2]}"
+        case ["test", "-d", _]:
+            return ""
+        case ["sh", "-c", disk.READ, *_]:
+            return "{}"
+        case ["sh", "-c", disk.SIZES, *_]:
+            return "1 libnvidia-ml.so.580.159.04\n1 libnvidia-ml.so.1\n1 libc.so.6"
+        case ["curl", *_]:
+            url = re.search(r'url = "(.*)"', stdin.decode())
+            page = next(page for part, page in PAGES.items() if url and part in url[1])
+            return f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{json.dumps(page)}"
+    return None
+
+
+def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911, PLR0912 - one line a command
+    """What a command in a container prints, if the model does not know it."""
+    declared, script = node.guests[number].config, stdin.decode(errors="replace")
+    line = argv[2] if argv[:2] == ["sh", "-c"] else shlex.join(argv)
+    if line in SYSTEMD:
+        return SYSTEMD[line]
+    match argv:
+        case ["nvidia-smi", "-q", "-x", "-i", index]:
+            return report(int(index))
+        case ["sh", "-c", gpus.LIST]:
+            return report(0, 1) + CAPABILITIES
+        case ["sh", "-c", docker.LIST]:
+            return docker.WHOLE
+        case ["sh", "-c", warm.GPUS]:
+            return "NVIDIA-H100-80GB-HBM3"
+        case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
+            return f"True 2.11.0+cu130 1 {UUIDS[1].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
+        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE):
+            return ""
+        case ["sh", "-c", script_text, *_] if script_text in (warm.KEEP,) or "docker run" in script_text:
+            return "kept"
+        case ["docker", "info", *_]:
+            return json.dumps({"Driver": "overlay2", "Runtimes": {"nvidia": {}, "runc": {}}, "ServerVersion": "29.0.1"})
+        case ["docker", "image", "inspect", *_]:
+            return json.dumps(IMAGE)
+        case ["docker", "exec", _, "nvidia-smi", "-L"]:
+            return f"GPU 0: NVIDIA H100 80GB HBM3 (UUID: {UUIDS[1]})\n"
+        case ["docker", "run", *_]:
+            return "0123456789ab"
+        case ["df", *_]:
+            return "Used\n1000000"
+        case ["ss", *_]:
+            return "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
+        case ["hostname"]:
+            return declared["hostname"]
+        case ["systemd-detect-virt", "--container"]:
+            return "lxc"
+        case ["cat", "/proc/self/uid_map"]:
+            return "         0          0 4294967295"
+        case ["stat", "--file-system", *_]:
+            return f"{64 * 2**30 // 131072} 131072 ext2/ext3"
+        case ["stat", *_]:
+            return "0\n0\n0"
+        case ["/etc/phoenix/verify"]:
+            made = json.loads(node.volumes[node.guests[number].volumes[0]].files["manifest.json"])
+            return f"came from pve:pve/lxc/920@vllm-base-snapshot, manifest sha256:{digest(made['template'])}\n"
+        case ["python3", "-", *nodes] if script == gpus.NODES:
+            return "".join(f"{each} may be used\n" for each in nodes)
+        case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
+            return json.dumps({**CUDA, "uuid": UUIDS[int(index)].removeprefix("GPU-").replace("-", "")})
+        case ["python3", "-", _] if stdin == manifest.SCRIPT.read_bytes():
+            return json.dumps(content(node, number))
+        case ["python3", "-"] if call := re.search(r"\nanswer\(('(\w+)')?", script[-3000:]):
+            return json.dumps(TIDY[call[2] or "answer"])
+        case ["sh", "-s"] if stdin == identity.READ.read_bytes():
+            return identity_of(number, declared)
+        case ["sh", "-s"] if "nvidia-smi" in script:
+            return f"{LISTED}reloaded\n{LISTED}"
+        case ["sh", "-s"] if "the probe ran" in script:
+            return "the probe ran"
+    first = {"uname -s": "Linux", "cat /etc/os-release": OS, "uname -m": "x86_64"}
+    return first.get(line)
+
+
+def identity_of(number: int, declared: dict[str, str]) -> str:
+    """What identifies a container: each value is its own."""
+    names = ("machine id", "Docker's engine id", "containerd's id", "/etc/ssh/ssh_host_ed25519_key.pub")
+    own = "".join(f"{name}={number}-{name[:3]}\n" for name in names)
+    ip = re.search(r"ip=([\d./]+)", declared["net0"])
+    return f"{own}host name={declared['hostname']}\naddresses={ip[1] if ip else ''} \n"
+
+
+def content(node: ModelNode, number: int) -> dict[str, Any]:
+    """What the suite's script that looks inside says."""
+    files = node.volumes[node.guests[number].volumes[0]].files
+    return {
+        "template": {
+            "image": {"name": "vllm/vllm-openai:latest", "id": IMAGE[0]["Id"], "digest": DIGEST},
+            "packages": {"count": len(PACKAGES), "sha256": digest(PACKAGES)},
+            "files": {"/etc/docker/daemon.json": "1" * 64},
+            "software": {"docker": "29.0.1", "containerd": "2.1.5", "runc": "1.3.3", "toolkit": "1.18.0"},
+            "model": {"name": MODEL, "folder": "/m", "revision": "5" * 40, "files": {"config.json": "2" * 64}},
+        },
+        "around": {
+            "kernel": "6.17.2-1-pve",
+            "driver": "580.159.04",
+            "gpus": {str(index): f"NVIDIA H100 80GB HBM3, {uuid}" for index, uuid in enumerate(UUIDS)},
+        },
+        "packages": PACKAGES,
+        "kept": {name: sha256(text).hexdigest() for name, text in files.items()},
+    }
+
+
+# --- the test server --------------------------------------------------------------------------------------
+
+
+def http(path: str, body: dict[str, Any]) -> str:
+    """What the test server answers."""
+    if path == "/health":
+        return ""
+    if path == "/v1/models":
+        return json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+    usage = {"completion_tokens": body.get("max_tokens", 1)}
+    message = {"role": "assistant", "content": "The capital of France is Paris."}
+    whole = {"model": MODEL, "choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+    if not body.get("stream"):
+        return json.dumps(whole)
+    parts = [{"model": MODEL, "choices": [{"delta": {"content": "Paris"}}]}] * int(body.get("max_tokens", 1))
+    last = {"model": MODEL, "choices": [], "usage": usage}
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in (*parts, last)) + "data: [DONE]\n\n"
+
+
+Spoil = Callable[[str, Answer], Answer]
+
+
+class HttpServer(ThreadingHTTPServer):
+    """The test server; `spoil` may change its answers, as those of commands."""
+
+    daemon_threads = True
+    spoil: Spoil = staticmethod(lambda _, answer: answer)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One question."""
+
+    server: HttpServer
+
+    def do_GET(self) -> None:
+        self._answer({})
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        what = f"{'stream of ' * bool(body.get('stream'))}{self.command} {self.path}"
+        status, out, _ = self.server.spoil(what, (0, http(self.path, body).encode(), b""))
+        self.send_response(503 if status else 200)
+        self.send_header("Content-Length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+# --- the way there ----------------------------------------------------------------------------------------
+
+
+class WorldChannel(ModelChannel):
+    """A channel that tells each question and its answer to `spoil`, which may change the answer."""
+
+    def __init__(self, node: ModelNode, spoil: Spoil, port: int, name: str = "n", prefix: tuple[str, ...] = ()) -> None:
+        super().__init__(node, name, prefix)
+        self.spoil, self.port = spoil, port
+
+    def inside(self, place: str, prefix: tuple[str, ...]) -> Channel:
+        return self._inner.setdefault(
+            place, WorldChannel(self.node, self.spoil, self.port, f"{self.name}/{place}", prefix)
+        )
+
+    def run(self, argv: Sequence[str], *, deadline: float, stdin: bytes = b"", **more: Any) -> Command:
+        done = super().run(argv, deadline=deadline, stdin=stdin, **more)
+        if tuple(argv[:3]) == ("sh", "-c", START):  # a change: what comes of it is read as a fact afterwards
+            return done
+        status, out, err = self.spoil(named(self.name, argv, stdin), (done.exit_status, done.stdout, done.stderr))
+        return replace(done, exit_status=status, stdout=out, stderr=err)
+
+    def spawn(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        if "docker pull" in shlex.join(argv):
+            status, out, _ = self.spoil("`docker pull` in 920", (0, b"Status: Downloaded newer image\n", b""))
+            argv = ("sh", "-c", 'printf %s "$1"; exit $2', "sh", out.decode(), str(status))
+            return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=options.get("output"), start_new_session=True)
+        lasts = ("cat",) if options.get("stdin") == subprocess.PIPE else ("sleep", "60")
+        return subprocess.Popen(lasts, stdin=options.get("stdin"), stdout=subprocess.DEVNULL, start_new_session=True)
+
+    @contextlib.contextmanager
+    def forward(self, address: str, port: int) -> Iterator[tuple[str, int]]:
+        yield "127.0.0.1", self.port
+
+
+NAMES = {
+    node_gpus.SCRIPT: "nvidia-smi -q -x",
+    gpus.LIST: "nvidia-smi -q -x",
+    conf.READ: "the configuration file",
+    tasks.TOLD: "the notes of earlier changes",
+    generations.READ: "the journal of generations",
+    records.READ: "the kept record",
+    address.ASK: "arping",
+    KNOCK: "ip neigh",
+    disk.READ: "daemon.json",
+    disk.SIZES: "NVIDIA's libraries",
+    docker.LIST: "docker ps",
+    docker.REMOVE: "removing what is left in Docker",
+    warm.GPUS: "nvidia-smi --query-gpu=name",
+    tidy.NOTE_IMAGE: "note of the image",
+    gpus.NODES: "device nodes",
+}
+
+
+def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
+    """A question in a few words."""
+    words, script = list(argv), stdin.decode(errors="replace")
+    place = f" in {where.rpartition('ct')[2]}" if "/ct" in where else ""
+    known = next((NAMES[text] for text in (*words[2:3], script) if text in NAMES), "")
+    if known and words[2] == conf.READ:
+        return f"{known} of {words[-1]}"
+    if known:
+        return f"{known}{place}"
+    if words[0] == "python3":
+        call = re.search(r"\nanswer\(('(\w+)')?", script[-3000:])
+        what = f"looking for {call[2] or 'secrets'}" if call else "CUDA" if len(words) == 4 else "content"
+        return f"{what}{place}"
+    if words[:2] == ["sh", "-s"]:
+        what = "identity" if "machine id" in script else "reload" if "daemon-reload" in script else "docker run"
+        return f"{what}{place}"
+    if words[0] == "curl":
+        url = re.search(r'url = "(.*)"', script)
+        return next(f"GET {part.strip('/')}" for part in PAGES if url and part in url[1])
+    if words[:2] == ["sh", "-c"]:
+        words = shlex.split(words[2]) if len(words) == 3 else ["docker", "run"]
+    text = " ".join(word for word in words if word not in ("--output-format", "json", "get"))
+    return f"`{text.replace('/nodes/pve/', '')[:70]}`{place}"

@@ -1,0 +1,66 @@
+"""No check passes on a fact that is empty, missing, unknown, not a number, swapped, doubled or stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.page import HEAD
+from tests.mutations.table import EXCUSES, Cell, Probe, cells
+from tests.mutations.trial import Bench, bench, checks
+
+PAGE = (Path(__file__).parent.parent / "docs/mutations.md").read_text(encoding="utf-8")
+BY_FIELD = ("test_cuda_works_on_gpu", "test_gpu_is_healthy", "test_container_is_as_declared", "test_server_answers")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench(tmp_path_factory.mktemp("reference")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def table(shared: Bench) -> list[Cell]:
+    """Of whole answers; `make mutations` spoils each field too."""
+    return cells(shared, by_field=False)
+
+
+def test_each_check_passes_on_true_facts(table: list[Cell]) -> None:
+    found = {cell.check.name: (cell.outcome, cell.why) for cell in table if cell.way == "true"}
+    assert {name: why for name, why in found.items() if why[0] != "passed"} == {}
+    assert list(found) == [check.name for check in checks()]
+
+
+def test_no_check_passes_on_a_fact_that_is_wrong(table: list[Cell]) -> None:
+    spoilt = [cell for cell in table if cell.way != "true"]
+    assert [cell for cell in spoilt if cell.outcome == "passed" and not cell.note] == []
+    assert len([cell for cell in spoilt if cell.outcome == "failed"]) > 1000
+
+
+@pytest.mark.parametrize("name", BY_FIELD)
+def test_no_check_passes_on_a_field_that_is_wrong(shared: Bench, name: str) -> None:
+    (check,) = (each for each in checks() if each.short == name)
+    found = [cell for cell in Probe(shared, check).cells() if ": " in cell.fact]
+    assert found
+    excused = {"missing", "swapped"}  # as the page says of dev0, and of fields that a card may lack
+    assert [cell for cell in found if cell.outcome == "passed" and cell.way not in excused] == []
+
+
+def test_page_has_every_check_and_no_pass_without_a_reason(table: list[Cell]) -> None:
+    assert PAGE.startswith(HEAD)
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `test_")]
+    assert [line for line in rows if "| passed |" in line] == []
+    for cell in table:
+        assert f"`{cell.check.short}`" in PAGE
+        if cell.way != "true" and cell.outcome in ("failed", "inconclusive"):
+            mine = [line for line in rows if f"`{cell.check.short}`" in line and f"| {cell.fact} |" in line]
+            assert mine, f"the page lacks {cell.check.short}, {cell.fact}: make mutations"
+            assert cell.outcome in mine[0], f"the page is older than {cell}: make mutations"
+
+
+def test_every_excuse_is_needed() -> None:
+    """A reason that nothing needs any more hides the next check that passes on nothing."""
+    reasons = PAGE.partition("## Why a check may pass")[2]
+    assert [note for note in EXCUSES.values() if note not in reasons] == []
