@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fixtures import mode
 from fixtures.recording.record import Record, from_json
-from fixtures.stages import Ledger, declared_checks
+from fixtures.stages import Check, Ledger, declared_checks
 from fixtures.suite import SuiteError
+from fixtures.templates.template import Situation
+from fixtures.vllm import ahead
 from tests.suite_run import TOP, Suite
 
 # Numbers, the suite's folder, its files, and names of stages that only 920 has; `phoenix-920` is the project's name.
@@ -164,3 +169,28 @@ def test_stage_is_found_by_its_role_whatever_its_name(tmp_path: Path) -> None:
     assert ledger.unproved_in("inherited", "serving") == ["test_c.py::test_box_has_what_it_needs"]
     assert ledger.precedes("clone", "inherited")
     assert not ledger.precedes("clone", "sealed")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "is_time"),
+    [
+        ({"a": "passed", "b": "passed"}, True),
+        ({"a": "passed"}, False),  # nothing has proved Docker
+        ({"b": "passed"}, False),  # an earlier stage is not proved
+    ],
+)
+def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[str, str], is_time: bool) -> None:
+    """Whatever the stage and its checks are called."""
+    ledger = Ledger([Check("before", "f.py::a"), Check("given", "f.py::b"), Check("given", "f.py::c")])
+    ledger.outcomes = {f"f.py::{name}": outcome for name, outcome in outcomes.items()}
+
+    def item(name: str, *marks: Any) -> Any:
+        each = {mark.name: mark for mark in (pytest.mark.stage("given").mark, *marks)}
+        return SimpleNamespace(nodeid=f"tests_951/f.py::{name}", get_closest_marker=each.get, session=session)
+
+    session = SimpleNamespace()
+    session.items = [item("b", pytest.mark.proves_docker.mark), item("c")]
+    build: Any = SimpleNamespace(mode=mode.BUILD, situation=Situation.TO_BUILD, ledger=ledger)
+    assert ahead._is_time(build, session.items[1]) is is_time
+    build.mode = mode.VERIFY_PARENT
+    assert not ahead._is_time(build, session.items[1])
