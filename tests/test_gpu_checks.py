@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import pytest
 
+from fixtures import blocking
+from fixtures.build import BUILD
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpus import Gpu, uuids
 from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
 from fixtures.recording.record import Figure
 from fixtures.reporting import sparkline
-from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved
+from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved, Unseen
 from fixtures.vllm import server_log
 from fixtures.vllm.image import Image
 
@@ -193,3 +195,31 @@ def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     assert book.outcomes == {"a": NOT_PROVED, "b": "skipped"}
     assert book.unproved(before="two") == ["b"]
     assert issubclass(NotProved, pytest.skip.Exception)
+
+
+@pytest.mark.parametrize(("error", "unproved"), [(Unseen("not seen: x"), []), (NotProved("x"), ["a.py::test_x"])])
+def test_what_was_not_seen_hinders_no_sealing(error: BaseException, unproved: list[str]) -> None:
+    """On real hardware too, as a later check proves it by function; the check itself has never passed."""
+    skipped = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
+    ledger = Ledger([Check("one", "a.py::test_x"), Check("two", "a.py::test_y")])
+    stash = {BUILD: SimpleNamespace(ledger=ledger, simulated=False)}
+    item: Any = SimpleNamespace(
+        nodeid="tests_920/a.py::test_x", config=SimpleNamespace(stash=stash), get_closest_marker=lambda _: None
+    )
+    ledger.begin("a.py::test_x")
+    call: Any = SimpleNamespace(excinfo=SimpleNamespace(value=error))
+    hook = blocking.pytest_runtest_makereport(item, call)
+    next(hook)
+    with pytest.raises(StopIteration):
+        hook.send(skipped)
+    assert ledger.outcomes["a.py::test_x"] != "passed"
+    assert ledger.unproved(before="two") == unproved
+
+
+def test_value_that_cannot_be_read_is_not_healthy() -> None:
+    """An unknown error of a field that this card has is neither a fault nor health."""
+    failures, notes = health.judge(H100 | {"remapped_rows.failure": "[Unknown Error]"}, loaded=True)
+    assert failures == []
+    with pytest.raises(Unseen, match=r"remapped_rows\.failure is .Unknown Error"):
+        health.report("GPU 0", notes)
+    health.report("GPU 0", ["a fan is loud"])

@@ -81,6 +81,15 @@ def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.Mon
     assert template.differences() == ["mp1: /srv,mp=/srv: is not declared"]
 
 
+def test_root_disk_of_another_container_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SmallNode(monkeypatch)
+    template = Template(node, DECLARATION, 920, SETTINGS)
+    node.files[903] = conf_of(template.parent, "")
+    borrowed = "lxc-disks:subvol-903-disk-0,size=64G"
+    node.files[920] = conf_of(template.declared, "", rootfs=borrowed)
+    assert template.differences() == ["rootfs is lxc-disks:subvol-903-disk-0, the disk of container 903"]
+
+
 def test_gpus_and_what_the_parent_has_are_no_difference() -> None:
     devices = [["lxc.mount.entry", "/dev/nvidia0 dev/nvidia0 none bind"], ["lxc.cgroup2.devices.allow", "c 195:* rwm"]]
     assert attached({**CONFIG, "dev0": "/dev/nvidia0", "dev1": "path=/dev/nvidiactl", "lxc": devices}) == []

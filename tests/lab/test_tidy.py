@@ -58,7 +58,7 @@ def test_fresh_clone_is_tidy(container: Container, settings: Any) -> None:
 SECRETS = {
     "/root/.netrc": ("machine hub login me", "passwords for other machines"),
     "/root/.docker/config.json": ('{"auths": {"ghcr.io": {"auth": "bWU6aXQ="}}}', "a login to a registry"),
-    "/home/me/.ssh/id_ed25519": ("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n", "a private key"),
+    "/home/me/.ssh/id_ed25519": (f"-----BEGIN OPENSSH PRIVATE KEY-----\n{16 * 'b3Bl'}\n", "a private key"),
     "/etc/environment.d/hub.conf": (f"HF_TOKEN=hf_{34 * 'x'}", "a token for the Hugging Face Hub"),
     "/root/.ssh/authorized_keys": ("ssh-ed25519 AAAA build", "1 added keys that may log in"),
     "/var/lib/phoenix/caches/a/config.json": (f'{{"key": "{SECRET["HF_TOKEN"]}"}}', "the value of HF_TOKEN"),
