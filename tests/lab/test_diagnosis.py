@@ -29,7 +29,7 @@ def test_fault_is_put_down_to_its_cause(lab: Lab, name: str) -> None:
     with fault.put(lab):
         run = lab.build(*WORDS, *fault.words)
     assert run.failed() == fault.checks()
-    assert ("takes a new clone: " in run.output) == (fault.stage == "inherited stack")
+    assert ("needs a new clone: " in run.output) == (fault.stage == "inherited stack")
     says(run, f"{diagnosis[0]} {what}", "why: ", "fix: ")
     found = {each.name.partition("::")[2]: each.diagnosis for each in from_json(record(run)).checks}
     assert found[check] == diagnosis
