@@ -367,6 +367,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "mode": mode.VERIFY_DEEP if deep else mode.VERIFY,
         "begun": True,
         "uncollected": False,
+        "refused": "",
         "timed_out": False,
         "ledger": ledger,
         "compared": compared(*drifts),

@@ -107,7 +107,7 @@ def test_deep_verification_serves_and_leaves_nothing(lab: Lab, built: str) -> No
     run = lab.build(*STAND_IN, "--verify-deep")
     assert (run.status, run.outcome) == (0, "verified")
     says(run, "matches its record and serves.")
-    says(verify(lab, "-o", "test_model=org/other"), "test_model is org/other, the template has /models/test-model")
+    says(verify(lab, "-o", "test_model=org/other"), "model /models/test-model → org/other")
     assert {"test_server_answers[gpu0]", "test_server_answers[gpu1]", "test_cuda_works_on_gpu[gpu1]"} <= set(
         run.checks()
     )
