@@ -28,6 +28,7 @@ FAULTS = {
     "garbled": "answers with one character again and again",
     "short-stream": "streams fewer words than it was asked for",
     "endless": "answers with a stream that never ends",
+    "floods": "answers a chat with bytes without end, as fast as they are taken",
     "other-model": "lists and serves another model than it was asked for",
     "two-models": "lists a second model",
     "dies-later": "dies at the first question that is no trial",
@@ -101,14 +102,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, "<html><body>It works!</body></html>")
             case "http-500":
                 self.reply(500, {"error": {"message": "EngineCore encountered an issue.", "code": 500}})
-            case "endless":
+            case "endless" | "floods":
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Connection", "close")
                 self.end_headers()
                 while True:
-                    self.wfile.write(b" ")
-                    time.sleep(0.2)
+                    self.wfile.write(b" " * (65536 if self.fault == "floods" else 1))
+                    time.sleep(0 if self.fault == "floods" else 0.2)
             case "dies-later" if tokens > 1:
                 print("EngineDeadError: EngineCore encountered an issue. See stack trace (above).", flush=True)
                 os._exit(1)
