@@ -10,7 +10,7 @@ from tests.mutations.table import Cell
 from tests.mutations.trial import checks
 
 WAYS = (*WHOLE, "stale")
-HEAD = """# What becomes of a check whose facts are wrong
+HEAD = """# Checks with wrong facts
 
 Each check of the build is called with the suite's own code on a modelled node on which it passes. Then each fact that
 it asks for (the answer of a command, a file, an HTTP answer, nvidia-smi's report) is spoilt in each way:
@@ -31,7 +31,7 @@ it asks for (the answer of a command, a file, an HTTP answer, nvidia-smi's repor
 spoilt answer says what the true one says. A number is a reason why the check passes and may, below the tables.
 "inconclusive" blocks nothing before sealing; record and description name it. Failed and skipped checks block the seal.
 
-`make mutations` makes this page anew. No check passes without a reason.
+`make mutations` renews this page. No check passes without a reason.
 """
 
 

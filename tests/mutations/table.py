@@ -36,7 +36,7 @@ class Cell:
 
 # What does not rest on the text of an answer: its exit status or HTTP status says all
 STATUS = re.compile(
-    r"`systemctl is-(active|enabled) docker`|`test -d|`command -v|`docker pull`|removing what is left|"
+    r"`systemctl is-(active|enabled) docker`|`test -d|`command -v|`docker pull`|removing leftovers|"
     r"note of the image|GET /health|ip neigh|`docker run` in \d+$"
 )
 HASHED = re.compile(r"manifest.json|record.json|the kept record")  # compared as a whole, by a sha256

@@ -325,7 +325,7 @@ NAMES = {
     disk.READ: "daemon.json",
     disk.SIZES: "NVIDIA's libraries",
     docker.LIST: "docker ps",
-    docker.REMOVE: "removing what is left in Docker",
+    docker.REMOVE: "removing leftovers in Docker",
     warm.GPUS: "nvidia-smi --query-gpu=name",
     tidy.NOTE_IMAGE: "note of the image",
     gpus.NODES: "device nodes",
