@@ -36,7 +36,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
         deadlines = {"answer_deadline": 1.0, "ready_deadline": 3.0}
         asked = {"test_model": MODEL, "test_prompt": "?", "answer_tokens": 64}
         settings = SimpleNamespace(**asked, server_env=(), variables=key, **deadlines)
-        ended = SimpleNamespace(succeeded=False)
+        ended = SimpleNamespace(succeeded=False, out="")
         container = cast(
             Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
         )
