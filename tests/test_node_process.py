@@ -285,6 +285,14 @@ def test_lost_process_is_no_success(tmp_path: Path) -> None:
     assert record(run, "other").outcome is Outcome.ABORTED
 
 
+def test_internal_error_of_the_merged_report_is_said(tmp_path: Path) -> None:
+    broken = "from fixtures.reporting.merged import Merged\ndef broken(*_):\n    raise ValueError('no page')\n"
+    run = Nodes(tmp_path).both("-k", "test_node_is_proxmox", plugin=f"{broken}Merged.conclude = broken\n")
+    assert run.status == 3, run.output
+    assert "internal error: ValueError: no page" in run.output
+    assert "AssertionError" not in run.output
+
+
 class Stuck:
     """A run on two nodes whose checks go on until an interrupt."""
 
