@@ -187,12 +187,12 @@ def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str)
     for each in {"nvidia-uvm", "nvidiactl", "nvidia0"} - {name}:
         (tmp_path / each).symlink_to("/dev/null")
     place.shim("python3", PYTHON, python=sys.executable, dev=tmp_path)
-    place.shim("pvesh", "#!/bin/sh\necho '{{}}'\n")
+    place.shim("pvesh", '#!/bin/sh\necho \'{{"arch": "amd64"}}\'\n')
     build = cast(Any, SimpleNamespace(missing=set(), unusable={}))
     check = lambda: stack.test_gpu_may_be_used(place.container, build, 0)  # noqa: E731
     message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
     assert message.startswith(f"GPU 0: {tmp_path}/{name} is not there; ")
-    assert {path for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
+    assert {path.rstrip(";") for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
 
 
 def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:
@@ -359,7 +359,7 @@ def test_case_25_gptoss_weights(
     found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
     assert found.weights == 4792272488 + 4808140312 + 4170342232
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))
-    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, total_mib=24564)}))
+    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, total_mib=24564)}, unseen=""))
     gpus_and_model.test_model_fits_the_gpus(template, found, card, settings())
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from fixtures.machines import conf, tasks
+from fixtures.machines import conf, docker, tasks
 from fixtures.machines.address import ASK
 from fixtures.machines.conf import ABSENT
 from fixtures.machines.container import ENVIRONMENT
@@ -520,6 +520,8 @@ class ModelNode:
                 return files[name].decode()
             case ["python3", "-", *_]:
                 return self._content(files)
+            case ["sh", "-c", script, *_] if script == docker.LIST:
+                return docker.WHOLE
             case ["df", *_]:
                 return "Used\n1000000"
         return ""

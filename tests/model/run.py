@@ -32,7 +32,7 @@ from fixtures.mode import MODES
 from fixtures.recording import outcome
 from fixtures.recording.record import Outcome, Record
 from fixtures.settings import Settings
-from fixtures.stages import Ledger, check_name, declared_checks, stage_of
+from fixtures.stages import Ledger, Unseen, check_name, declared_checks, stage_of
 from fixtures.suite import Suite
 from fixtures.templates import acceptance, end_state, sealing, verify
 from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
@@ -349,7 +349,8 @@ class SuiteRun:
         name, long = check_name(item.nodeid), str(error or "")
         report = pytest.TestReport(item.nodeid, ("", 0, ""), {}, outcome, long, when)  # type: ignore[arg-type]
         stage = stage_of(item)  # type: ignore[arg-type]
-        self.build.ledger.note(stage, name, report, raised=error is not None)
+        unseen = isinstance(error, Unseen)
+        self.build.ledger.note(stage, name, report, simulated=unseen, raised=error is not None)
         if report.failed:
             self.failures.append(f"{item.name}: {type(error).__name__}: {error}")
             self.node.trace.append(f"    failed: {item.name}: {type(error).__name__}: {str(error)[:200]}")
