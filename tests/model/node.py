@@ -494,6 +494,9 @@ class ModelNode:
     def do_knock(self, *_: Any) -> str:
         raise Refused("", 1)  # nobody answers
 
+    def do_ask_around(self, *_: Any) -> str:
+        return "Sent 1 probes (1 broadcast(s))\nReceived 0 response(s)\n"
+
     def do_keep_record(self, number: int, words: list[str], options: dict[str, str], stdin: bytes) -> str:
         self.records[words[-1]] = stdin
         return ""
@@ -709,7 +712,7 @@ SCRIPTS = {
     KEEP: "keep_record",
     READ: "read_record",
     KNOCK: "knock",
-    ASK: "knock",
+    ASK: "ask_around",
 }
 
 
