@@ -115,7 +115,8 @@ def _form(call: ast.Call, path: str) -> re.Pattern[Any] | None:
         return eval(compile(ast.Expression(node), path, "eval"), {**own, "re": re}, _Local(own))
 
     flags = [each for each in (*rest, *(word.value for word in call.keywords)) if "re." in ast.unparse(each)]
-    return re.compile(value(pattern), value(flags[0]) if flags else 0)
+    text = value(pattern)
+    return re.compile(text, value(flags[0]) if flags else 0) if isinstance(text, str | bytes) else None
 
 
 # --- the worst for a pattern --------------------------------------------------------------------------

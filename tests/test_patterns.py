@@ -29,7 +29,8 @@ SHARE = GENEROUS * SECONDS / 256 * 4  # of the time; a clock may tick only a hun
 ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/diagnosing/failure_modes.py: re.compile(text, re.IGNORECASE | re.MULTILINE)": [],  # test_catalogue_...
     "fixtures/recording/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
-    "fixtures/templates/secret_files.py: re.search(form, content)": list(secret_files.FORMS.values()),
+    "fixtures/templates/secret_files.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_files.BEGINNINGS.pattern],
+    "fixtures/templates/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
     "fixtures/vllm/server_log.py: re.finditer(pattern, line)": [pattern for _, pattern in server_log.PHASES],
     "fixtures/vllm/server_log.py: re.search(words, log)": list(server_log.TOOK.values()),
     "lab/pve/schema.py: re.fullmatch(pattern, value)": [],  # of options of a command line
