@@ -243,7 +243,7 @@ ACCEPTED = (
         "the run loses its lock on 920 after sealing",
         "accepted",
         ("test_snapshot_is_accepted",),
-        command("start = sh pkill --full 'phoenix-920-920.lock [-]-exclusive'"),
+        command("start = sh pkill --full 'phoenix-920/920.lock [-]-exclusive'"),
         ("this run does not hold its lock on the node",),
         seals=True,
     ),

@@ -38,11 +38,15 @@ def container(lab: Lab) -> Iterator[Container]:
 
 @pytest.fixture
 def settings() -> Any:
-    return SimpleNamespace(warm_caches="/var/lib/phoenix/caches", keep_model="/var/lib/phoenix/huggingface")
+    return SimpleNamespace(
+        test_model="/models/test-model",
+        warm_caches="/var/lib/phoenix/caches",
+        keep_model="/var/lib/phoenix/huggingface",
+    )
 
 
 def findings(container: Container, settings: Any, cleaned: bool = True) -> tidy.Findings:
-    done = tidy.clean(container, IMAGE, settings) if cleaned else {"at": time.time() + 1, "freed": {}}
+    done = tidy.clean(container, IMAGE, settings, SECRET) if cleaned else {"at": time.time() + 1, "freed": {}}
     return tidy.look(container, IMAGE, settings, SECRET, done)
 
 
@@ -57,8 +61,11 @@ def test_fresh_clone_is_tidy(container: Container, settings: Any) -> None:
 
 SECRETS = {
     "/root/.netrc": ("machine hub login me", "passwords for other machines"),
-    "/root/.docker/config.json": ('{"auths": {"ghcr.io": {"auth": "bWU6aXQ="}}}', "a login to a registry"),
-    "/home/me/.ssh/id_ed25519": (f"-----BEGIN OPENSSH PRIVATE KEY-----\n{16 * 'b3Bl'}\n", "a private key"),
+    "/root/.docker/config.json": (
+        '{"auths": {"ghcr.io": {"auth": "bWU6aXQtaXMtYS1zZWNyZXQ="}}}',
+        "a login to a registry",
+    ),
+    "/home/me/.ssh/id_ed25519": ("-----BEGIN OPENSSH PRIVATE KEY-----\n" + 70 * "x" + "\n", "a private key"),
     "/etc/environment.d/hub.conf": (f"HF_TOKEN=hf_{34 * 'x'}", "a token for the Hugging Face Hub"),
     "/root/.ssh/authorized_keys": ("ssh-ed25519 AAAA build", "1 added keys that may log in"),
     "/var/lib/phoenix/caches/a/config.json": (f'{{"key": "{SECRET["HF_TOKEN"]}"}}', "the value of HF_TOKEN"),
@@ -80,6 +87,21 @@ def test_secrets_are_found_by_place_form_and_value(container: Container, setting
         assert what in line
         assert f"pct exec {CTID} -- rm {path}" in line
     assert not any(SECRET["HF_TOKEN"] in line for line in found)
+
+
+KEPT = """db=/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db
+systemctl stop docker.socket docker containerd
+{ printf %s "$1"; head -c 65536 /dev/zero; } | head -c 65536 >> $db
+systemctl start containerd docker"""
+
+
+def test_what_containerd_keeps_of_an_environment_is_overwritten(container: Container, settings: Any) -> None:
+    """Its database frees the page of a container that is gone, and does not clear it; every clone would bring it."""
+    container.ask("sh", "-ec", KEPT, "sh", SECRET["HF_TOKEN"])
+    (line,) = findings(container, settings, cleaned=False).secrets
+    assert "meta.db: the value of HF_TOKEN" in line
+    assert findings(container, settings).secrets == []
+    container.ask("docker", "info", only_reads=True)
 
 
 def test_history_is_found(container: Container, settings: Any) -> None:
@@ -163,7 +185,7 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     assert found.content["caches"][settings.warm_caches] == 60_000_000
     assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
     assert {folder, "their-own"} <= set(container.execute("ls", settings.warm_caches).out.split())
-    assert findings(container, SimpleNamespace(warm_caches="", keep_model="")).growth
+    assert findings(container, SimpleNamespace(test_model="/models/test-model", warm_caches="", keep_model="")).growth
     container.ask("rm", "-r", settings.warm_caches)
 
 
@@ -171,7 +193,12 @@ def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> Non
     """Half-written ones begin anew; those that hold a secret of the server go, as each clone would carry it."""
     variables = {"VLLM_API_KEY": "sk-920-of-this-run", "VLLM_ATTENTION_BACKEND": "FLASH_ATTN"}
     settings: Any = SimpleNamespace(
-        warm_caches="/var/lib/phoenix/caches", keep_model="", server_env=(), server_mounts=(), test_model="/m"
+        
+        warm_caches="/var/lib/phoenix/caches",
+        keep_model="",
+        server_env=(),
+        server_mounts=(),
+        test_model="/m",
     )
     image = Image("vllm/vllm-openai", IMAGE, ("vllm", "serve"), 1)
 
