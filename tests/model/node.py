@@ -491,6 +491,9 @@ class ModelNode:
     def do_other_node(self, *_: Any) -> str:
         raise Refused("hostname lookup failed - failed to get address info: Temporary failure in name resolution", 11)
 
+    def do_path(self, *_: Any) -> str:
+        raise Refused("no path", 1)  # as on a storage whose files can't be seen
+
     def do_knock(self, *_: Any) -> str:
         raise Refused("", 1)  # nobody answers
 
@@ -716,7 +719,7 @@ SCRIPTS = {
 }
 
 
-def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911 - one line a kind
+def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911, PLR0912 - one line a kind
     """What a command is about, in a word, and the container that it speaks of."""
     match list(argv):
         case ["pveversion"]:
@@ -737,6 +740,8 @@ def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911 - one line
             return "stored", 0
         case ["zfs", "get", *_]:
             return "zfs", 0
+        case ["pvesm", "path", _] | ["uname" | "curl" | "test" | "dmesg", *_]:
+            return "path", 0
         case ["pvesm", "list", *_, number]:
             return "volumes", int(number)
         case ["pvesm", "free", volume, *_] if owner := re.search(r"-(\d+)-disk", volume):
