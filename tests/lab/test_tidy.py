@@ -193,7 +193,6 @@ def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> Non
     """Half-written ones begin anew; those that hold a secret of the server go, as each clone would carry it."""
     variables = {"VLLM_API_KEY": "sk-920-of-this-run", "VLLM_ATTENTION_BACKEND": "FLASH_ATTN"}
     settings: Any = SimpleNamespace(
-        
         warm_caches="/var/lib/phoenix/caches",
         keep_model="",
         server_env=(),

@@ -67,7 +67,7 @@ INSIDE = {
 SETTINGS = Settings(
     **{
         **dict.fromkeys(Settings.__annotations__, ""),
-        "vllm_image": "vllm/vllm-openai:latest",
+        "vllm_image": f"vllm/vllm-openai@sha256:{64 * 'a'}",  # by digest: no registry is asked whether a tag has moved
         "test_model": "m",
         "server_args": (),
         "server_env": (),
