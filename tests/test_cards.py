@@ -11,22 +11,24 @@ import pytest
 
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
+from fixtures.stages import Unseen
 from tests.cards import IMAGE, Card, cards, page
 
 gpus_and_model, stack = (
     importlib.import_module(f"tests_920.test_{name}") for name in ("014_gpus_and_model", "030_inherited_stack")
 )
 TABLE = pytest.mark.parametrize("card", cards(), ids=lambda card: card.id)
+SAID: list[str] = []
 SETTINGS: Any = SimpleNamespace(command_deadline=1, gpu_share=0.9)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What checks warn of."""
-    texts: list[str] = []
-    for module in ("fixtures.foresight", stack.__name__, gpus_and_model.__name__):
-        monkeypatch.setattr(f"{module}.warn", texts.append)
-    return texts
+    """What checks warn of, and what they could not see."""
+    SAID.clear()
+    for module in ("fixtures.gpu.health", gpus_and_model.__name__):
+        monkeypatch.setattr(f"{module}.warn", SAID.append)
+    return SAID
 
 
 def container(card: Card) -> Any:
@@ -41,6 +43,8 @@ def outcome(check: Any, *arguments: Any) -> str:
         check(*arguments)
     except AssertionError as error:
         return str(error)
+    except Unseen as error:
+        SAID.append(str(error))
     return ""
 
 

@@ -133,7 +133,14 @@ def test_v_shows_each_check_by_its_sentence() -> None:
     checks = [
         CheckResult("a.py::test_a", "one", "It is well.", "passed", seconds=1.0),
         CheckResult("a.py::test_b", "one", "GPU 1: It is well.", "failed", "it is ill", seconds=2.0),
-        CheckResult("a.py::test_c", "one", "It can be asked.", "skipped", "blocked by: GPU 1: It is well"),
+        CheckResult(
+            "a.py::test_c",
+            "one",
+            "It can be asked.",
+            "skipped",
+            "blocked by: GPU 1: It is well",
+            blocked_by="a.py::test_b",
+        ),
     ]
     assert shown(checks, verbose=1)[:3] == [
         "  passed        It is well. (1.0 s)",

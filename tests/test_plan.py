@@ -32,7 +32,8 @@ def plan(
     tmp_path: Path, *words: str, description: str | None = None, exists: bool = True, others: tuple[int, ...] = ()
 ) -> tuple[str, int]:
     suite, log = Suite(tmp_path), tmp_path / "done"
-    found = [] if description is None else [{"name": "vllm-base-snapshot", "description": description, "snaptime": 1}]
+    taken = {"name": "vllm-base-snapshot", "description": description, "snaptime": 1}
+    found = [{"name": "current"}, *([] if description is None else [taken])]
     containers = [{"vmid": 920, "name": "BaseTemplateVLLM", "status": "running"}] if exists else []
     containers += [{"vmid": ctid, "name": "other", "status": "running"} for ctid in others]
     text = NODE.format(

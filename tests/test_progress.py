@@ -19,6 +19,7 @@ SLOW = """#!/bin/sh
 case $1 in
   python3) exit 127 ;;
   pveversion) sleep 2; echo pve-manager/9.0.0/stub ;;
+  hostname) echo stub ;;
   *) echo refused >&2; exit 1 ;;
 esac
 """

@@ -37,7 +37,7 @@ def test_node_is_proxmox(node: Node) -> None:
         cause="it is no Proxmox VE node: name one with --node",
         run="pveversion",
     )
-    assert node.name, "its `hostname` says nothing"
+    assert node.name, unexpected("`hostname` on the node says nothing", "its name", run="hostname")
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
