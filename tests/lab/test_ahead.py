@@ -37,7 +37,7 @@ def test_image_comes_while_the_gpus_are_checked(lab: Lab) -> None:
     (pull,) = [each for each in commands if any("docker pull" in word for word in each["argv"])]
     checks = json.loads((run.folder / "record.json").read_text())["checks"]
     begun = {check["name"].rpartition("::")[2]: check["started"] for check in checks}
-    assert begun["test_nvidia_runtime_is_registered"] < pull["started"] < begun["test_gpu_may_be_used[gpu0]"]
+    assert begun["test_nvidia_runtime_is_registered"] < pull["started"] < begun["test_gpus_survive_a_reload"]
     assert pull["started"] + pull["seconds"] < begun["test_entrypoint_is_known"]
     assert pulls(lab) == ""
 

@@ -34,6 +34,7 @@ from tests.faults.stack import SIMULATED
 from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, says
 
 pytestmark = pytest.mark.lab
+UNSEEN = "not seen: "  # what an image says of itself only as NVIDIA builds it
 
 IMAGE = "vllm/vllm-openai:stand-in"
 STAND_IN = ("-o", f"vllm_image={IMAGE}")
@@ -67,7 +68,7 @@ def unaccept(lab: Lab) -> None:
 
 def test_template_is_built_and_tried_in_one_run(lab: Lab, built: Run) -> None:
     assert (built.status, built.outcome) == (0, "built")
-    assert set(built.checks().values()) == {"passed", "not proved: simulated GPU"}
+    assert {each for each in built.checks().values() if UNSEEN not in each} == {"passed", "not proved: simulated GPU"}
     assert "test_clone_serves" in built.checks()
     clone = record_of(built).clone
     assert (clone["ctid"], clone["address"], clone["kept"]) == (990, "10.0.0.240", False)
@@ -175,8 +176,8 @@ IDENTITY_LOST = "test_clone_has_an_identity_of_its_own"
 BROKEN = {
     "gpu": (
         "sed -i /dev1:/d /etc/pve/lxc/990.conf",
-        {"test_clone_sees_every_gpu", "test_cuda_works_in_the_clone[gpu1]"},
-        ("unlike in the template: around gpus 1: SIMULATED NVIDIA", "CUDA_ERROR_INVALID_DEVICE"),
+        {"test_clone_sees_every_gpu"},
+        ("unlike in the template: around gpus 1: SIMULATED NVIDIA",),
     ),
     "docker": (
         f"ln -sf /dev/null {CLONE}/etc/systemd/system/docker.service; "
