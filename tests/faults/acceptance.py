@@ -9,6 +9,7 @@ ROOT, CONF = "/lxc-disks/subvol-990-disk-0", "/etc/pve/lxc/990.conf"
 UNIT = f"{ROOT}/etc/systemd/system"
 WANTS = f"{UNIT}/multi-user.target.wants"
 DIE = "die"
+BALLAST, FREE = "/lxc-disks/ballast", "$(df --output=avail -B1 /lxc-disks | tail -n 1)"
 STRIKE = "/run/strike"
 ONE_LINE = (
     '#!/bin/sh\\ncase "$*" in "-q -x") exec /usr/bin/nvidia-smi.real -i 0 -q -x;; esac\\n'
@@ -25,17 +26,16 @@ def acceptance(name: str, what: str, check: str, verb: str, script: str, *said: 
         what: Is wrong.
         check: That must fail.
         verb: Of `pct`.
-        script: Shell lines, run before it; where the clone is not there yet, `start` is that of 920.
+        script: Shell lines, run before it.
         said: By the terminal.
         more: See `Fault`.
     """
-    guard = "" if verb != "start" or "ballast" in script else f"[ -e {CONF} ] || exit 0\n"
+    guard = "" if verb != "start" else f"[ -e {CONF} ] || exit 0\n"
     put = f"cat > {STRIKE} <<\\EOF\n{guard}{script}\nEOF\necho '{verb} = sh sh {STRIKE}' > /etc/pve/lab-faults"
     if script == DIE:
         put = f"echo '{verb} = die' > /etc/pve/lab-faults"
     undo = (
-        f"rm -f /etc/pve/lab-faults {STRIKE} /lxc-disks/ballast; "
-        f"[ ! -e {CONF} ] || {{ pct unlock 990; pct stop 990; pct destroy 990; }}"
+        f"rm -f /etc/pve/lab-faults {STRIKE}; [ ! -e {CONF} ] || {{ pct unlock 990; pct stop 990; pct destroy 990; }}"
     )
     stage = "clone acceptance"
     ground = Ground.SEALED  # all that comes before was proved by then, and is not proved again
@@ -43,13 +43,15 @@ def acceptance(name: str, what: str, check: str, verb: str, script: str, *said: 
 
 
 FAULTS = (
-    acceptance(
+    Fault(
         "no-room-for-a-clone",
         "the storage has no room for a clone",
-        "test_clone_can_work",
-        "start",
-        "fallocate -l $(($(df --output=avail -B1 /lxc-disks | tail -n 1) - 1600000000)) /lxc-disks/ballast",
-        "must be left",
+        "clone acceptance",
+        ("test_clone_can_work",),
+        node(f"fallocate -l $(({FREE} - 1600000000)) {BALLAST}", f"rm -f {BALLAST}"),
+        ("must be left",),
+        ground=Ground.SEALED,
+        clones=True,
     ),
     acceptance("clone-refused", "`pct clone` of the template dies", "test_clone_is_made", "clone", DIE),
     acceptance(
