@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
 def test_everything_passed(build: Build) -> None:
     """Every check ran and passed; the template may be sealed."""
     unproved = build.ledger.unproved(before="seal")
-    sentences = "; ".join(map(build.ledger.sentence, unproved))
+    sentences = build.ledger.in_words(unproved)
     assert not unproved, unexpected(
         f"not sealed: {len(unproved)} checks did not run or did not pass: {sentences}",
         "that every check has passed",

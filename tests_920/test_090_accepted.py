@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     """Every check passed; the snapshot is marked as accepted."""
     unproved = build.ledger.unproved(before="accepted", since=build.first_stage)
-    sentences, show = "; ".join(map(build.ledger.sentence, unproved)), f"pct listsnapshot {template.ctid}"
+    sentences, show = build.ledger.in_words(unproved), f"pct listsnapshot {template.ctid}"
     assert not unproved, unexpected(
         f"not accepted: {len(unproved)} checks did not run or did not pass: {sentences}",
         "that every check has passed",
