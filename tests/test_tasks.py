@@ -138,6 +138,7 @@ def test_end_of_the_suite_ends_the_waiting_only(lock: RunLock, place: Path, numb
         "tasks.START = tasks.START.replace('\"$4\"', '\"' + values['place'] + '/920.conf\"'); "
         "fixtures.run_lock.FOLDER = values['place']; "
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background ignores it
         "one = RunLock(Channel('local'), 920); one.invocation = 'this-run'; run(one, values['script'])"
     )
     suite = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)
