@@ -22,7 +22,7 @@ accept: lab-up $(VENV)/ready ## build and prove template 920 in the lab
 	$(PYTEST) tests_920 @lab/options
 	@echo "README's commands run in the lab with its options: venv/bin/pytest tests_920 @lab/options --verify"
 
-test: lint test-fast test-lab ## run all tests (22 minutes)
+test: lint test-fast test-lab ## run all tests (half an hour)
 
 test-fast: test-tools $(VENV)/ready ## run the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
