@@ -97,7 +97,7 @@ systemctl start containerd docker"""
 
 def test_what_containerd_keeps_of_an_environment_is_overwritten(container: Container, settings: Any) -> None:
     """Its database frees the page of a container that is gone, and does not clear it; every clone would bring it."""
-    container.ask("sh", "-ec", KEPT, "sh", SECRET["HF_TOKEN"])
+    container.ask("sh", "-ec", KEPT, "sh", f"HF_TOKEN={SECRET['HF_TOKEN']}")
     (line,) = findings(container, settings, cleaned=False).secrets
     assert "meta.db: the value of HF_TOKEN" in line
     assert findings(container, settings).secrets == []
