@@ -596,6 +596,19 @@ def test_btrfs_snapshot_is_deleted_by_its_number(disk: str) -> None:
     assert found == {"one": "btrfs subvolume delete --subvolid 257 /pool/images/920/vm-920-disk-0"}
 
 
+def test_nothing_is_cloned_on_a_reading_that_was_not_whole(ours: Template, node: SmallNode) -> None:
+    """The node compares only the clone's own file with what was read, so the parent's is read twice."""
+    seal(ours)
+    whole, before = node.files[920], len(node.done)
+    cut = conf.parse(whole[: whole.index("[vllm-base-snapshot]") + 40].encode())
+    with (
+        mock.patch.object(ours.changes, "read", side_effect=[cut, conf.parse(whole.encode())]),
+        pytest.raises(ChangeRefused, match=r"nothing was cloned: .*has just changed"),
+    ):
+        ours.changes.clone(920, NAME, 990, deadline=1.0)
+    assert len(node.done) == before
+
+
 def test_nothing_is_cloned_over_a_volume_without_a_container(ours: Template, node: SmallNode) -> None:
     """It would be freed with the clone if that died."""
     del node.files[920]
