@@ -46,6 +46,6 @@ status=${PIPESTATUS[0]}
 [ "$status" != 4 ] || exit 2 # the command line, a setting or the declaration
 after=$(readlink "$reports/latest")
 [ "$before" != "$after" ] || give_up 1 "no run was made: no check was executed; PYTEST_ADDOPTS is '${PYTEST_ADDOPTS:-}'"
-code=$("$python" -m fixtures.reporting.orchestrator "$reports/latest") || exit 1
+code=$("$python" -m fixtures.report.orchestrator "$reports/latest") || exit 1
 if [ "$code" = 0 ] && [ "$status" != 0 ]; then code=1; fi # what the record says is not all: a report was not written
 exit "$code"

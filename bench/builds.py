@@ -8,7 +8,7 @@ from bench.figures import Figure, Line
 from bench.place import Place
 from bench.spans import Run
 from bench.timing import TOP, timed
-from fixtures.declaration import load
+from fixtures.base.declaration import load
 from tests.faults.fault import stand_in
 from tests.lab.harness import SNAPSHOT, STAND_IN
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from fixtures.recording.record import from_json
+from fixtures.record.model import from_json
 from lab import compiling
 from lab.__main__ import up
 from lab.errors import LabError

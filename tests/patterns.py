@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from re import _parser  # type: ignore[attr-defined] # what a pattern is made of; there is no public way to ask
 from typing import Any
 
-from fixtures.diagnosing import failure_modes
+from fixtures.diagnosis import failure_modes
 from tests.suite_run import TOP
 
 ROOMS = ("fixtures", "lab/pve")

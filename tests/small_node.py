@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import Declared, load
-from fixtures.machines import tasks
-from fixtures.machines.channel import Command
-from fixtures.machines.conf import ABSENT, Configuration, Section, parse
-from fixtures.machines.node import Node
-from fixtures.settings import Settings
+from fixtures.base.declaration import Declared, load
+from fixtures.base.settings import Settings
+from fixtures.proxmox import tasks
+from fixtures.proxmox.channel import Command
+from fixtures.proxmox.conf import ABSENT, Configuration, Section, parse
+from fixtures.proxmox.node import Node
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 SETTINGS: Settings = SimpleNamespace(  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fixtures.recording.record import Record, from_json
+from fixtures.record.model import Record, from_json
 
 TOP = Path(__file__).parent.parent
 NODE = """#!/bin/sh

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording import attestation
-from fixtures.recording.attestation import AttestationError, changed_files, read_signer, sign, verify_envelope
+from fixtures.record import attestation
+from fixtures.record.attestation import AttestationError, changed_files, read_signer, sign, verify_envelope
 from tests.suite_run import TOP, Suite
 
 STATEMENT = b'{"_type": "https://in-toto.io/Statement/v1", "subject": []}\n'

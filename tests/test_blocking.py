@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fixtures import blocking, mode
-from fixtures.stages import Check, Ledger
-from fixtures.templates.template import Situation
+from fixtures.run import mode
+from fixtures.run.stages import Check, Ledger
+from fixtures.session import gating
+from fixtures.template.template import Situation
 
 STAGES = [Check(stage, f"test_{stage}") for stage in ("preflight", "seal", "sealed")]
 
@@ -29,4 +30,4 @@ def test_what_a_dead_run_has_left_is_looked_for_before_a_seal_is_resumed(
         ledger=Ledger(STAGES),
     )
     item: Any = SimpleNamespace(get_closest_marker=lambda name: object() if marked and name == "on_existing" else None)
-    assert bool(blocking._needless(build, item, stage)) is needless
+    assert bool(gating._needless(build, item, stage)) is needless

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
-from fixtures.stages import Unseen
+from fixtures.run.stages import Unseen
 from tests.cards import IMAGE, Card, cards, page
 
 gpus_and_model, stack = (

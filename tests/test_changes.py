@@ -13,14 +13,14 @@ from unittest import mock
 
 import pytest
 
-from fixtures.machines import conf, integrity
-from fixtures.machines.changes import ChangeRefused
-from fixtures.machines.channel import Command
-from fixtures.machines.node import NodeError
-from fixtures.templates import end_state, repair, storage, template, throw_away
-from fixtures.templates.clone import MARK, Clone, CloneError
-from fixtures.templates.generations import Generation
-from fixtures.templates.template import Situation, Template, TemplateError
+from fixtures.proxmox import conf, integrity
+from fixtures.proxmox.changes import ChangeRefused
+from fixtures.proxmox.channel import Command
+from fixtures.proxmox.node import NodeError
+from fixtures.template import end_state, ephemeral_clone, repair, storage, template
+from fixtures.template.clone import MARK, Clone, CloneError
+from fixtures.template.generations import Generation
+from fixtures.template.template import Situation, Template, TemplateError
 from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
 
 NAME = "vllm-base-snapshot"
@@ -365,7 +365,7 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
     }
     node.on = {990}
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
-    assert throw_away.remove_left(node, SETTINGS, "lxc-disks") == [990]
+    assert ephemeral_clone.remove_left(node, SETTINGS, "lxc-disks") == [990]
     assert node.verbs == ["pct stop", "pct destroy"]
     assert sorted(node.files) == [900, 991]
 
@@ -384,7 +384,7 @@ def test_throw_away_clone_that_holds_something_is_left(
     node.files = {990: conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)) + more}
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     with pytest.raises(NodeError, match=said):
-        throw_away.remove_left(node, SETTINGS, "lxc-disks")
+        ephemeral_clone.remove_left(node, SETTINGS, "lxc-disks")
     assert node.done == []
 
 
@@ -397,7 +397,7 @@ def test_container_goes_with_no_snapshot_that_only_the_storage_has(
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     node.stored = ["by-hand"]
     with pytest.raises(NodeError, match=f"configuration does not know.*zfs destroy .*-{number}-disk-0@by-hand"):
-        ours.remove() if number == 920 else throw_away.remove_left(node, SETTINGS, "lxc-disks")
+        ours.remove() if number == 920 else ephemeral_clone.remove_left(node, SETTINGS, "lxc-disks")
     assert node.done == []
     node.stored = [NAME]
     ours.remove()
@@ -423,7 +423,7 @@ def test_snapshot_that_somebody_puts_in_the_place_of_the_accepted_one_is_not_acc
 def test_throw_away_clone_does_not_inherit_protection(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could not be destroyed again."""
     declared = replace(DECLARATION[920], ctid=990)
-    one = throw_away.ThrowAway(node, declared, DECLARATION[920], SETTINGS)
+    one = ephemeral_clone.EphemeralClone(node, declared, DECLARATION[920], SETTINGS)
 
     def clone(_: Clone) -> None:
         node.files[990] = conf_of(declared, LABEL.format(990), **protected)
@@ -652,7 +652,7 @@ def test_zfs_says_whether_something_was_written(
 
 
 def test_no_other_module_changes_a_container() -> None:
-    """Whoever wants a change goes through `fixtures.machines.changes`; `pct exec` is the way into a container."""
+    """Whoever wants a change goes through `fixtures.proxmox.changes`; `pct exec` is the way into a container."""
     verbs = (
         "clone|create|delete|delsnapshot|destroy|free|reboot|resize|rollback|set|shutdown|snapshot|start|stop|unlock"
     )

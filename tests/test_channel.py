@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
-from fixtures.machines.runner import KILL_GRACE
+from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
+from fixtures.remote.runner import KILL_GRACE
 
 LOCAL = Channel("local")
 FAR = Channel("far", prefix=("env",))  # over a link, as to a lab node or over ssh
@@ -131,7 +131,7 @@ def test_forward_carries_bytes_both_ways() -> None:
 @pytest.mark.parametrize("printed", ["yes", "yes >&2", "tr '\\0' x </dev/zero"])
 def test_output_without_end_is_ended(printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless lines or one endless line: the command is killed, and memory stays bounded."""
-    monkeypatch.setattr("fixtures.machines.runner.MOST", 2**20)
+    monkeypatch.setattr("fixtures.remote.runner.MOST", 2**20)
     heard: list[Command] = []
     channel = Channel("here", listeners=[heard.append])
     begun = time.monotonic()

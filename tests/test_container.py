@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.machines.channel import Channel
-from fixtures.machines.container import FIRST_QUESTIONS, Container
-from fixtures.machines.node import Node
-from fixtures.machines.runner import Ended, Order
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.container import FIRST_QUESTIONS, Container
+from fixtures.proxmox.node import Node
+from fixtures.remote.runner import CommandRequest, CommandResult
 
 
 @pytest.fixture
@@ -23,18 +23,20 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
     return Container(Node(Channel("local")), 920)
 
 
-def test_what_testinfra_always_asks_first_is_one_trip(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    trips: list[list[str]] = []
-    trip = Channel._trip
+def test_first_questions_of_testinfra_are_one_batch(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[str]] = []
+    run = Channel._run_batch
 
-    def counted(self: Channel, orders: Sequence[Order], only_reads: bool, grace: float = 10) -> list[Ended]:
-        trips.append([order.argv[-1] for order in orders])
-        return trip(self, list(orders), only_reads, grace)
+    def counted(
+        self: Channel, requests: Sequence[CommandRequest], only_reads: bool, grace: float = 10
+    ) -> list[CommandResult]:
+        batches.append([request.argv[-1] for request in requests])
+        return run(self, list(requests), only_reads, grace)
 
-    monkeypatch.setattr(Channel, "_trip", counted)
+    monkeypatch.setattr(Channel, "_run_batch", counted)
     assert container.system_info.type == "linux"
     _ = container.service("ssh").is_running  # whichever: of which kind the machine's services are is asked before
-    assert trips[0] == list(FIRST_QUESTIONS)
-    assert not {line for later in trips[1:] for line in later} & set(FIRST_QUESTIONS)
+    assert batches[0] == list(FIRST_QUESTIONS)
+    assert not {line for later in batches[1:] for line in later} & set(FIRST_QUESTIONS)
     assert container.run("uname -m").stdout.strip() == os.uname().machine
-    assert trips[-1] == ["uname -m"], "who asks again is not told what was true before"
+    assert batches[-1] == ["uname -m"], "who asks again is not told what was true before"

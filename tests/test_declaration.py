@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import DeclarationError, load
+from fixtures.base.declaration import DeclarationError, load
 
 TOP = Path(__file__).parent.parent
 GOOD = json.loads((TOP / "phoenix_lxc_configs.json").read_text())

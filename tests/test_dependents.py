@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines.channel import Command
-from fixtures.templates.storage import dependents
+from fixtures.proxmox.channel import Command
+from fixtures.template.storage import dependents
 
 
 class Node:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import CheckResult
+from fixtures.record.model import CheckResult
 from tests import schemas
 from tests.suite_run import Suite
 
@@ -122,7 +122,7 @@ def test_long_evidence_is_cut(suite: Suite) -> None:
 
 def test_full_disk_here_does_not_hide_the_failure(suite: Suite) -> None:
     plugin = """
-from fixtures.recording import run_folder
+from fixtures.record import run_folder
 write = run_folder.write
 def full(path, *content, **more):
     if path.name.startswith("evidence"):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel, Subject
-from fixtures.reporting import diff
+from fixtures.record.model import CheckResult, Outcome, Record, ServedModel, Subject
+from fixtures.report import diff
 
 CHECKS = [CheckResult("a.py::one", "s", "One.", "passed", seconds=1.0), CheckResult("b.py::two", "s", "Two.", "passed")]
 RECORD = Record(

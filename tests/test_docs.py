@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import settings
+from fixtures.base import settings
 from tests.docs import KINDS, PAGES, TOP, Block, blocks
 
 
 def test_settings_are_all_there() -> None:
     page = (TOP / "docs/settings.md").read_text(encoding="utf-8")
-    assert page == settings.page(), "docs/settings.md is out of date: python -m fixtures.settings > docs/settings.md"
+    assert page == settings.page(), "out of date: python -m fixtures.base.settings > docs/settings.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

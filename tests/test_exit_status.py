@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.recording.record import Outcome
-from fixtures.recording.recorder import Recorder
+from fixtures.record.model import Outcome
+from fixtures.session.recorder import Recorder
 from tests.suite_run import Suite
 
 INTERRUPTED = """

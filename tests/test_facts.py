@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines import facts
+from fixtures.proxmox import facts
 
 CONFIG = """disable-require = false
 [nvidia-container-cli]

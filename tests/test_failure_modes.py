@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.diagnosing import failure_modes
-from fixtures.diagnosing.failure_modes import (
+from fixtures.diagnosis import failure_modes
+from fixtures.diagnosis.failure_modes import (
     SAID,
     CatalogueError,
     Mode,
@@ -304,8 +304,8 @@ def test_mistake_in_the_catalogue_is_named(
 
 
 def test_page_is_up_to_date() -> None:
-    """It is made by `python -m fixtures.diagnosing.failure_modes > docs/troubleshooting.md`."""
-    command = [sys.executable, "-m", "fixtures.diagnosing.failure_modes"]
+    """It is made by `python -m fixtures.diagnosis.failure_modes > docs/troubleshooting.md`."""
+    command = [sys.executable, "-m", "fixtures.diagnosis.failure_modes"]
     made = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout
     assert (TOP / "docs/troubleshooting.md").read_text() == made == page()
 

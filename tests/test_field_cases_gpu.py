@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.gpu import node_gpus
 from fixtures.gpu.node_gpus import NodeGpus
-from fixtures.stages import Unseen
+from fixtures.run.stages import Unseen
 
 HERE = Path(__file__).parent
 CASES = HERE / "data/cases"
@@ -23,8 +23,8 @@ TEMPLATE: Any = SimpleNamespace(ctid=920, declared=SimpleNamespace(gpus=(0,), te
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What checks warn of."""
     texts: list[str] = []
-    monkeypatch.setattr("fixtures.warning.warn", texts.append)
-    monkeypatch.setattr("fixtures.foresight.warn", texts.append, raising=False)
+    monkeypatch.setattr("fixtures.base.warning.warn", texts.append)
+    monkeypatch.setattr("fixtures.session.preflight_facts.warn", texts.append, raising=False)
     monkeypatch.setattr("fixtures.gpu.gpus.warn", texts.append)
     return texts
 

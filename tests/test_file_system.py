@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fixtures.machines import file_system
-from fixtures.machines.container import ContainerError
-from fixtures.stages import Inconclusive
+from fixtures.proxmox import file_system
+from fixtures.proxmox.container import ContainerError
+from fixtures.run.stages import Inconclusive
 
 TOP = Path(__file__).parents[1]
 

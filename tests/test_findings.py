@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.diagnosing.diagnosis import LOG, Diagnosis
-from fixtures.diagnosing.failure_modes import diagnose, says_it_itself
-from fixtures.errors import BuildError
-from fixtures.recording.record import CheckResult
-from fixtures.reporting.report import failure
-from fixtures.reporting.terminal import Stages, finding
-from fixtures.stages import Check, Ledger, declared_checks
+from fixtures.base.errors import BuildError
+from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
+from fixtures.diagnosis.root_cause import LOG, Diagnosis
+from fixtures.record.model import CheckResult
+from fixtures.report.html import failure
+from fixtures.report.terminal import Stages, finding
+from fixtures.run.stages import Check, Ledger, declared_checks
 from tests.suite_run import Suite
 
 LOCKED = "locked: {920: 'backup'}; expected no lock; run: pct unlock 920"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Verdict
+from fixtures.record.model import Verdict
 from tests import schemas
 from tests.peaks import DISK, MEMORY, Peaks
 from tests.suite_run import Suite, SuiteRun

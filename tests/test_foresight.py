@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.base.image_name import HUB, Name
 from fixtures.gpu import fit, node_gpus, nvidia_smi
-from fixtures.machines import conf, web
-from fixtures.machines.channel import Channel, Command
-from fixtures.machines.disk import Disk
-from fixtures.machines.node import Node
-from fixtures.vllm import model, registry
-from fixtures.vllm.image_name import HUB, Name
-from fixtures.vllm.model import Model
+from fixtures.proxmox import conf, web
+from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.disk import Disk
+from fixtures.proxmox.node import Node
+from fixtures.serving import model, registry
+from fixtures.serving.model import Model
 
 TEXT = st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode(errors="replace"))
 

@@ -8,16 +8,16 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import blocking
-from fixtures.build import BUILD
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpus import Gpu, uuids
 from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
-from fixtures.recording.record import Figure
-from fixtures.reporting import sparkline
-from fixtures.stages import NOT_PROVED, Check, Ledger, NotProved, Unseen
-from fixtures.vllm import server_log
-from fixtures.vllm.image import Image
+from fixtures.record.model import Figure
+from fixtures.report import sparkline
+from fixtures.run.build import BUILD
+from fixtures.run.stages import NOT_PROVED, Check, Ledger, NotProved, Unseen
+from fixtures.serving import server_log
+from fixtures.serving.image import Image
+from fixtures.session import gating
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
 H100 = {
@@ -208,7 +208,7 @@ def test_what_was_not_seen_hinders_no_sealing(error: BaseException, unproved: li
     )
     ledger.begin("a.py::test_x")
     call: Any = SimpleNamespace(excinfo=SimpleNamespace(value=error))
-    hook = blocking.pytest_runtest_makereport(item, call)
+    hook = gating.pytest_runtest_makereport(item, call)
     next(hook)
     with pytest.raises(StopIteration):
         hook.send(skipped)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import load
+from fixtures.base.declaration import load
 from fixtures.gpu import gpus
-from fixtures.gpu.gpus import Room
-from fixtures.machines import docker
-from fixtures.machines.container import ContainerError
-from fixtures.templates import guest, owners
+from fixtures.gpu.gpus import GpuMemory
+from fixtures.proxmox import docker
+from fixtures.proxmox.container import ContainerError
+from fixtures.template import guest, owners
 
 DECLARED = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[950]
 NET = f"name=eth0,bridge=vmbr0,ip={DECLARED.network.ip},gw={DECLARED.network.gw},tag=30,firewall=1"
-EMPTY = Room(80_000, 81_920, ())
+EMPTY = GpuMemory(80_000, 81_920, ())
 OWN = {"Names": "mine", "State": "running", "Ports": "0.0.0.0:8000->8000/tcp, [::]:8000->8000/tcp"}
 
 
@@ -39,7 +39,7 @@ class Container:
 
 
 def look(monkeypatch: pytest.MonkeyPatch, room: Any = EMPTY, **facts: Any) -> guest.Place:
-    def asked(*_: object) -> Room:
+    def asked(*_: object) -> GpuMemory:
         if isinstance(room, Exception):
             raise room
         return room  # type: ignore[no-any-return]
@@ -73,7 +73,7 @@ def test_guest_has_a_port_and_caches_of_its_own_and_downloads_nothing(monkeypatc
     ("facts", "said"),
     [
         (
-            {"room": Room(3 * 1024, 80 * 1024, ())},
+            {"room": GpuMemory(3 * 1024, 80 * 1024, ())},
             "GPU 0 of the container has 3.0 of 80.0 GiB of memory free, and 72.0",
         ),
         ({"room": ValueError("[N/A]")}, "how much memory is free on GPU 0 of the container is not known"),

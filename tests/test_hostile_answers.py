@@ -24,16 +24,16 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from fixtures import settings as options
-from fixtures.errors import BuildError
-from fixtures.machines.channel import DeadlineExceeded
-from fixtures.recording.record import CheckResult, Outcome, Record, ServedModel, from_json
-from fixtures.reporting import summary
-from fixtures.reporting.head import head
-from fixtures.settings import API_KEY, Settings
-from fixtures.vllm import client, performance
-from fixtures.vllm.client import Client, ServerError
-from fixtures.vllm.server import Server
+from fixtures.base import settings as options
+from fixtures.base.errors import BuildError
+from fixtures.base.settings import API_KEY, Settings
+from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.record.model import CheckResult, Outcome, Record, ServedModel, from_json
+from fixtures.report import summary
+from fixtures.report.head import head
+from fixtures.serving import client, performance
+from fixtures.serving.client import Client, ServerError
+from fixtures.serving.server import Server
 
 TOP = Path(__file__).parent.parent
 MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GPTQ-Int8"

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fixtures import settings as options
-from fixtures.declaration import DeclarationError, load
-from fixtures.diagnosing.waivers import WaiverError
-from fixtures.diagnosing.waivers import load as load_waivers
-from fixtures.settings import Settings
-from fixtures.stages import declared_checks
+from fixtures.base import settings as options
+from fixtures.base.declaration import DeclarationError, load
+from fixtures.base.settings import Settings
+from fixtures.diagnosis.waivers import WaiverError
+from fixtures.diagnosis.waivers import load as load_waivers
+from fixtures.run.stages import declared_checks
 from tests.suite_run import TOP, Suite
 
 GOOD = json.loads((TOP / "phoenix_lxc_configs.json").read_text())

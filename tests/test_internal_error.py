@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Outcome, Verdict
+from fixtures.record.model import Outcome, Verdict
 from tests import schemas
 from tests.suite_run import Suite
 
 # A run that would look good, and in which one function of the suite raises.
 BREAKS = """
 import pytest
-from fixtures.recording import composition, outcome
-from fixtures.recording.record import Outcome, Verdict
+from fixtures.record import builder
+from fixtures.run import outcome
+from fixtures.record.model import Outcome, Verdict
 outcome.of = lambda *_: Outcome.BUILT
-composition.verdict = lambda *_: Verdict.PASSED
+builder.verdict = lambda *_: Verdict.PASSED
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     import {module} as module
@@ -25,17 +26,17 @@ def pytest_configure(config):
     setattr(module, {name!r}, breaks)
 """
 PLACES = [
-    *(("fixtures.recording.checks_heard", name) for name in ("first_line",)),
-    *(("fixtures.recording.recorder", name) for name in ("redact_report", "check_name")),
-    *(("fixtures.recording.composition", name) for name in ("fill", "gather")),
-    *(("fixtures.recording.caveats", name) for name in ("of_record",)),
-    *(("fixtures.recording.statements", name) for name in ("test_result",)),
-    *(("fixtures.recording.outcome", name) for name in ("sentence",)),
-    *(("fixtures.reporting.report", name) for name in ("head", "title_of", "words")),
-    *(("fixtures.reporting.rows", name) for name in ("title_cell",)),
-    *(("fixtures.reporting.page", name) for name in ("finished",)),
-    *(("fixtures.reporting.summary", name) for name in ("page", "notes")),
-    *(("fixtures.diagnosing.diagnosis", name) for name in ("diagnose", "said")),
+    *(("fixtures.run.checks_heard", name) for name in ("first_line",)),
+    *(("fixtures.session.recorder", name) for name in ("redact_report", "check_name")),
+    *(("fixtures.record.builder", name) for name in ("fill", "gather")),
+    *(("fixtures.record.caveats", name) for name in ("of_record",)),
+    *(("fixtures.record.exports.statements", name) for name in ("test_result",)),
+    *(("fixtures.run.outcome", name) for name in ("sentence",)),
+    *(("fixtures.report.html", name) for name in ("head", "title_of", "words")),
+    *(("fixtures.report.rows", name) for name in ("title_cell",)),
+    *(("fixtures.report.page", name) for name in ("finished",)),
+    *(("fixtures.report.summary", name) for name in ("page", "notes")),
+    *(("fixtures.diagnosis.root_cause", name) for name in ("diagnose", "said")),
 ]
 
 

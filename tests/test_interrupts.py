@@ -13,12 +13,12 @@ from typing import cast
 
 import pytest
 
-from fixtures import interrupts as module
-from fixtures.errors import BuildError
-from fixtures.interrupts import Interrupts
-from fixtures.recording.record import Outcome, from_json
-from fixtures.settings import Settings
-from fixtures.vllm.server import Server
+from fixtures.base import interrupts as module
+from fixtures.base.errors import BuildError
+from fixtures.base.interrupts import Interrupts
+from fixtures.base.settings import Settings
+from fixtures.record.model import Outcome, from_json
+from fixtures.serving.server import Server
 from tests.suite_run import TOP, Suite
 
 ENDING, SEALING = "clean-up is running", "the template is being sealed"
@@ -175,7 +175,7 @@ def test_lost_one_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) ->
 
 WAITS = """
 import contextlib, time
-from fixtures.interrupts import INTERRUPTS
+from fixtures.base.interrupts import INTERRUPTS
 def pytest_runtest_call(item):
     if "is_proxmox" in item.name:
         print("it waits", flush=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from fixtures.recording import junit
-from fixtures.recording.record import CheckResult
+from fixtures.record.exports import junit
+from fixtures.record.model import CheckResult
 
 CHECKS = [
     CheckResult("test_030_stack.py::test_docker", "inherited stack", "Docker runs.", "failed"),

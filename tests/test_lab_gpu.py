@@ -459,7 +459,7 @@ print(json.dumps(answer))
 
 def test_the_probe_of_the_suite_runs(machine: Machine) -> None:
     run = subprocess.run(
-        [sys.executable, CHECKOUT / "fixtures/gpu/cuda_probe.py", "1", "256"],
+        [sys.executable, CHECKOUT / "fixtures/remote/cuda_probe.py", "1", "256"],
         env={"LD_LIBRARY_PATH": str(machine.libraries)},
         capture_output=True,
         text=True,

@@ -31,8 +31,8 @@ AVOIDED = {
 WORDS = re.compile(r"\b(?:" + "|".join(f"(?:{word})" for word in AVOIDED) + r")\b", re.IGNORECASE)
 CODE = ("fixtures", "tests_920", "lab", "docs/example")
 TEXTS = (
-    *(page for page in PAGES if page.name != "settings.md"),  # its words are those of fixtures/settings.py
-    *(TOP / name for name in ("CHANGELOG.md", "Makefile", "fixtures/diagnosing/failure_modes.toml")),
+    *(page for page in PAGES if page.name != "settings.md"),  # its words are those of fixtures/base/settings.py
+    *(TOP / name for name in ("CHANGELOG.md", "Makefile", "fixtures/diagnosis/failure_modes.toml")),
     *(
         path
         for folder in ("fixtures", "lab")

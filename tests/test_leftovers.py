@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.templates import leftovers, secret_files
+from fixtures.remote import leftovers, secret_files
 
 
 @pytest.fixture

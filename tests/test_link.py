@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded
-from fixtures.machines.link import _Answer
-from fixtures.machines.runner import HELLO
+from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.proxmox.remote_agent import _Answer
+from fixtures.remote.runner import HELLO
 from tests.test_channel import has_ended
 
 TOP = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def test_commands_that_only_look_run_side_by_side(far: Channel) -> None:
     far.listeners.append(heard.append)
     far.run(["true"], deadline=20)
     begun = time.monotonic()
-    three = far.look(["sh", "-c", "sleep 1.5; echo one"], ["sleep", "1.5"], ["no-such-program"], deadline=20)
+    three = far.run_parallel(["sh", "-c", "sleep 1.5; echo one"], ["sleep", "1.5"], ["no-such-program"], deadline=20)
     assert time.monotonic() - begun < 2.9
     assert [(each.out, each.exit_status) for each in three] == [("one", 0), ("", 0), ("", 127)]
     assert heard[1:] == three
@@ -86,10 +86,10 @@ def test_link_that_has_ended_meanwhile_is_opened_anew(far: Channel) -> None:
 def test_way_can_be_opened_ahead(far: Channel) -> None:
     far.open()
     far.open()
-    (opened,) = far._links
+    (opened,) = far._agents
     assert select.select([opened._stdout], [], [], 20)[0], "it has not said that it is there"
     say(far, "true")
-    assert far._links == [opened]
+    assert far._agents == [opened]
     shut = Channel("far", prefix=("false",))
     shut.open()
     assert shut.run(["true"], deadline=20).exit_status == 1
@@ -144,13 +144,13 @@ def test_without_python_each_command_makes_its_own_way(tmp_path: Path) -> None:
     script = f'echo "$1" >> {tmp_path}/asked; [ "$1" != python3 ] || exit 127; exec "$@"'
     bare = Channel("far", prefix=("sh", "-c", script, "sh"))
     assert [say(bare, "echo", word) for word in "abc"] == ["a", "b", "c"]
-    assert [each.out for each in bare.look(["echo", "d"], ["echo", "e"], deadline=20)] == ["d", "e"]
+    assert [each.out for each in bare.run_parallel(["echo", "d"], ["echo", "e"], deadline=20)] == ["d", "e"]
     assert (tmp_path / "asked").read_text().split() == ["python3", *["echo"] * 5]
 
 
 RUN = """
 import signal, sys
-from fixtures.machines.channel import Channel
+from fixtures.proxmox.channel import Channel
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell lets it be ignored
 try:
     Channel("far", prefix=("env",)).run(["sh", "-c", sys.argv[1], "sh", sys.argv[2]], deadline=60)

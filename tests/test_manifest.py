@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.machines.channel import Channel
-from fixtures.machines.container import ContainerError
-from fixtures.machines.node import Node, NodeError
-from fixtures.recording import records
-from fixtures.templates import inside, manifest, storage
-from fixtures.vllm.image import inspect
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.container import ContainerError
+from fixtures.proxmox.node import Node, NodeError
+from fixtures.record import store
+from fixtures.remote import container_probe
+from fixtures.serving.image import inspect
+from fixtures.template import manifest, storage
 
 PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
 DIGEST = "a" * 64
@@ -29,7 +30,7 @@ VALUES = st.recursive(
 
 def made() -> manifest.Manifest:
     found = {
-        "template": {"image": {"name": "i"}, "packages": {"count": 2, "sha256": inside.digest(PACKAGES)}},
+        "template": {"image": {"name": "i"}, "packages": {"count": 2, "sha256": container_probe.digest(PACKAGES)}},
         "around": {"kernel": "6.8", "driver": "580", "gpus": {}},
         "packages": PACKAGES,
     }
@@ -40,17 +41,17 @@ def made() -> manifest.Manifest:
 def test_canonical_form_is_that_of_the_rfc() -> None:
     """Sorted, without spaces, not escaped but where it must be (RFC 8785, 3.2.2 and 3.2.3)."""
     value = {"\u20ac": "Euro", "b": [1, '\n\x0f"\\'], "a": {"z": "", "y": "ö"}}
-    assert inside.canonical(value).decode() == '{"a":{"y":"ö","z":""},"b":[1,"\\n\\u000f\\"\\\\"],"€":"Euro"}'
+    assert container_probe.canonical(value).decode() == '{"a":{"y":"ö","z":""},"b":[1,"\\n\\u000f\\"\\\\"],"€":"Euro"}'
 
 
 @given(VALUES)
 def test_canonical_form_loses_nothing(value: Any) -> None:
-    assert json.loads(inside.canonical(value)) == value
+    assert json.loads(container_probe.canonical(value)) == value
 
 
 def test_float_is_refused() -> None:
     with pytest.raises(TypeError, match="no float"):
-        inside.canonical({"a": [1.5]})
+        container_probe.canonical({"a": [1.5]})
 
 
 def test_only_the_template_makes_the_digest() -> None:
@@ -113,7 +114,7 @@ def test_model_in_a_folder(tmp_path: Path) -> None:
     notes.mkdir(parents=True)
     (notes / "weights.metadata").write_text("c0ffee\nrest\n")
     (tmp_path / "weights").write_bytes(b"abc")
-    assert inside._model(str(tmp_path), []) == {
+    assert container_probe._model(str(tmp_path), []) == {
         "name": str(tmp_path),
         "folder": str(tmp_path),
         "revision": "c0ffee",
@@ -127,17 +128,17 @@ def test_model_of_the_hub(tmp_path: Path) -> None:
         (repository / folder).mkdir(parents=True)
     (repository / "refs/main").write_text("c0ffee")
     (repository / "snapshots/c0ffee/weights").write_bytes(b"abc")
-    model = inside._model("org/name", [str(tmp_path)])
+    model = container_probe._model("org/name", [str(tmp_path)])
     assert (model["revision"], list(model["files"])) == ("c0ffee", ["weights"])
 
 
 def test_model_that_is_not_there_has_no_files(tmp_path: Path) -> None:
-    assert inside._model("org/name", [str(tmp_path)])["files"] == {}
-    assert inside._model("/no/such/folder", [])["folder"] == ""
+    assert container_probe._model("org/name", [str(tmp_path)])["files"] == {}
+    assert container_probe._model("/no/such/folder", [])["folder"] == ""
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, said: dict[str, list[str]]) -> None:
-    monkeypatch.setattr(inside, "_run", lambda *argv: said.get(" ".join(argv[:2]), []))
+    monkeypatch.setattr(container_probe, "_run", lambda *argv: said.get(" ".join(argv[:2]), []))
 
 
 def test_packages_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,15 +153,15 @@ def test_packages_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         "nvidia-ctk --version": ["NVIDIA Container Toolkit CLI version 1.17.8", "commit: x"],
     }
     answers(monkeypatch, said)
-    assert inside.installed() == {"bash": "5.2", "held": "2"}
-    assert inside._software() == {"docker": "26.1", "containerd": "", "runc": "1.1", "toolkit": "1.17.8"}
+    assert container_probe.installed() == {"bash": "5.2", "held": "2"}
+    assert container_probe._software() == {"docker": "26.1", "containerd": "", "runc": "1.1", "toolkit": "1.17.8"}
 
 
 @pytest.mark.parametrize("name", ["r:5000/vllm/openai:latest", "r:5000/vllm/openai@sha256:1", "r:5000/vllm/openai"])
 def test_image_has_the_digest_of_its_repository(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = [{"Id": "sha256:2", "RepoDigests": ["other@sha256:9", "r:5000/vllm/openai@sha256:1"]}]
     answers(monkeypatch, {"docker image": [json.dumps(found)]})
-    assert inside._image(name) == {"name": name, "id": "sha256:2", "digest": "r:5000/vllm/openai@sha256:1"}
+    assert container_probe._image(name) == {"name": name, "id": "sha256:2", "digest": "r:5000/vllm/openai@sha256:1"}
 
 
 @pytest.mark.parametrize(
@@ -175,32 +176,32 @@ def test_image_has_the_digest_of_its_repository(monkeypatch: pytest.MonkeyPatch,
 def test_image_is_known_by_the_name_that_docker_lists(monkeypatch: pytest.MonkeyPatch, name: str, listed: str) -> None:
     found = [{"Id": "sha256:2", "RepoDigests": [f"{listed}@sha256:1"], "Config": {}, "Size": 1}]
     answers(monkeypatch, {"docker image": [json.dumps(found)]})
-    assert inside._image(name)["digest"] == f"{listed}@sha256:1"
+    assert container_probe._image(name)["digest"] == f"{listed}@sha256:1"
     container: Any = SimpleNamespace(ask=lambda *_, **__: json.dumps(found))
     assert inspect(container, name, 1).digest == f"{listed}@sha256:1"
 
 
 def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {})
-    facts = inside.facts({"image": "i", "model": "/none"})
+    facts = container_probe.facts({"image": "i", "model": "/none"})
     assert facts["template"]["image"] == {"name": "i", "id": "", "digest": ""}
     assert facts["around"]["gpus"] == {}
 
 
 def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answers(monkeypatch, {})
-    monkeypatch.setattr(inside, "FOLDER", tmp_path)
-    assert inside.main([]) == 2
-    facts = inside.facts({"image": "i", "model": "/none"})
+    monkeypatch.setattr(container_probe, "FOLDER", tmp_path)
+    assert container_probe.main([]) == 2
+    facts = container_probe.facts({"image": "i", "model": "/none"})
     node: Any = SimpleNamespace(version="pve")
     content = manifest.make(node, {"net0": "name=eth0,ip=10.0.0.220/24"}, facts, {"caches": []})
-    lines, same = inside.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}]}, facts)
+    lines, same = container_probe.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}]}, facts)
     assert same
     assert "changed since: nothing" in lines
     assert lines[0].startswith("came from pve:n/lxc/920@s, manifest sha256:")
     assert "  address: 10.0.0.220/24 -> none" in lines
     facts["packages"] = {"new": "1"}
-    lines, same = inside.report(content, {}, facts)
+    lines, same = container_probe.report(content, {}, facts)
     assert not same
     assert "  packages new: none -> 1" in lines
 
@@ -210,50 +211,50 @@ def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(records, "FOLDER", f"{tmp_path}/a folder/records")
+    monkeypatch.setattr(store, "FOLDER", f"{tmp_path}/a folder/records")
     return Node(Channel("local"))
 
 
 def test_record_is_kept_and_found(node: Node) -> None:
     files = {"record.json": "$(touch /tmp/x) 'ö'\n", "manifest.json": "{}"}
-    records.keep(node, DIGEST, files)
-    kept = records.read(node, DIGEST)
+    store.keep(node, DIGEST, files)
+    kept = store.read(node, DIGEST)
     assert {name: kept[name] for name in files} == files
-    assert records.changed(kept) == []
-    assert records.read(node, "b" * 64) == {}
-    place = Path(records.FOLDER, DIGEST)
+    assert store.changed(kept) == []
+    assert store.read(node, "b" * 64) == {}
+    place = Path(store.FOLDER, DIGEST)
     subprocess.run(["sha256sum", "--check", "--status", "SHA256SUMS"], cwd=place, check=True, timeout=20)
     assert (place / "record.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_newer_record_replaces_the_older_one(node: Node) -> None:
-    records.keep(node, DIGEST, {"record.json": "old", "manifest.json": "{}"})
-    records.add(node, DIGEST, {"record.json": "new"})
-    kept = records.read(node, DIGEST)
+    store.keep(node, DIGEST, {"record.json": "old", "manifest.json": "{}"})
+    store.add(node, DIGEST, {"record.json": "new"})
+    kept = store.read(node, DIGEST)
     assert (kept["record.json"], kept["manifest.json"]) == ("new", "{}")
-    assert len(list(Path(records.FOLDER).iterdir())) == 2  # the link and what it leads to
+    assert len(list(Path(store.FOLDER).iterdir())) == 2  # the link and what it leads to
 
 
 def test_half_a_record_never_replaces_a_whole_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    records.keep(node, DIGEST, {"record.json": "old" * 10_000})
-    whole = records._archive
-    monkeypatch.setattr(records, "_archive", lambda files: whole(files)[:1000])
+    store.keep(node, DIGEST, {"record.json": "old" * 10_000})
+    whole = store._archive
+    monkeypatch.setattr(store, "_archive", lambda files: whole(files)[:1000])
     with pytest.raises(NodeError, match="was not kept"):
-        records.keep(node, DIGEST, {"record.json": "new" * 10_000})
-    assert records.read(node, DIGEST)["record.json"].startswith("old")
-    assert len(list(Path(records.FOLDER).iterdir())) == 2
+        store.keep(node, DIGEST, {"record.json": "new" * 10_000})
+    assert store.read(node, DIGEST)["record.json"].startswith("old")
+    assert len(list(Path(store.FOLDER).iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["record.json", "SHA256SUMS"])
 def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
-    records.keep(node, DIGEST, {"record.json": "one line\n"})
-    file = Path(records.FOLDER, DIGEST, name)
+    store.keep(node, DIGEST, {"record.json": "one line\n"})
+    file = Path(store.FOLDER, DIGEST, name)
     file.write_text(file.read_text().replace("e", "f"))
-    ((changed, was, now),) = [each for each in records.changed(records.read(node, DIGEST)) if each[0] == "record.json"]
+    ((changed, was, now),) = [each for each in store.changed(store.read(node, DIGEST)) if each[0] == "record.json"]
     assert was != now
     assert changed == "record.json"
     with pytest.raises(NodeError, match="is not what was kept"):
-        records.add(node, DIGEST, {"record.json": "new"})
+        store.add(node, DIGEST, {"record.json": "new"})
 
 
 # --- storage ------------------------------------------------------------------------------------------
@@ -313,9 +314,9 @@ def test_other_storage_says_only_its_type() -> None:
 def test_name_of_a_file_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
     """A model's folder may come from a machine with Latin-1 names; half a surrogate pair has no digest."""
     (tmp_path / os.fsdecode(b"caf\xe9.json")).write_text("x")
-    found = inside._model(str(tmp_path), [])
+    found = container_probe._model(str(tmp_path), [])
     assert list(found["files"]) == ["caf\\xe9.json"]
-    assert len(inside.digest(json.loads(json.dumps(found)))) == 64
+    assert len(container_probe.digest(json.loads(json.dumps(found)))) == 64
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from fixtures import mode
-from fixtures.mode import BUILD, MODES, Mode
-from fixtures.stages import INHERITED, RECORDED, ROLES, TRIAL
+from fixtures.run import mode
+from fixtures.run.mode import BUILD, MODES, Mode
+from fixtures.run.stages import INHERITED, RECORDED, ROLES, TRIAL
 from tests.suite_run import TOP
 
 FLAGS = re.compile(r"\b(?:build|self)\.(verify|deep|parent_only|rebuild|rebuild_clone)\b|is_verify|mode\.id ==")

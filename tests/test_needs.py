@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.message import unexpected
-from fixtures.stages import GPU, Check, Ledger, declared_checks
+from fixtures.base.message import unexpected
+from fixtures.run.stages import GPU, Check, Ledger, declared_checks
 from tests.suite_run import Suite
 
 TOP = Path(__file__).parent.parent

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines import integrity
-from fixtures.machines.channel import Channel, ChannelError, Command
-from fixtures.machines.node import Node, NodeError
-from fixtures.templates import storage
+from fixtures.proxmox import integrity
+from fixtures.proxmox.channel import Channel, ChannelError, Command
+from fixtures.proxmox.node import Node, NodeError
+from fixtures.template import storage
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures import node_process
-from fixtures.node_process import NodeProcess, worst
-from fixtures.nodes import NodeSpec, specs
-from fixtures.recording.record import Outcome, Record, from_json
+from fixtures.record.model import Outcome, Record, from_json
+from fixtures.run.nodes import NodeSpec, specs
+from fixtures.session import node_process
+from fixtures.session.node_process import NodeProcess, worst
 from tests.suite_run import NODE, Suite, SuiteRun
 
 TOP = Path(__file__).parent.parent
@@ -32,8 +32,8 @@ STUCK = """
 import os, sys, time, pytest
 if "PHOENIX_ASSIGNMENT" not in os.environ:
     os.setpgid(0, 0)  # a group of processes, as a shell makes one for each command
-from fixtures.interrupts import INTERRUPTS
-from fixtures.recording.run_folder import FOLDER
+from fixtures.base.interrupts import INTERRUPTS
+from fixtures.record.run_folder import FOLDER
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session):
     say = INTERRUPTS.say
@@ -60,7 +60,7 @@ SEALING = """
 """
 LOST = """
 import os, signal
-from fixtures.build import BUILD
+from fixtures.run.build import BUILD
 def pytest_runtest_call(item):
     if item.config.stash[BUILD].channel.name == "lab:other":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -286,7 +286,7 @@ def test_lost_process_is_no_success(tmp_path: Path) -> None:
 
 
 def test_internal_error_of_the_merged_report_is_said(tmp_path: Path) -> None:
-    broken = "from fixtures.reporting.merged import Merged\ndef broken(*_):\n    raise ValueError('no page')\n"
+    broken = "from fixtures.report.merged import Merged\ndef broken(*_):\n    raise ValueError('no page')\n"
     run = Nodes(tmp_path).both("-k", "test_node_is_proxmox", plugin=f"{broken}Merged.conclude = broken\n")
     assert run.status == 3, run.output
     assert "internal error: ValueError: no page" in run.output

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.base.number import MOST, finite, read_json, whole, write_json
 from fixtures.gpu import nvidia_smi, sampler
-from fixtures.machines import tasks
-from fixtures.machines.link import _Answer
-from fixtures.machines.node import NodeError, stated
-from fixtures.number import MOST, finite, read_json, whole, write_json
-from fixtures.recording.record import Outcome, Record, from_json
-from fixtures.templates import generations, sealing
-from fixtures.vllm import pull_output, server_log
+from fixtures.proxmox import tasks
+from fixtures.proxmox.node import NodeError, stated
+from fixtures.proxmox.remote_agent import _Answer
+from fixtures.record.model import Outcome, Record, from_json
+from fixtures.serving import pull_output, server_log
+from fixtures.session import sealing
+from fixtures.template import generations
 
 # what was seen to break a run or its record, and its like
 NO_NUMBERS = [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import CheckResult, Outcome, Record, Verdict
-from fixtures.reporting.orchestrator import OF_ROLE, exit_code
+from fixtures.record.model import CheckResult, Outcome, Record, Verdict
+from fixtures.report.orchestrator import OF_ROLE, exit_code
 from tests.suite_run import TOP, Suite
 
 SCRIPT = TOP / "phoenix_hypervisor_setup_920.sh"
@@ -140,7 +140,7 @@ def test_run_without_a_failure_that_is_not_done_is_1() -> None:
 
 
 def test_every_step_that_has_a_code_is_one_of_sealing() -> None:
-    source = "".join((TOP / f"fixtures/templates/{name}.py").read_text() for name in ("template", "sealing"))
+    source = "".join((TOP / f"fixtures/{name}.py").read_text() for name in ("template/template", "session/sealing"))
     taken = set(re.findall(r'\.step\("(\w+)"', source))
     coded = {role.partition(".")[2] for role in OF_ROLE if role.startswith("seal.")}
     assert coded <= taken == {"identity", "record", "shutdown", "generation", "snapshot", "start"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.recording import origin
+from fixtures.record import origin
 from tests.suite_run import Suite
 
 MINE = "def pytest_configure():\n    pass\n"
@@ -71,7 +71,7 @@ def test_record_names_what_was_loaded(tmp_path: Path) -> None:
     loaded = run.record.loaded
     digest = hashlib.sha256(MINE.encode()).hexdigest()
     assert loaded["files"][str(tmp_path / "plugin_of_the_test.py")] == digest
-    assert {"conftest.py", "tests_920/test_010_preflight.py", "fixtures/stages.py"} <= set(loaded["files"])
+    assert {"conftest.py", "tests_920/test_010_preflight.py", "fixtures/run/stages.py"} <= set(loaded["files"])
     assert {"pytest-html", "pytest-order"} <= set(loaded["plugins"])
     assert loaded["options"]["PYTEST_ADDOPTS"] == "--no-clone"
     assert "site-packages" not in " ".join(loaded["files"])

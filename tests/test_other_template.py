@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from fixtures import mode
-from fixtures.recording.record import Record, from_json
-from fixtures.stages import Check, Ledger, declared_checks
-from fixtures.suite import SuiteError
-from fixtures.templates.template import Situation
-from fixtures.vllm import ahead
+from fixtures.record.model import Record, from_json
+from fixtures.run import mode
+from fixtures.run.stages import Check, Ledger, declared_checks
+from fixtures.run.suite import SuiteError
+from fixtures.serving import prefetch
+from fixtures.template.template import Situation
 from tests.suite_run import TOP, Suite
 
 # Numbers, the suite's folder, its files, and names of stages that only 920 has; `phoenix-920` is the project's name.
@@ -37,7 +37,7 @@ given: inherited
 MODULES = {
     "test_a.py": '''
 import pytest
-from fixtures.errors import BuildError
+from fixtures.base.errors import BuildError
 pytestmark = pytest.mark.stage("before")
 @pytest.mark.asks_node
 def test_there_is_a_node(node):
@@ -191,6 +191,6 @@ def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[st
     session = SimpleNamespace()
     session.items = [item("b", pytest.mark.proves_docker.mark), item("c")]
     build: Any = SimpleNamespace(mode=mode.BUILD, situation=Situation.TO_BUILD, ledger=ledger)
-    assert ahead._is_time(build, session.items[1]) is is_time
+    assert prefetch._is_time(build, session.items[1]) is is_time
     build.mode = mode.VERIFY_PARENT
-    assert not ahead._is_time(build, session.items[1])
+    assert not prefetch._is_time(build, session.items[1])

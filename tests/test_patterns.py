@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from fixtures.diagnosing import evidence, failure_modes
-from fixtures.machines import conf, integrity, web
-from fixtures.recording.redaction import Redactor
-from fixtures.templates import secret_files
-from fixtures.text import beginning, clean, ending, inert, plain, short, tail
-from fixtures.vllm import client, pull_output, server_log
+from fixtures.base.redaction import Redactor
+from fixtures.base.text import beginning, clean, ending, inert, plain, short, tail
+from fixtures.diagnosis import evidence, failure_modes
+from fixtures.proxmox import conf, integrity, web
+from fixtures.remote import secret_files
+from fixtures.serving import client, pull_output, server_log
 from tests import patterns
 from tests.patterns import Pattern
 
@@ -27,12 +27,12 @@ SAMPLE = LENGTH // 256  # by which the inputs of a pattern are compared
 SHARE = GENEROUS * SECONDS / 256 * 4  # of the time; a clock may tick only a hundred times a second
 # Patterns that no call names in its source, and what they are.
 ELSEWHERE: dict[str, list[Any]] = {
-    "fixtures/diagnosing/failure_modes.py: re.compile(text, re.IGNORECASE | re.MULTILINE)": [],  # test_catalogue_...
-    "fixtures/recording/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
-    "fixtures/templates/secret_files.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_files.BEGINNINGS.pattern],
-    "fixtures/templates/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
-    "fixtures/vllm/server_log.py: re.finditer(pattern, line)": [pattern for _, pattern in server_log.PHASES],
-    "fixtures/vllm/server_log.py: re.search(words, log)": list(server_log.TOOK.values()),
+    "fixtures/diagnosis/failure_modes.py: re.compile(text, re.IGNORECASE | re.MULTILINE)": [],  # test_catalogue_...
+    "fixtures/base/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
+    "fixtures/remote/secret_files.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_files.BEGINNINGS.pattern],
+    "fixtures/remote/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
+    "fixtures/serving/server_log.py: re.finditer(pattern, line)": [pattern for _, pattern in server_log.PHASES],
+    "fixtures/serving/server_log.py: re.search(words, log)": list(server_log.TOOK.values()),
     "lab/pve/schema.py: re.fullmatch(pattern, value)": [],  # of options of a command line
     "lab/pve/schema.py: re.fullmatch(self.pattern, value)": [],
 }

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from fixtures import again, listed
-from fixtures.errors import BuildError
-from fixtures.machines.node import Snapshot
-from fixtures.recording import origin, records
-from fixtures.recording.record import Record
-from fixtures.templates import pending
-from fixtures.templates.clone import config_differences
-from fixtures.templates.pending import Pending
-from fixtures.vllm import registry
+from fixtures.base.errors import BuildError
+from fixtures.proxmox.node import Snapshot
+from fixtures.record import origin, store
+from fixtures.record.model import Record
+from fixtures.run import again, listed
+from fixtures.serving import registry
+from fixtures.template import pending
+from fixtures.template.clone import config_differences
+from fixtures.template.pending import Pending
 from tests.small_node import DECLARATION
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -42,8 +42,8 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     proved = Record("x", 1.0, suite={"commit": "1" * 40, "changed": "no"})
     kept = {"manifest.json": json.dumps(manifest), "record.json": proved.to_json()}
     monkeypatch.setattr(pending, "named_digest", lambda *_: OLD)
-    monkeypatch.setattr("fixtures.templates.manifest.from_json", json.loads)
-    monkeypatch.setattr(records, "read", lambda *_: kept)
+    monkeypatch.setattr("fixtures.template.manifest.from_json", json.loads)
+    monkeypatch.setattr(store, "read", lambda *_: kept)
     monkeypatch.setattr(origin, "suite", lambda: {"commit": "2" * 40, "changed": "no"})
     monkeypatch.setattr(pending, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
     found = registry.Asked(registry.Remote("r", 1, (), f"sha256:{NEW}"))

@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import pytest
 
-from fixtures import mode
-from fixtures.machines.conf import parse
+from fixtures.proxmox.conf import parse
+from fixtures.run import mode
 
 TOP = Path(__file__).parent.parent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.vllm import pull_output, server_log
-from fixtures.waiting import Sight
+from fixtures.base.waiting import Sight
+from fixtures.serving import pull_output, server_log
 from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
 
@@ -23,14 +23,14 @@ case $1 in
   *) echo refused >&2; exit 1 ;;
 esac
 """
-SHORT = "import fixtures.reporting.progress\nfixtures.reporting.progress.PERIOD = 0.5\n"
+SHORT = "import fixtures.report.progress\nfixtures.report.progress.PERIOD = 0.5\n"
 STILL = ("-p", "no:cacheprovider", "-k", "proxmox or parent_is_as_declared")
 
 
 SAYS = """
 import threading
 def pytest_runtest_logstart(nodeid):
-    from fixtures.interrupts import INTERRUPTS
+    from fixtures.base.interrupts import INTERRUPTS
     if "proxmox" in nodeid:
         threading.Timer(1.2, lambda: INTERRUPTS.say("a word to the user")).start()
 """

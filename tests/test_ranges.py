@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.ranges import RangeError, addresses, numbers
+from fixtures.base.ranges import RangeError, addresses, numbers
 
 
 def test_ranges_are_read() -> None:

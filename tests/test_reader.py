@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from fixtures.gpu.sampler import MOST, Sampler, parse
-from fixtures.machines.channel import Channel
-from fixtures.machines.reader import KEPT, LONGEST_LINE, Reader
-from fixtures.machines.runner import kill
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.reader import KEPT, LONGEST_LINE, Reader
+from fixtures.remote.runner import kill
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.recording import caveats, composition, ctrf, junit, run_folder, statements
-from fixtures.recording.checks_heard import ChecksHeard
-from fixtures.recording.record import CheckResult, Outcome, Record, Subject, Verdict, from_json
-from fixtures.reporting import summary
-from fixtures.reporting.head import head
-from fixtures.stages import Check, Ledger
-from fixtures.templates import manifest
+from fixtures.record import builder, caveats, run_folder
+from fixtures.record.exports import ctrf, junit, statements
+from fixtures.record.model import CheckResult, Outcome, Record, Subject, Verdict, from_json
+from fixtures.report import summary
+from fixtures.report.head import head
+from fixtures.run.checks_heard import ChecksHeard
+from fixtures.run.stages import Check, Ledger
+from fixtures.template import manifest
 from tests import schemas
 from tests.suite_run import Suite
 
@@ -38,7 +39,7 @@ FILES = {
 }
 AT_THIRD_CHECK = """
 import pytest
-from fixtures.machines.channel import DeadlineExceeded
+from fixtures.proxmox.channel import DeadlineExceeded
 seen = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
@@ -139,7 +140,7 @@ def test_full_disk_is_no_traceback(suite: Suite) -> None:
 
 def test_what_can_not_be_written_fails_the_run(suite: Suite) -> None:
     plugin = (
-        "from fixtures.recording import ctrf\n"
+        "from fixtures.record.exports import ctrf\n"
         "def broken(record):\n    raise OSError('disk full')\nctrf.document = broken\n"
     )
     run = suite.run(plugin=plugin)
@@ -223,7 +224,7 @@ def test_record_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABORTED, Outcome.TIMEOUT])
 def test_verdict_of_a_run_that_was_cut_short(outcome: Outcome) -> None:
-    assert composition.verdict(outcome, [], record().checks[:1]) is Verdict.FAILED
+    assert builder.verdict(outcome, [], record().checks[:1]) is Verdict.FAILED
 
 
 def test_what_weakens_a_proof_is_in_every_view() -> None:
@@ -289,10 +290,10 @@ def test_later_runs_know_what_weakens_a_snapshot(description: str, said: list[st
 
 def test_verdict_follows_warnings() -> None:
     first, second = record().checks[:2]
-    assert composition.verdict(Outcome.BUILT, [], [first]) is Verdict.PASSED
-    assert composition.verdict(Outcome.BUILT, ["look"], [first]) is Verdict.WARNED
-    assert composition.verdict(Outcome.BUILT, [], [first, second]) is Verdict.WARNED
-    assert composition.verdict(Outcome.BUILT, [], []) is Verdict.FAILED
+    assert builder.verdict(Outcome.BUILT, [], [first]) is Verdict.PASSED
+    assert builder.verdict(Outcome.BUILT, ["look"], [first]) is Verdict.WARNED
+    assert builder.verdict(Outcome.BUILT, [], [first, second]) is Verdict.WARNED
+    assert builder.verdict(Outcome.BUILT, [], []) is Verdict.FAILED
 
 
 def report(when: str, outcome: str = "passed", longrepr: str | None = None) -> Any:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.recording.record import CheckResult
-from fixtures.recording.redaction import Redactor, looks_secret
-from fixtures.text import beginning, clean, ending, plain, short
-from fixtures.vllm.image import Image
-from fixtures.vllm.server import Server
+from fixtures.base.redaction import Redactor, looks_secret
+from fixtures.base.text import beginning, clean, ending, plain, short
+from fixtures.record.model import CheckResult
+from fixtures.serving.image import Image
+from fixtures.serving.server import Server
 from tests import schemas
 from tests.suite_run import Suite
 
@@ -27,8 +27,8 @@ ODD = "license-4711"
 SPOILER = """
 import os, warnings
 import pytest
-from fixtures.build import BUILD
-from fixtures.recording.record import ServedModel
+from fixtures.run.build import BUILD
+from fixtures.record.model import ServedModel
 TOLD = f"{os.environ['VLLM_API_KEY']} and {os.environ['HUGGING_FACE_HUB_TOKEN']} and license-4711"
 def pytest_runtest_call(item):
     print(TOLD)
@@ -182,7 +182,7 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
         ready_deadline=1.0,
         answer_deadline=1.0,
     )
-    monkeypatch.setattr("fixtures.machines.docker.remove_own", lambda _: None)
+    monkeypatch.setattr("fixtures.proxmox.docker.remove_own", lambda _: None)
     with pytest.raises(InterruptedError):
         server.start(Image("v", "v@sha256:0", ("vllm", "serve"), 1), 1)
     ((argv, options),) = calls

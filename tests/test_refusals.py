@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import Declared, load
-from fixtures.templates import refusals
+from fixtures.base.declaration import Declared, load
+from fixtures.template import admission
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 UPSTREAM, TEMPLATE = DECLARATION[950], DECLARATION[920]
@@ -16,8 +16,8 @@ GIB = 2**30
 
 
 def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Any:
-    monkeypatch.setattr(refusals, "holders", lambda node: facts.get("holders", {}))
-    monkeypatch.setattr(refusals, "answers", lambda node, bridge, address: facts.get("answers", False))
+    monkeypatch.setattr(admission, "holders", lambda node: facts.get("holders", {}))
+    monkeypatch.setattr(admission, "answers", lambda node, bridge, address: facts.get("answers", False))
     node = SimpleNamespace(
         memory=64 * GIB,
         config=lambda ctid, snapshot=None: {
@@ -33,7 +33,7 @@ def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> 
 
 
 def test_what_is_declared_upstream_can_be_cloned(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(refusals.of_clone(clone(UPSTREAM, monkeypatch), TEMPLATE, 40 * GIB)) == []
+    assert list(admission.of_clone(clone(UPSTREAM, monkeypatch), TEMPLATE, 40 * GIB)) == []
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_what_is_declared_upstream_can_be_cloned(monkeypatch: pytest.MonkeyPatch
 def test_impossible_clone_is_refused(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], facts: dict[str, Any], said: str
 ) -> None:
-    (reason,) = refusals.of_clone(clone(replace(UPSTREAM, **change), monkeypatch, **facts), TEMPLATE, 40 * GIB)
+    (reason,) = admission.of_clone(clone(replace(UPSTREAM, **change), monkeypatch, **facts), TEMPLATE, 40 * GIB)
     assert said in reason
 
 
 def test_place_of_a_clone_that_is_there_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     there = clone(UPSTREAM, monkeypatch, exists=True, answers=True, avail=0, guests={950: {"type": "lxc", "name": "x"}})
-    assert list(refusals.of_clone(there, TEMPLATE, 40 * GIB)) == []
+    assert list(admission.of_clone(there, TEMPLATE, 40 * GIB)) == []
 
 
 def test_container_of_another_name_may_be_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    (reason,) = refusals.of_clone(clone(UPSTREAM, monkeypatch, exists=True, hostname="mail"), TEMPLATE, 0)
+    (reason,) = admission.of_clone(clone(UPSTREAM, monkeypatch, exists=True, hostname="mail"), TEMPLATE, 0)
     assert "is called 'mail'" in reason
 
 
@@ -84,16 +84,16 @@ def test_container_of_another_name_may_be_another_machine(monkeypatch: pytest.Mo
 )
 def test_model_that_cannot_be_served_is_refused(model: str, ways: int, said: str) -> None:
     declared = replace(UPSTREAM, vllm_model=model, tensor_parallel=ways)
-    reasons = list(refusals.of_model(declared, [16 * 1024] * 2))
+    reasons = list(admission.of_model(declared, [16 * 1024] * 2))
     assert [said in reason for reason in reasons] == ([True] if said else [])
 
 
 def test_size_is_not_held_against_unknown_gpus() -> None:
-    assert list(refusals.of_model(replace(UPSTREAM, vllm_model="x/y-70B"), [])) == []
+    assert list(admission.of_model(replace(UPSTREAM, vllm_model="x/y-70B"), [])) == []
 
 
 @pytest.mark.parametrize(
     ("model", "gib"), [("a/b-8B-FP8", 7.45), ("a/b-8b", 14.9), ("a/b-1.5B-w4a16", 0.7), ("a/b", 0)]
 )
 def test_weights_are_read_from_the_name(model: str, gib: float) -> None:
-    assert refusals.weights_gib(model) == pytest.approx(gib, rel=0.01)
+    assert admission.weights_gib(model) == pytest.approx(gib, rel=0.01)

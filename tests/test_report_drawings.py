@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.recording.record import CheckResult, CommandEntry, GpuSample, Record, ServedModel
-from fixtures.reporting import head, plot, waterfall
-from fixtures.reporting.axis import duration, mark_text, marks
+from fixtures.record.model import CheckResult, CommandEntry, GpuSample, Record, ServedModel
+from fixtures.report import head, plot, waterfall
+from fixtures.report.axis import duration, mark_text, marks
 
 SERVE = ["docker", "run", "image", "/model"]
 CHECKS = [

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.recording.record import (
+from fixtures.base.text import clean, short, tail
+from fixtures.record.model import (
     CheckResult,
     CommandEntry,
     GpuSample,
@@ -20,9 +21,8 @@ from fixtures.recording.record import (
     SnapshotFacts,
     Subject,
 )
-from fixtures.reporting.head import head
-from fixtures.reporting.markup import render, words
-from fixtures.text import clean, short, tail
+from fixtures.report.head import head
+from fixtures.report.markup import render, words
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

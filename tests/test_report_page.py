@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from fixtures.stages import Ledger, declared_checks
+from fixtures.run.stages import Ledger, declared_checks
 from tests.browser import Browser, browser
 
 CHECKS = Path(__file__).parent.parent / "tests_920/CHECKS"

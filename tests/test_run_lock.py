@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import run_lock
-from fixtures.machines.channel import Channel
-from fixtures.run_lock import LockHeld, RunLock, describe
+from fixtures.proxmox import run_lock
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.run_lock import LockHeld, RunLock, describe
 
 TOP = Path(__file__).parent.parent
 HOLDER = """
 import sys, time
 from fixtures import run_lock
-from fixtures.machines.channel import Channel
+from fixtures.proxmox.channel import Channel
 run_lock.FOLDER = sys.argv[1]
 lock = run_lock.RunLock(Channel("local"), 920)
 lock.acquire("the-first", shared=False, command="a build")

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from fixtures.gpu.sampler import COMMAND, Sampler, parse
-from fixtures.machines.channel import Channel
-from fixtures.machines.container import Container
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.container import Container
 
 RECORDED = Path(__file__).parent / "data/nvidia-h100/loop-nounits.csv"
 

@@ -7,13 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.recording import records
-from fixtures.recording.record import SnapshotFacts
-from fixtures.templates import inside, manifest, sealing
+from fixtures.record import store
+from fixtures.record.model import SnapshotFacts
+from fixtures.remote import container_probe
+from fixtures.session import sealing
+from fixtures.template import manifest
 
 CONTENT: dict[str, Any] = {
     "schema": manifest.SCHEMA,
-    "template": {"config": {}, "packages": {"sha256": inside.digest({})}},
+    "template": {"config": {}, "packages": {"sha256": container_probe.digest({})}},
     "around": {},
     "packages": {},
     "caches": [],
@@ -37,9 +39,9 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
     written: list[dict[str, str]] = []
     carried = {"manifest.json": manifest.to_json(cast(Any, CONTENT)), "record.json": "{}"}
     files = {"snapshot.json": kept} if kept else {}
-    monkeypatch.setattr(records, "read_inside", lambda _, name: carried[name])
-    monkeypatch.setattr(records, "read", lambda *_: files)
-    monkeypatch.setattr(records, "keep", lambda _, digest, files: written.append(files))
+    monkeypatch.setattr(store, "read_inside", lambda _, name: carried[name])
+    monkeypatch.setattr(store, "read", lambda *_: files)
+    monkeypatch.setattr(store, "keep", lambda _, digest, files: written.append(files))
     monkeypatch.setattr(sealing, "snapshot_facts", lambda _: NOW)
     build = SimpleNamespace(
         template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None, record_text=lambda: "{}"
@@ -53,7 +55,7 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
 def test_manifest_that_is_not_the_snapshots_is_left_to_the_comparison(
     monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    monkeypatch.setattr(records, "read_inside", lambda *_: content)
+    monkeypatch.setattr(store, "read_inside", lambda *_: content)
     build = SimpleNamespace(template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None)
     sealing.resume(cast(Any, build), "another")
     assert not cast(Any, build).manifest

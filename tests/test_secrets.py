@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.templates import secret_files
-from fixtures.templates.secret_files import OVERLAP, PIECE, Search
+from fixtures.remote import secret_files
+from fixtures.remote.secret_files import OVERLAP, PIECE, Search
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAAB" * 3
 SECRETS = {

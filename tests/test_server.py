@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.settings import _environment
-from fixtures.vllm.client import ServerError, _answer, says
-from fixtures.vllm.image import Image, ImageError
-from fixtures.vllm.serving import share
+from fixtures.base.settings import _environment
+from fixtures.serving.client import ServerError, _answer, says
+from fixtures.serving.image import Image, ImageError
+from fixtures.serving.server_fixtures import share
 
 DATA = Path(__file__).parent / "data/vllm"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.stages import Check, Ledger, check_name, declared_checks
+from fixtures.run.stages import Check, Ledger, check_name, declared_checks
 
 TOP = Path(__file__).parent.parent
 CHECKS = TOP / "tests_920/CHECKS"

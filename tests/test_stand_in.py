@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.machines.channel import Channel, DeadlineExceeded
-from fixtures.vllm import performance
-from fixtures.vllm.client import Client, ServerError
-from fixtures.vllm.server import Server
+from fixtures.proxmox.channel import Channel, DeadlineExceeded
+from fixtures.serving import performance
+from fixtures.serving.client import Client, ServerError
+from fixtures.serving.server import Server
 from lab.stand_in import server as stand_in
 from lab.vllm import await_port
 

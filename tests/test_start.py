@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.lazily import lazily
+from fixtures.base.lazily import lazily
 
 TOP = Path(__file__).parent.parent
 SLOW = [
@@ -38,7 +38,7 @@ def test_collecting_loads_nothing_slow_and_warns_of_nothing() -> None:
 def test_library_is_loaded_when_it_is_used(name: str) -> None:
     script = f"""
 import sys
-from fixtures.lazily import lazily
+from fixtures.base.lazily import lazily
 library = lazily({name!r})
 assert {name!r} not in sys.modules
 assert library.__version__

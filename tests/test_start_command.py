@@ -7,8 +7,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from fixtures.recording.redaction import Redactor
-from fixtures.vllm import start_command
+from fixtures.base.redaction import Redactor
+from fixtures.serving import start_command
 
 RUN = ("docker", "run", "--detach", *start_command.options("Qwen/Qwen2.5-0.5B"), "a b@sha256:0", "--model", "$x")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.suite import SuiteError, named
+from fixtures.run.suite import SuiteError, named
 from tests.test_usage import run
 
 TOP = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import CheckResult, Outcome, Record, Subject, Verdict
-from fixtures.reporting import summary
+from fixtures.record.model import CheckResult, Outcome, Record, Subject, Verdict
+from fixtures.report import summary
 from tests.suite_run import TOP, Suite
 
 FAILED = CheckResult(
@@ -107,7 +107,7 @@ def test_elsewhere_nothing_is_told(tmp_path: Path) -> None:
 def test_command(tmp_path: Path, text: str | None, status: int) -> None:
     if text is not None:
         (tmp_path / "record.json").write_text(text)
-    command = [sys.executable, "-m", "fixtures.reporting.summary", str(tmp_path)]
+    command = [sys.executable, "-m", "fixtures.report.summary", str(tmp_path)]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr

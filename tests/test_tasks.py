@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.machines import tasks
-from fixtures.machines.channel import Channel, DeadlineExceeded
-from fixtures.machines.tasks import TaskRefused
-from fixtures.run_lock import RunLock
+from fixtures.proxmox import tasks
+from fixtures.proxmox.channel import Channel, DeadlineExceeded
+from fixtures.proxmox.run_lock import RunLock
+from fixtures.proxmox.tasks import TaskRefused
 
 CONF = "hostname: x\n"
 
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder where this machine, as the node, keeps tasks, locks and the configuration of container 920."""
     monkeypatch.setattr(tasks, "FOLDER", str(tmp_path / "tasks"))
     monkeypatch.setattr(tasks, "START", tasks.START.replace('"$4"', f'"{tmp_path}/920.conf"'))
-    monkeypatch.setattr("fixtures.run_lock.FOLDER", str(tmp_path))
+    monkeypatch.setattr("fixtures.proxmox.run_lock.FOLDER", str(tmp_path))
     (tmp_path / "920.conf").write_text(CONF)
     return tmp_path
 
@@ -134,9 +134,9 @@ def test_end_of_the_suite_ends_the_waiting_only(lock: RunLock, place: Path, numb
     program = (
         "import sys, signal; from tests.test_tasks import *; "
         "values = dict(word.split('=', 1) for word in sys.argv[1:]); "
-        "tasks.FOLDER = values['place'] + '/tasks'; import fixtures.run_lock; "
+        "tasks.FOLDER = values['place'] + '/tasks'; import fixtures.proxmox.run_lock; "
         "tasks.START = tasks.START.replace('\"$4\"', '\"' + values['place'] + '/920.conf\"'); "
-        "fixtures.run_lock.FOLDER = values['place']; "
+        "fixtures.proxmox.run_lock.FOLDER = values['place']; "
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background ignores it
         "one = RunLock(Channel('local'), 920); one.invocation = 'this-run'; run(one, values['script'])"

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import load
-from fixtures.machines.channel import Channel
-from fixtures.machines.node import Node, Snapshot, net_option, plain_description
-from fixtures.templates.clone import MARK, attached, config_differences, disk_gib, gpu_differences
-from fixtures.templates.template import Situation, Template, bind_mounts
+from fixtures.base.declaration import load
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.node import Node, Snapshot, net_option, plain_description
+from fixtures.template.clone import MARK, attached, config_differences, disk_gib, gpu_differences
+from fixtures.template.template import Situation, Template, bind_mounts
 from tests.small_node import SETTINGS, SmallNode, conf_of
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -118,7 +118,7 @@ def test_net_option_and_description() -> None:
     [
         ({}, Situation.TO_BUILD),
         ({"vllm-base-snapshot-old": f"{MARK} accepted "}, Situation.TO_BUILD),
-        ({"vllm-base-snapshot": "by hand"}, Situation.FOREIGN),
+        ({"vllm-base-snapshot": "by hand"}, Situation.UNMANAGED),
         ({"vllm-base-snapshot": f"{MARK} sealed x"}, Situation.SEALED),
         ({"vllm-base-snapshot": f"{MARK} sealed x accepted y"}, Situation.ACCEPTED),
         ({"vllm-base-snapshot": ("prepare", f"{MARK} sealed x accepted y")}, Situation.TO_BUILD),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fixtures.declaration import load
-from fixtures.templates import identity, throw_away
-from fixtures.templates.clone import CloneError
+from fixtures.base.declaration import load
+from fixtures.template import ephemeral_clone, identity
+from fixtures.template.clone import CloneError
 
 TEMPLATE = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[920]
 
@@ -37,8 +37,8 @@ def settings(**values: Any) -> Any:
     return SimpleNamespace(**{**defaults, "shutdown_deadline": 1, "clone_deadline": 1, **values})
 
 
-def choose(node: Node, **values: Any) -> throw_away.ThrowAway:
-    return throw_away.choose(node, TEMPLATE, settings(**values))  # type: ignore[arg-type]
+def choose(node: Node, **values: Any) -> ephemeral_clone.EphemeralClone:
+    return ephemeral_clone.choose(node, TEMPLATE, settings(**values))  # type: ignore[arg-type]
 
 
 def test_place_is_free() -> None:
@@ -88,10 +88,10 @@ def test_bridge_without_an_address_in_the_network_does_not_mean_that_nobody_answ
 ) -> None:
     """The node has no neighbours to ask for there: arping asks, and without one it is not known."""
     said: list[str] = []
-    monkeypatch.setattr(throw_away, "warn", said.append)
+    monkeypatch.setattr(ephemeral_clone, "warn", said.append)
 
     def run(*argv: str) -> SimpleNamespace:
-        if argv[2] == throw_away.KNOCK:
+        if argv[2] == ephemeral_clone.KNOCK:
             return SimpleNamespace(exit_status=asked, out="")
         return SimpleNamespace(
             exit_status=arping,
@@ -99,6 +99,6 @@ def test_bridge_without_an_address_in_the_network_does_not_mean_that_nobody_answ
         )
 
     node: Any = SimpleNamespace(run=run, name="pve")
-    assert throw_away.answers(node, "vmbr1", "10.0.0.9") is taken
+    assert ephemeral_clone.answers(node, "vmbr1", "10.0.0.9") is taken
     assert bool(said) is warned
     assert all("10.0.0.9 is not known" in each for each in said)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines import docker
-from fixtures.recording.record import Outcome
-from fixtures.stages import NOT_PROVED, Inconclusive
-from fixtures.templates.acceptance import Trial
-from fixtures.templates.clone import CloneError
+from fixtures.proxmox import docker
+from fixtures.record.model import Outcome
+from fixtures.run.stages import NOT_PROVED, Inconclusive
+from fixtures.template.clone import CloneError
+from fixtures.template.clone_acceptance import CloneAcceptance
 from tests.suite_run import Suite
 
 
@@ -34,10 +34,10 @@ class Clone:
         raise AssertionError(f"{name} was used on a container that was there before")
 
 
-def trial_of(clone: Clone, *, on: bool, keep: bool = False) -> Trial:
+def trial_of(clone: Clone, *, on: bool, keep: bool = False) -> CloneAcceptance:
     node = SimpleNamespace(running=lambda _: on)
     build: Any = SimpleNamespace(accept=951, keep=keep, node=node, settings=SimpleNamespace(boot_deadline=1), clone={})
-    trial = Trial(build)
+    trial = CloneAcceptance(build)
     trial.__dict__["clone"] = clone
     return trial
 
@@ -76,8 +76,8 @@ def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
 
 PLUGIN = """
 import pytest
-from fixtures.build import Build
-from fixtures.stages import Inconclusive
+from fixtures.run.build import Build
+from fixtures.run.stages import Inconclusive
 Build.simulated = property(lambda _: True)
 def refuse():
     raise Inconclusive("GPU 0 is full")

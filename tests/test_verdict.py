@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Outcome
-from fixtures.stages import declared_checks
+from fixtures.record.model import Outcome
+from fixtures.run.stages import declared_checks
 from tests.suite_run import TOP, Suite, SuiteRun
 
 TWO = ("-k", "test_node_is_proxmox or test_no_other_run_works_on_it")
@@ -16,7 +16,7 @@ FIRST = "test_010_preflight.py::test_node_is_proxmox"
 SECOND = "test_010_preflight.py::test_no_other_run_works_on_it"
 WARNS = """
 import pytest, warnings
-from fixtures.warning import warn
+from fixtures.base.warning import warn
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
     if item.name == "test_node_is_proxmox":
@@ -173,7 +173,7 @@ def test_warnings_travel_by_no_filter() -> None:
     """Python's own warnings are dropped or raised by filters that the suite does not set."""
     paths = [path for folder in ("fixtures", "tests_920", "docs/example") for path in (TOP / folder).rglob("*.py")]
     found = [path.name for path in paths if re.search(r"\bwarnings\.warn\(", path.read_text())]
-    assert not found, "use fixtures.warning.warn"
+    assert not found, "use fixtures.base.warning.warn"
 
 
 @pytest.mark.parametrize("words", [(), ("--assert=plain",)])
@@ -183,7 +183,7 @@ def test_python_without_assertions_is_refused(suite: Suite, words: tuple[str, ..
     assert "python -O (PYTHONOPTIMIZE) removes the assertions" in run.output
 
 
-@pytest.mark.parametrize("name", ["fixtures.blocking", "fixtures.recording.recorder", "fixtures.selection"])
+@pytest.mark.parametrize("name", ["fixtures.session.gating", "fixtures.session.recorder", "fixtures.session.selection"])
 def test_no_part_of_the_suite_can_be_left_out(suite: Suite, name: str) -> None:
     run = suite.run("-p", f"no:{name}")
     assert (run.status, f"-p no:{name}: no plugin of the suite can be left out" in run.output) == (4, True), run.output

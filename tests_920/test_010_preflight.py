@@ -2,19 +2,19 @@
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.foresight import refuse_unseen
-from fixtures.machines import address, conf
-from fixtures.machines.changes import protection
-from fixtures.machines.node import Node, address_of, plain_description
-from fixtures.machines.tasks import RUNNING
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.templates import storage, throw_away
-from fixtures.templates.clone import MARK
-from fixtures.templates.repair import half_made_clone, half_made_snapshot
-from fixtures.templates.template import Situation, Template, bind_mounts
-from fixtures.warning import warn
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
+from fixtures.proxmox import address, conf
+from fixtures.proxmox.changes import protection
+from fixtures.proxmox.node import Node, address_of, plain_description
+from fixtures.proxmox.tasks import RUNNING
+from fixtures.run.build import Build
+from fixtures.session.preflight_facts import refuse_unseen
+from fixtures.template import ephemeral_clone, storage
+from fixtures.template.clone import MARK
+from fixtures.template.repair import half_made_clone, half_made_snapshot
+from fixtures.template.template import Situation, Template, bind_mounts
 
 PARENT = pytest.mark.needs("test_parent_is_as_declared")
 KNOWN = pytest.mark.needs("test_situation_is_known")
@@ -130,7 +130,11 @@ def test_situation_is_known(build: Build) -> None:
 def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
     """No throw-away clone of an earlier run exists; a run that may change the node removes it."""
     settings, storage = build.settings, template.declared.storage_pool
-    left = throw_away.left(node, settings) if build.mode.compares else throw_away.remove_left(node, settings, storage)
+    left = (
+        ephemeral_clone.left(node, settings)
+        if build.mode.compares
+        else ephemeral_clone.remove_left(node, settings, storage)
+    )
     if left:
         warn(f"an earlier run was killed and had left {left}{' there' if build.mode.compares else ''}")
 
@@ -221,7 +225,7 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
     """A number and an address are free for the throw-away clone."""
     if build.no_clone:
         return
-    chosen = throw_away.choose(node, template.declared, settings).ctid
+    chosen = ephemeral_clone.choose(node, template.declared, settings).ctid
     assert chosen in settings.clone_ctids, unexpected(
         f"the number {chosen} is free", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
     )

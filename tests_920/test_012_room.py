@@ -1,14 +1,14 @@
-"""Room: what the image takes fits on the disk, and what the template is given the node has. Nothing is changed."""
+"""DiskNeed: what the image takes fits on the disk, and what the template is given the node has. Nothing is changed."""
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.foresight import GIB, Room, refuse_unseen
-from fixtures.machines.node import Node
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.templates.template import SNAPSHOT_STORAGE, Template
-from fixtures.warning import warn
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
+from fixtures.proxmox.node import Node
+from fixtures.run.build import Build
+from fixtures.session.preflight_facts import GIB, DiskNeed, refuse_unseen
+from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [
     pytest.mark.stage("preflight"),
@@ -31,7 +31,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     )
 
 
-def test_storage_has_room(node: Node, template: Template, build: Build, image_room: Room) -> None:
+def test_storage_has_room(node: Node, template: Template, build: Build, image_room: DiskNeed) -> None:
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.storage(pool)
@@ -57,7 +57,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     refuse_unseen(image_room.unseen)
 
 
-def test_declared_disk_is_large_enough(template: Template, image_room: Room) -> None:
+def test_declared_disk_is_large_enough(template: Template, image_room: DiskNeed) -> None:
     """The template's declared disk is large enough for the image, packed and unpacked."""
     size = template.declared.storage_size_gb
     assert size >= image_room.gib, unexpected(

@@ -4,18 +4,18 @@ import re
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.foresight import gpus_seen, refuse_silent, refuse_unseen
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
 from fixtures.gpu import fit
 from fixtures.gpu.node_gpus import NodeGpus
-from fixtures.machines import kernel_log
-from fixtures.machines.disk import Disk
-from fixtures.machines.node import Node
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.templates.template import Template
-from fixtures.vllm.model import Model
-from fixtures.warning import warn
+from fixtures.proxmox import kernel_log
+from fixtures.proxmox.disk import Disk
+from fixtures.proxmox.node import Node
+from fixtures.run.build import Build
+from fixtures.serving.model import Model
+from fixtures.session.preflight_facts import gpus_seen, refuse_silent, refuse_unseen
+from fixtures.template.template import Template
 
 pytestmark = [
     pytest.mark.stage("preflight"),

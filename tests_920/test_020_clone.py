@@ -2,10 +2,10 @@
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.machines.node import Node
-from fixtures.message import unexpected
-from fixtures.templates.template import Template
+from fixtures.base.message import unexpected
+from fixtures.proxmox.node import Node
+from fixtures.run.build import Build
+from fixtures.template.template import Template
 
 pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.declaration import Declared
+from fixtures.base.declaration import Declared
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
-from fixtures.machines import docker, file_system
-from fixtures.machines.container import Container
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, Inconclusive, NotProved, Unseen
+from fixtures.proxmox import docker, file_system
+from fixtures.proxmox.container import Container
+from fixtures.run.build import Build
+from fixtures.run.stages import SIMULATED, Inconclusive, NotProved, Unseen
 
 DOCKER = pytest.mark.needs("test_docker_is_running")
 GPU = pytest.mark.needs("test_gpus_are_listed", "test_gpu_may_be_used[gpu]")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fixtures.machines.container import Container
-from fixtures.machines.reload import list_around_reload
-from fixtures.message import unexpected
-from fixtures.settings import Settings
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.reload import list_around_reload
 
 pytestmark = [
     pytest.mark.stage("inherited stack"),

@@ -2,15 +2,15 @@
 
 import pytest
 
-from fixtures.build import Build
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
-from fixtures.machines.container import Container
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, NotProved, Unseen
-from fixtures.templates import tidy
-from fixtures.vllm.ahead import Ahead
-from fixtures.vllm.image import Image
+from fixtures.proxmox.container import Container
+from fixtures.run.build import Build
+from fixtures.run.stages import SIMULATED, NotProved, Unseen
+from fixtures.serving.image import Image
+from fixtures.serving.prefetch import Prefetch
+from fixtures.template import tidy
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
@@ -21,9 +21,9 @@ def test_clone_is_measured(container: Container) -> None:
     assert size > 0, unexpected(f"container {container.ctid} holds {size} bytes", "more", run=container.pasteable("df"))
 
 
-def test_image_is_pulled(ahead: Ahead, build: Build) -> None:
+def test_image_is_pulled(prefetch: Prefetch, build: Build) -> None:
     """The vLLM image is pulled, and its digest is used from then on."""
-    build.image = ahead.image()  # on its way since Docker was proved
+    build.image = prefetch.image()  # on its way since Docker was proved
     assert "@sha256:" in build.image.digest, unexpected(
         f"the image is named {build.image.digest!r}",
         "a name with @sha256:",

@@ -2,17 +2,17 @@
 
 import pytest
 
-from fixtures.build import Build
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
-from fixtures.machines import docker
-from fixtures.machines.container import Container
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.stages import SIMULATED, NotProved
-from fixtures.templates.template import Template
-from fixtures.vllm import performance
-from fixtures.vllm.image import Image
-from fixtures.vllm.server import Server
+from fixtures.proxmox import docker
+from fixtures.proxmox.container import Container
+from fixtures.run.build import Build
+from fixtures.run.stages import SIMULATED, NotProved
+from fixtures.serving import performance
+from fixtures.serving.image import Image
+from fixtures.serving.server import Server
+from fixtures.template.template import Template
 
 READY = pytest.mark.needs("test_server_gets_ready[gpu]")
 ANSWERS = pytest.mark.needs_answer("test_server_answers[gpu]")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.machines import kernel_log
-from fixtures.machines.node import Node
-from fixtures.message import unexpected
+from fixtures.base.message import unexpected
+from fixtures.proxmox import kernel_log
+from fixtures.proxmox.node import Node
+from fixtures.run.build import Build
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(55), pytest.mark.deep]
 

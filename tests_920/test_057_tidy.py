@@ -2,10 +2,10 @@
 
 import pytest
 
-from fixtures.machines.container import Container
-from fixtures.message import unexpected
-from fixtures.stages import Unseen
-from fixtures.templates.tidy import Findings
+from fixtures.base.message import unexpected
+from fixtures.proxmox.container import Container
+from fixtures.run.stages import Unseen
+from fixtures.template.tidy import Findings
 
 pytestmark = [
     pytest.mark.stage("tidy"),

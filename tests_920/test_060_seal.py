@@ -6,8 +6,8 @@ report.
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.message import unexpected
+from fixtures.base.message import unexpected
+from fixtures.run.build import Build
 
 pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
 

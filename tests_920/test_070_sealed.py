@@ -2,16 +2,16 @@
 
 import pytest
 
-from fixtures.build import Build
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
-from fixtures.machines import docker
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
-from fixtures.message import unexpected
-from fixtures.settings import Settings
-from fixtures.templates.pending import DOES, Pending
-from fixtures.templates.template import Situation, Template
-from fixtures.vllm.image import inspect
+from fixtures.proxmox import docker
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
+from fixtures.run.build import Build
+from fixtures.serving.image import inspect
+from fixtures.template.pending import DOES, Pending
+from fixtures.template.template import Situation, Template
 
 WHOLE = pytest.mark.needs("test_snapshot_is_whole")
 UP = pytest.mark.needs("test_container_is_up_again")

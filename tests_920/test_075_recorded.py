@@ -6,11 +6,11 @@ are all that a run on an existing template does, and are what `--verify` runs: t
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.message import unexpected
-from fixtures.templates.comparison import Comparison
-from fixtures.templates.template import Situation, Template
-from fixtures.warning import warn
+from fixtures.base.message import unexpected
+from fixtures.base.warning import warn
+from fixtures.run.build import Build
+from fixtures.template.comparison import Comparison
+from fixtures.template.template import Situation, Template
 
 pytestmark = [
     pytest.mark.stage("recorded"),

@@ -6,18 +6,18 @@ end. With `--accept` it is a container as it is declared; of one that was there 
 
 import pytest
 
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
 from fixtures.gpu import gpus
-from fixtures.machines import docker
-from fixtures.message import unexpected
-from fixtures.recording.run_folder import log_file
-from fixtures.settings import Settings
-from fixtures.stages import Inconclusive, Unseen
-from fixtures.templates import guest, identity
-from fixtures.templates.acceptance import Trial
-from fixtures.templates.clone import Clone
-from fixtures.vllm.image import Image
-from fixtures.vllm.server import Server
-from fixtures.warning import warn
+from fixtures.proxmox import docker
+from fixtures.record.run_folder import log_file
+from fixtures.run.stages import Inconclusive, Unseen
+from fixtures.serving.image import Image
+from fixtures.serving.server import Server
+from fixtures.template import guest, identity
+from fixtures.template.clone import Clone
+from fixtures.template.clone_acceptance import CloneAcceptance
 
 BOOTED = pytest.mark.needs_answer("test_clone_boots_beside_its_template")
 MADE = pytest.mark.needs_answer("test_clone_is_made")
@@ -25,37 +25,39 @@ COMPARED = pytest.mark.needs_answer("test_clone_is_what_was_sealed")
 pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
 
 
-def test_clone_can_work(trial: Trial) -> None:
+def test_clone_can_work(acceptance: CloneAcceptance) -> None:
     """Nothing known before copying prevents the clone from working as declared."""
-    refused, ctid = "; ".join(trial.refusals), trial.clone.ctid
+    refused, ctid = "; ".join(acceptance.refusals), acceptance.clone.ctid
     assert not refused, unexpected(
-        f"{ctid} {trial.clone.declared.name} is refused: {refused}", "nothing in its way", run="pct list; pvesm status"
+        f"{ctid} {acceptance.clone.declared.name} is refused: {refused}",
+        "nothing in its way",
+        run="pct list; pvesm status",
     )
 
 
 @pytest.mark.needs("test_clone_can_work")
-def test_clone_is_made(trial: Trial) -> None:
+def test_clone_is_made(acceptance: CloneAcceptance) -> None:
     """The clone has its own number, name, address and MAC, set before its first start."""
-    if trial.refusals:
-        raise trial.build.ledger.blocked_by("test_clone_can_work")
-    trial.make()
-    differences = trial.differences()
+    if acceptance.refusals:
+        raise acceptance.build.ledger.blocked_by("test_clone_can_work")
+    acceptance.make()
+    differences = acceptance.differences()
     assert not differences, unexpected(
-        f"clone {trial.clone.ctid} differs from its declaration: {differences}",
+        f"clone {acceptance.clone.ctid} differs from its declaration: {differences}",
         "no difference",
-        run=f"pct config {trial.clone.ctid}",
+        run=f"pct config {acceptance.clone.ctid}",
     )
 
 
 @MADE
-def test_clone_boots_beside_its_template(trial: Trial) -> None:
+def test_clone_boots_beside_its_template(acceptance: CloneAcceptance) -> None:
     """The clone boots beside its template, and no unit of its systemd has failed."""
-    if not trial.made:
-        raise trial.build.ledger.blocked_by("test_clone_is_made")
-    state, inside = trial.start(), trial.clone.container
+    if not acceptance.made:
+        raise acceptance.build.ledger.blocked_by("test_clone_is_made")
+    state, inside = acceptance.start(), acceptance.clone.container
     failed = inside.ask("systemctl", "--failed", "--plain", "--no-legend") if state != "running" else ""
     assert state == "running", unexpected(
-        f"systemd in clone {trial.clone.ctid} is {state}; failed: {failed}",
+        f"systemd in clone {acceptance.clone.ctid} is {state}; failed: {failed}",
         "running",
         run=inside.pasteable("systemctl", "--failed"),
     )
@@ -63,9 +65,9 @@ def test_clone_boots_beside_its_template(trial: Trial) -> None:
 
 @MADE
 @BOOTED
-def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
+def test_clone_has_an_identity_of_its_own(acceptance: CloneAcceptance, clone: Clone) -> None:
     """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
-    template, found = trial.identities()
+    template, found = acceptance.identities()
     name, ask = f"clone {clone.ctid}", clone.container.pasteable("cat", "/etc/machine-id")
     shared = identity.shared(template, found)
     assert not shared, unexpected(
@@ -86,7 +88,7 @@ def test_clone_has_an_identity_of_its_own(trial: Trial, clone: Clone) -> None:
 
 @MADE
 @BOOTED
-def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
+def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) -> None:
     """Docker runs a container in the clone, and a new clone holds none."""
     docker.remove_own(clone.container)  # of a run that was killed
     said = docker.run_probe(clone.container)
@@ -95,7 +97,7 @@ def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
         "'the probe ran'",
         run=clone.container.pasteable("journalctl", "-u", "docker", "-n", "20"),
     )
-    brought = [] if trial.was_there else docker.foreign(clone.container)
+    brought = [] if acceptance.was_there else docker.foreign(clone.container)
     left = docker.own(clone.container) + brought
     assert not left, unexpected(
         f"Docker in clone {clone.ctid} holds {left}",
@@ -107,12 +109,12 @@ def test_docker_works_in_the_clone(trial: Trial, clone: Clone) -> None:
 
 @MADE
 @BOOTED
-def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
+def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> None:
     """Image, model, packages, files and software in a new clone are the ones that were sealed."""
-    drifts = "; ".join(str(drift) for drift in trial.comparison.in_template)
-    if trial.is_of_earlier_generation:
+    drifts = "; ".join(str(drift) for drift in acceptance.comparison.in_template)
+    if acceptance.is_of_earlier_generation:
         warn(f"{clone.ctid} was cloned from an earlier generation of the template")
-    if trial.was_there and drifts:
+    if acceptance.was_there and drifts:
         warn(f"{clone.ctid} has changed since it was made: {drifts}")
     else:
         assert not drifts, unexpected(
@@ -126,10 +128,10 @@ def test_clone_is_what_was_sealed(trial: Trial, clone: Clone) -> None:
 @MADE
 @BOOTED
 @COMPARED
-def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
+def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone) -> None:
     """The clone carries the record, and /etc/phoenix/verify shows its origin."""
     said = clone.container.execute("/etc/phoenix/verify").out
-    expected = f"came from {trial.build.template.subject}, manifest sha256:{trial.comparison.digest}"
+    expected = f"came from {acceptance.build.template.subject}, manifest sha256:{acceptance.comparison.digest}"
     assert expected in said, unexpected(
         f"/etc/phoenix/verify in clone {clone.ctid} says {said!r}",
         repr(expected),
@@ -140,12 +142,12 @@ def test_clone_knows_what_it_came_from(trial: Trial, clone: Clone) -> None:
 @MADE
 @BOOTED
 @COMPARED
-def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) -> None:
+def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone, settings: Settings) -> None:
     """nvidia-smi in the clone lists the GPUs that are assigned to it."""
     listed = gpus.listed(clone.container, settings.command_deadline)
-    lost = [str(drift) for drift in trial.comparison.around if drift.field.startswith("gpus")]
+    lost = [str(drift) for drift in acceptance.comparison.around if drift.field.startswith("gpus")]
     seen = {gpu.uuid for gpu in listed}
-    given = {gpu.uuid for gpu in trial.build.gpus} or seen  # a run that did not list them knows their number only
+    given = {gpu.uuid for gpu in acceptance.build.gpus} or seen  # a run that did not list them knows their number only
     assert (len(listed), seen) == (len(clone.declared.gpus), given), unexpected(
         f"assigned are {clone.declared.gpus}, listed are {[gpu.uuid for gpu in listed]} in clone {clone.ctid}",
         f"{len(clone.declared.gpus)} GPUs: {', '.join(sorted(given))}",
@@ -157,10 +159,10 @@ def test_clone_sees_every_gpu(trial: Trial, clone: Clone, settings: Settings) ->
 @MADE
 @BOOTED
 @pytest.mark.needs("test_clone_sees_every_gpu")
-def test_cuda_works_in_the_clone(trial: Trial, clone: Clone, settings: Settings, gpu: int) -> None:
+def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, settings: Settings, gpu: int) -> None:
     """In the clone, CUDA initialises on this GPU and copies data there and back."""
     index, deadline, memory = clone.declared.gpus.index(gpu), settings.command_deadline, settings.gpu_memory_mb
-    if trial.was_there:
+    if acceptance.was_there:
         memory = memory or guest.CUDA_MIB  # never all that its owner's programs may be about to take
         if full := guest.no_room(clone, index, deadline, mib=memory + guest.CUDA_MIB):
             raise Inconclusive(full)
@@ -190,12 +192,14 @@ def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, se
 
 
 @MADE
-def test_clone_is_destroyed(trial: Trial) -> None:
+def test_clone_is_destroyed(acceptance: CloneAcceptance) -> None:
     """The clone is destroyed without leftovers; with --keep a declared clone stays."""
-    if not trial.made:
-        raise trial.build.ledger.blocked_by("test_clone_is_made")
-    trial.end()
+    if not acceptance.made:
+        raise acceptance.build.ledger.blocked_by("test_clone_is_made")
+    acceptance.end()
     there = {True: "is there", False: "is not there"}
-    assert trial.clone.exists == trial.keeps, unexpected(
-        f"clone {trial.clone.ctid} {there[trial.clone.exists]}", f"that it {there[trial.keeps]}", run="pct list"
+    assert acceptance.clone.exists == acceptance.keeps, unexpected(
+        f"clone {acceptance.clone.ctid} {there[acceptance.clone.exists]}",
+        f"that it {there[acceptance.keeps]}",
+        run="pct list",
     )

@@ -2,11 +2,11 @@
 
 import pytest
 
-from fixtures.build import Build
-from fixtures.message import unexpected
-from fixtures.recording import caveats
-from fixtures.templates.template import Template
-from fixtures.warning import warn
+from fixtures.base.message import unexpected
+from fixtures.base.warning import warn
+from fixtures.record import caveats
+from fixtures.run.build import Build
+from fixtures.template.template import Template
 
 pytestmark = [pytest.mark.stage("accepted"), pytest.mark.order(90)]
 

@@ -11,9 +11,9 @@ import testinfra
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
-from fixtures.machines.channel import open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
 
 OURS = pytest.StashKey[Container]()
 

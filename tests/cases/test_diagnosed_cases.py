@@ -19,18 +19,18 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import mode
-from fixtures.diagnosing import evidence
-from fixtures.diagnosing.diagnosis import said
-from fixtures.diagnosing.failure_modes import diagnose
-from fixtures.errors import BuildError
-from fixtures.machines import conf
-from fixtures.machines.channel import Channel, Command, open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node, NodeError
-from fixtures.settings import API_KEY
-from fixtures.vllm import image, model, performance
-from fixtures.vllm.client import Client, ServerError
+from fixtures.base.errors import BuildError
+from fixtures.base.settings import API_KEY
+from fixtures.diagnosis import evidence
+from fixtures.diagnosis.failure_modes import diagnose
+from fixtures.diagnosis.root_cause import said
+from fixtures.proxmox import conf
+from fixtures.proxmox.channel import Channel, Command, open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node, NodeError
+from fixtures.run import mode
+from fixtures.serving import image, model, performance
+from fixtures.serving.client import Client, ServerError
 from tests.test_failure_modes import TOOLKIT, toolkit
 
 # by name, as mypy knows these files as modules of their own

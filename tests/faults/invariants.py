@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fixtures.stages import NOT_PROVED
+from fixtures.run.stages import NOT_PROVED
 from tests.faults.trial import GPUS, declared, sections, snapshots
 from tests.lab.harness import SNAPSHOT, Lab
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fixtures.stages import Check, declared_checks
+from fixtures.run.stages import Check, declared_checks
 from tests.faults.fault import COMMAND_LINE, ROOT, Fault, Ground
 from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run
 

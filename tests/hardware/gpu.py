@@ -32,7 +32,7 @@ def main() -> None:
             print(f"  rules: not tried: {error}")
         else:
             print(f"  at rest: {health.judge(card.values, loaded=False)}")
-        probe = [sys.executable, str(CHECKOUT / "fixtures/gpu/cuda_probe.py"), str(card.index), "256"]
+        probe = [sys.executable, str(CHECKOUT / "fixtures/remote/cuda_probe.py"), str(card.index), "256"]
         found = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=60)
         print(f"  probe: {found.stdout.strip() or found.stderr.strip()[-300:]}")
 

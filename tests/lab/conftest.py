@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.machines.channel import open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
 from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine

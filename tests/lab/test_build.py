@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.stages import declared_checks
+from fixtures.run.stages import declared_checks
 from tests.faults.catalogue import BY_NAME
 from tests.faults.fault import stand_in
 from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run, declared, says

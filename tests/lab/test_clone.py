@@ -16,19 +16,19 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures import settings as options
-from fixtures.declaration import Declared, load
-from fixtures.machines.channel import open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
-from fixtures.recording.record import Record, from_json
-from fixtures.run_lock import RunLock
-from fixtures.settings import Settings
-from fixtures.templates import identity
-from fixtures.templates.clone import Clone
-from fixtures.templates.throw_away import KNOCK, ThrowAway
-from fixtures.vllm.image import inspect
-from fixtures.vllm.server import Server
+from fixtures.base import settings as options
+from fixtures.base.declaration import Declared, load
+from fixtures.base.settings import Settings
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
+from fixtures.proxmox.run_lock import RunLock
+from fixtures.record.model import Record, from_json
+from fixtures.serving.image import inspect
+from fixtures.serving.server import Server
+from fixtures.template import identity
+from fixtures.template.clone import Clone
+from fixtures.template.ephemeral_clone import KNOCK, EphemeralClone
 from lab import vllm
 from tests.faults.stack import SIMULATED
 from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, says
@@ -135,7 +135,7 @@ def pair(lab: Lab, built: Run) -> Iterator[list[Clone]]:
 def clone_of(node: Node, template: Declared, number: int) -> Clone:
     network = replace(template.network, ip=f"10.0.0.{number - 750}/24")
     declared = replace(template, ctid=number, name=f"clone-{number}", network=network, mac_address=None)
-    return ThrowAway(node, declared, template, settings())
+    return EphemeralClone(node, declared, template, settings())
 
 
 def settings() -> Settings:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from fixtures.machines.channel import DeadlineExceeded
-from fixtures.machines.container import Container, ContainerError
+from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.proxmox.container import Container, ContainerError
 
 pytestmark = pytest.mark.lab
 

@@ -6,7 +6,7 @@ import html
 
 import pytest
 
-from fixtures.recording.record import from_json
+from fixtures.record.model import from_json
 from tests.faults.catalogue import BY_NAME
 from tests.faults.trial import WORDS, prepare
 from tests.lab.harness import Lab, Run, says

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Outcome, from_json
+from fixtures.record.model import Outcome, from_json
 from lab import rootfs
 from tests.docs import TOP, blocks
 from tests.lab.harness import Lab, says, until

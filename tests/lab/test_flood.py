@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Verdict, from_json
+from fixtures.record.model import Verdict, from_json
 from tests import schemas
 from tests.faults.fault import Ground, inside, stand_in
 from tests.faults.trial import prepare

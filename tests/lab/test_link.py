@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.machines.channel import Channel, ChannelError, open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
+from fixtures.proxmox.channel import Channel, ChannelError, open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
 from tests.lab.harness import TOP, Lab
 
 pytestmark = pytest.mark.lab
@@ -105,7 +105,7 @@ def test_cut_in_the_middle(over_ssh: Channel, lab: Lab) -> None:
     """What only reads is run once more, what changes something is not."""
     reads = over_ssh.run(["sh", "-c", CUT, "sh", "/run/reads"], deadline=30, only_reads=True)
     assert reads.out == "again"
-    with pytest.raises(ChannelError, match="was cut off: the way there has gone away"):
+    with pytest.raises(ChannelError, match="was cut off: the connection has gone away"):
         over_ssh.run(["sh", "-c", CUT, "sh", "/run/changes"], deadline=30)
     assert lab.node("cat", "/run/changes.count") == "x\n"
     assert over_ssh.run(["echo", "well"], deadline=20).out == "well"
@@ -121,8 +121,8 @@ def test_page_that_the_node_reaches_is_reached_over_ssh(over_ssh: Channel) -> No
 
 def test_killed_run_leaves_nothing_running(lab: Lab) -> None:
     script = (
-        "import sys; from fixtures.machines.channel import open_channel;"
-        "from fixtures.machines.container import Container; from fixtures.machines.node import Node;"
+        "import sys; from fixtures.proxmox.channel import open_channel;"
+        "from fixtures.proxmox.container import Container; from fixtures.proxmox.node import Node;"
         "Container(Node(open_channel(sys.argv[1])), 903).execute('sleep', '9033')"
     )
     run = subprocess.Popen([sys.executable, "-c", script, f"lab:{lab.machine.name}"], cwd=TOP)

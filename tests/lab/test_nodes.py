@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.record import Outcome, Record, from_json
+from fixtures.record.model import Outcome, Record, from_json
 from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines.channel import open_channel
-from fixtures.recording.record import from_json
-from fixtures.run_lock import RunLock
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.run_lock import RunLock
+from fixtures.record.model import from_json
 from tests.lab.harness import Lab, declared, says, until
 
 pytestmark = pytest.mark.lab

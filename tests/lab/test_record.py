@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.recording.attestation import changed_files, verify_envelope
-from fixtures.recording.record import Outcome, Record, from_json
-from fixtures.templates import manifest
+from fixtures.record.attestation import changed_files, verify_envelope
+from fixtures.record.model import Outcome, Record, from_json
+from fixtures.template import manifest
 from tests import schemas
 from tests.lab.harness import SNAPSHOT, Lab, Run
 from tests.test_attestation import make_keys

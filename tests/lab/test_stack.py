@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.machines import docker
-from fixtures.machines.container import Container
-from fixtures.machines.reload import list_around_reload
-from fixtures.machines.runner import kill
-from fixtures.vllm.server import LEASH
+from fixtures.proxmox import docker
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.reload import list_around_reload
+from fixtures.remote.runner import kill
+from fixtures.serving.server import WATCHDOG
 
 pytestmark = pytest.mark.lab
 
@@ -85,7 +85,7 @@ def test_server_ends_with_its_run(container: Container) -> None:
     for each in (run, "somebody"):
         sleep_in_docker(container, docker.LABEL, f"{docker.RUN}={each}")
     assert len(docker.own(container)) == 1
-    leash = container.channel.spawn(("sh", "-c", LEASH, "sh", run), deadline=60, stdin=subprocess.PIPE)
+    leash = container.channel.spawn(("sh", "-c", WATCHDOG, "sh", run), deadline=60, stdin=subprocess.PIPE)
     try:
         time.sleep(1)
         assert len(docker.own(container)) == 1

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.machines import tasks
-from fixtures.machines.channel import open_channel
-from fixtures.machines.tasks import LOST, RUNNING
+from fixtures.proxmox import tasks
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.tasks import LOST, RUNNING
 from lab import vllm
 from lab.__main__ import up
 from tests.lab.harness import TOP, Lab, until
@@ -24,9 +24,9 @@ GO = "/run/go"
 HELD = f"snapshot-half = sh until [ -e {GO} ]; do sleep 0.1; done"
 SUITE = """
 import hashlib, sys
-from fixtures.machines import tasks
-from fixtures.machines.channel import open_channel
-from fixtures.run_lock import RunLock
+from fixtures.proxmox import tasks
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.run_lock import RunLock
 node, ctid, name, deadline = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 channel = open_channel(node)
 lock = RunLock(channel, ctid)

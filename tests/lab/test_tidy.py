@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fixtures.machines.channel import open_channel
-from fixtures.machines.container import Container
-from fixtures.machines.node import Node
-from fixtures.templates import tidy
-from fixtures.vllm import warm
-from fixtures.vllm.image import Image
+from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.container import Container
+from fixtures.proxmox.node import Node
+from fixtures.serving import caches
+from fixtures.serving.image import Image
+from fixtures.template import tidy
 from tests.lab.harness import Lab
 
 pytestmark = pytest.mark.lab
@@ -174,10 +174,10 @@ def test_layers_that_docker_does_not_know_are_named(container: Container, settin
 
 def test_caches_that_are_declared_do_not_count(container: Container, settings: Any) -> None:
     """The image's own folder stays and is counted apart; that of another image is of no use and goes."""
-    folder = warm.folder_name(container, IMAGE)
+    folder = caches.folder_name(container, IMAGE)
     assert folder.startswith("aaaaaaaaaaaa-SIMULATED")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && mkdir -p {folder} bbbbbbbbbbbb-GPU their-own")
-    container.ask("touch", f"{settings.warm_caches}/bbbbbbbbbbbb-GPU/{warm.MARK}")
+    container.ask("touch", f"{settings.warm_caches}/bbbbbbbbbbbb-GPU/{caches.MARK}")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && head -c 60000000 /dev/urandom > {folder}/cache")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && cp {folder}/cache bbbbbbbbbbbb-GPU/")
     found = findings(container, settings)
@@ -201,23 +201,25 @@ def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> Non
     )
     image = Image("vllm/vllm-openai", IMAGE, ("vllm", "serve"), 1)
 
-    def server_writes(text: str) -> warm.Warmth:
-        warmth = warm.prepare(container, image, settings)
-        container.ask("sh", "-c", f'mkdir -p {warmth.folder}/vllm; echo "$1" >> {warmth.folder}/vllm/f', "sh", text)
-        return warmth
+    def server_writes(text: str) -> caches.CacheMounts:
+        cache_mounts = caches.prepare(container, image, settings)
+        container.ask(
+            "sh", "-c", f'mkdir -p {cache_mounts.folder}/vllm; echo "$1" >> {cache_mounts.folder}/vllm/f', "sh", text
+        )
+        return cache_mounts
 
-    def written(warmth: warm.Warmth) -> str:
-        return container.execute("cat", f"{warmth.folder}/vllm/f").out
+    def written(cache_mounts: caches.CacheMounts) -> str:
+        return container.execute("cat", f"{cache_mounts.folder}/vllm/f").out
 
     server_writes("half")
-    warmth = server_writes("whole, by FLASH_ATTN")
-    assert written(warmth).split() == ["whole,", "by", "FLASH_ATTN"]
-    headers = f"{warmth.folder}/inductor/precompiled_headers"
+    cache_mounts = server_writes("whole, by FLASH_ATTN")
+    assert written(cache_mounts).split() == ["whole,", "by", "FLASH_ATTN"]
+    headers = f"{cache_mounts.folder}/inductor/precompiled_headers"
     container.ask("mkdir", "-p", headers)
-    assert warmth.keep(container, variables)
+    assert cache_mounts.keep(container, variables)
     assert container.execute("ls", headers).exit_status != 0  # which serve to compile, and are large
-    assert server_writes("more").folder == warmth.folder
-    assert written(warmth).startswith("whole")
+    assert server_writes("more").folder == cache_mounts.folder
+    assert written(cache_mounts).startswith("whole")
     assert not server_writes(variables["VLLM_API_KEY"]).keep(container, variables)
-    assert container.execute("ls", warmth.folder).exit_status != 0
-    assert f"{warmth.folder}/vllm:/root/.cache/vllm" in warmth.words
+    assert container.execute("ls", cache_mounts.folder).exit_status != 0
+    assert f"{cache_mounts.folder}/vllm:/root/.cache/vllm" in cache_mounts.words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fixtures.templates.clone import MARK
+from fixtures.template.clone import MARK
 from tests.model.node import COUNTER, NAME, OTHERS, PARENT, PARENT_SNAPSHOT, STORAGE, TEMPLATE, Guest, ModelNode
 
 DECLARED = {

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from fixtures.machines import conf, docker, tasks
-from fixtures.machines.address import ASK
-from fixtures.machines.conf import ABSENT
-from fixtures.machines.container import ENVIRONMENT
-from fixtures.machines.tasks import HEARD, REFUSED, START
-from fixtures.recording.records import INSIDE, KEEP, PUT, READ
-from fixtures.templates import generations
-from fixtures.templates.inside import digest
-from fixtures.templates.throw_away import KNOCK
+from fixtures.proxmox import conf, docker, tasks
+from fixtures.proxmox.address import ASK
+from fixtures.proxmox.conf import ABSENT
+from fixtures.proxmox.container import ENVIRONMENT
+from fixtures.proxmox.tasks import HEARD, REFUSED, START
+from fixtures.record.store import INSIDE, KEEP, PUT, READ
+from fixtures.remote.container_probe import digest
+from fixtures.template import generations
+from fixtures.template.ephemeral_clone import KNOCK
 
 POOL, STORAGE, NODE = "rpool/data", "lxc-disks", "pve"
 OTHERS = "others"  # who made what no run of the suite has made

@@ -19,22 +19,23 @@ from typing import Any
 
 import pytest
 
-from fixtures import blocking, selection
-from fixtures.build import BUILD, Build
-from fixtures.command_line import take_lock
-from fixtures.declaration import load
-from fixtures.errors import BuildError
-from fixtures.interrupts import INTERRUPTS
-from fixtures.machines import beside, container
-from fixtures.machines.channel import Channel, ChannelError, Command, DeadlineExceeded
-from fixtures.mode import BUILD as BUILD_MODE
-from fixtures.mode import MODES
-from fixtures.recording import outcome
-from fixtures.recording.record import Outcome, Record
-from fixtures.settings import Settings
-from fixtures.stages import Ledger, Unseen, check_name, declared_checks, stage_of
-from fixtures.suite import Suite
-from fixtures.templates import acceptance, end_state, sealing, verify
+from fixtures.base import in_thread
+from fixtures.base.declaration import load
+from fixtures.base.errors import BuildError
+from fixtures.base.interrupts import INTERRUPTS
+from fixtures.base.settings import Settings
+from fixtures.proxmox import container
+from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.record.model import Outcome, Record
+from fixtures.run import outcome
+from fixtures.run.build import BUILD, Build
+from fixtures.run.mode import BUILD as BUILD_MODE
+from fixtures.run.mode import MODES
+from fixtures.run.stages import Ledger, Unseen, check_name, declared_checks, stage_of
+from fixtures.run.suite import Suite
+from fixtures.session import gating, sealing, selection
+from fixtures.session.command_line import take_lock
+from fixtures.template import clone_acceptance, end_state, verify
 from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
 
 TOP = Path(__file__).parent.parent.parent
@@ -109,7 +110,7 @@ class ModelChannel(Channel):
             raise ChannelError(f"{argv} was cut off; whether it was done is not known")
         return Command(self.name, tuple(argv), 0.0, 0.0, status, out, err)
 
-    def look(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
+    def run_parallel(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
         return [self.run(argv, deadline=deadline) for argv in argvs]
 
     def spawn(self, *_: Any, **__: Any) -> Any:
@@ -231,7 +232,7 @@ class SuiteRun:
         """
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("ignore")
-            patch.setattr(beside, "threading", SimpleNamespace(Thread=AtOnce))
+            patch.setattr(in_thread, "threading", SimpleNamespace(Thread=AtOnce))
             patch.setattr(container, "time", Clock())
             try:
                 take_lock(self.build)
@@ -273,12 +274,12 @@ class SuiteRun:
             with contextlib.ExitStack() as module:
                 for item in group:
                     INTERRUPTS.raise_lost()
-                    if clones and "trial" not in self.made:
-                        self.made["trial"] = self._fixture(acceptance.trial, item, module)
+                    if clones and "acceptance" not in self.made:
+                        self.made["acceptance"] = self._fixture(clone_acceptance.acceptance, item, module)
                     self._check(item)
         if self.mode == "verify-parent":
             with contextlib.ExitStack() as module:
-                self._fixture(acceptance.parent_clone, self.items[0], module)
+                self._fixture(clone_acceptance.parent_clone, self.items[0], module)
 
     def _fixture(self, fixture: Any, item: Item, ends: contextlib.ExitStack) -> Any:
         """What a fixture of the suite yields; it is torn down at the end of the block, however that ends."""
@@ -308,7 +309,7 @@ class SuiteRun:
         seal: Iterator[None] | None = None
         self.build.ledger.begin(check_name(item.nodeid))
         try:
-            blocking.pytest_runtest_setup(item)  # type: ignore[arg-type]
+            gating.pytest_runtest_setup(item)  # type: ignore[arg-type]
             given = {name: self._given(name) for name in inspect.signature(item.call).parameters}
             if item.module is SEAL:
                 seal = sealing.seal.__wrapped__(self.build, SimpleNamespace(node=item))  # type: ignore[attr-defined]
@@ -339,7 +340,7 @@ class SuiteRun:
             case "inner_comparison":
                 return verify.inner_comparison.__wrapped__(self._given("comparison"), build)  # type: ignore[attr-defined]
             case "clone":
-                return acceptance.clone.__wrapped__(self.made["trial"])  # type: ignore[attr-defined]
+                return clone_acceptance.clone.__wrapped__(self.made["acceptance"])  # type: ignore[attr-defined]
         return self.made[name]
 
     def _note(self, item: Item, error: BaseException | None, when: str = "call") -> None:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fixtures.errors import BuildError
+from fixtures.base.errors import BuildError
 from tests.mutations.mutate import FIELD_WAYS, WHOLE, Change, field_change, fields
 from tests.mutations.trial import EARLIER, Bench, Check, Spoiler, Trial, checks, states
 from tests.mutations.world import Answer

@@ -16,26 +16,26 @@ from typing import Any
 
 import pytest
 
-from fixtures import foresight, given
-from fixtures import warning as warned
-from fixtures.build import Build
-from fixtures.command_line import take_lock
-from fixtures.errors import BuildError
+from fixtures.base import warning as warned
+from fixtures.base.errors import BuildError
 from fixtures.gpu import gpus
 from fixtures.gpu.reference import Reference
-from fixtures.machines import container, kernel_log
-from fixtures.mode import BUILD as BUILD_MODE
-from fixtures.mode import MODES as KINDS
-from fixtures.recording.record import Figure, Record
-from fixtures.stages import Ledger, declared_checks
-from fixtures.suite import Suite
-from fixtures.templates import acceptance, sealing, tidy, verify
-from fixtures.templates.comparison import named_digest
-from fixtures.vllm import image, performance, serving
-from fixtures.vllm import server as servers
-from fixtures.vllm.ahead import Ahead
-from fixtures.vllm.client import Client
-from fixtures.vllm.server import Readiness, Server
+from fixtures.proxmox import container, kernel_log
+from fixtures.record.model import Figure, Record
+from fixtures.run.build import Build
+from fixtures.run.mode import BUILD as BUILD_MODE
+from fixtures.run.mode import MODES as KINDS
+from fixtures.run.stages import Ledger, declared_checks
+from fixtures.run.suite import Suite
+from fixtures.serving import image, performance, server_fixtures
+from fixtures.serving import server as servers
+from fixtures.serving.client import Client
+from fixtures.serving.prefetch import Prefetch
+from fixtures.serving.server import Readiness, Server
+from fixtures.session import core_fixtures, preflight_facts, sealing
+from fixtures.session.command_line import take_lock
+from fixtures.template import clone_acceptance, tidy, verify
+from fixtures.template.comparison import named_digest
 from tests.model.hands import fresh
 from tests.model.node import ModelNode
 from tests.model.run import DECLARATION, SETTINGS, TOP, Clock, ModelLock, SuiteRun
@@ -59,7 +59,7 @@ WORLD = replace(
 QUICK = performance.Effort(tokens=2, at_once=2, repeats=1, warm_up=0, settle=0)
 FIXTURES = {
     name: each.__wrapped__
-    for module in (given, foresight, tidy, verify, acceptance, serving)
+    for module in (core_fixtures, preflight_facts, tidy, verify, clone_acceptance, server_fixtures)
     for name, each in vars(module).items()
     if hasattr(each, "_fixture_function_marker") or type(each).__name__ == "FixtureFunctionDefinition"
 }
@@ -281,13 +281,13 @@ class Trial:
                 return GPU
             case "image":
                 return build.image
-            case "ahead":
-                return Ahead(build)
+            case "prefetch":
+                return Prefetch(build)
             case "ready_server":
                 return self._ready_server()
             case "clone" | "clone_image" | "clone_server":
-                self._boot(self._given("trial"))
-            case "trial":
+                self._boot(self._given("acceptance"))
+            case "acceptance":
                 trial = self._make_fixture(name)
                 if self.check.short in ("test_clone_boots_beside_its_template", "test_clone_is_destroyed"):
                     self._boot(trial, start=self.check.short == "test_clone_is_destroyed")
@@ -303,7 +303,7 @@ class Trial:
             return value
         return made
 
-    def _boot(self, trial: acceptance.Trial, *, start: bool = True) -> None:
+    def _boot(self, trial: clone_acceptance.CloneAcceptance, *, start: bool = True) -> None:
         """Make the clone and start it, as the checks before have."""
         if not trial.booted:
             self.spoiler.listens, before = False, self.spoiler.listens
@@ -319,7 +319,7 @@ class Trial:
             template.container,
             template.declared.network.address,
             build.settings,
-            serving.share(template.declared.gpus, GPU),
+            server_fixtures.share(template.declared.gpus, GPU),
         )
         one._client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
         one.ready = Readiness(1.0, 2.0, 3.0)

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.gpu import gpus, node_gpus
-from fixtures.machines import address, conf, disk, docker, tasks
-from fixtures.machines.channel import Channel, Command
-from fixtures.machines.container import ENVIRONMENT
-from fixtures.machines.tasks import START
-from fixtures.recording import records
-from fixtures.templates import generations, identity, manifest, tidy
-from fixtures.templates.inside import digest
-from fixtures.templates.throw_away import KNOCK
-from fixtures.vllm import server, warm
+from fixtures.proxmox import address, conf, disk, docker, tasks
+from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.container import ENVIRONMENT
+from fixtures.proxmox.tasks import START
+from fixtures.record import store
+from fixtures.remote.container_probe import digest
+from fixtures.serving import caches, server
+from fixtures.template import generations, identity, manifest, tidy
+from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import ModelNode
 from tests.model.run import ModelChannel
 
@@ -147,13 +147,13 @@ def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> st
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", docker.LIST]:
             return docker.WHOLE
-        case ["sh", "-c", warm.GPUS]:
+        case ["sh", "-c", caches.GPUS]:
             return "NVIDIA-H100-80GB-HBM3"
         case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
             return f"True 2.11.0+cu130 1 {UUIDS[1].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
         case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE):
             return ""
-        case ["sh", "-c", script_text, *_] if script_text in (warm.KEEP,) or "docker run" in script_text:
+        case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
             return "kept"
         case ["docker", "info", *_]:
             return json.dumps({"Driver": "overlay2", "Runtimes": {"nvidia": {}, "runc": {}}, "ServerVersion": "29.0.1"})
@@ -319,14 +319,14 @@ NAMES = {
     conf.READ: "the configuration file",
     tasks.TOLD: "the notes of earlier changes",
     generations.READ: "the journal of generations",
-    records.READ: "the kept record",
+    store.READ: "the kept record",
     address.ASK: "arping",
     KNOCK: "ip neigh",
     disk.READ: "daemon.json",
     disk.SIZES: "NVIDIA's libraries",
     docker.LIST: "docker ps",
     docker.REMOVE: "removing leftovers in Docker",
-    warm.GPUS: "nvidia-smi --query-gpu=name",
+    caches.GPUS: "nvidia-smi --query-gpu=name",
     tidy.NOTE_IMAGE: "note of the image",
     gpus.NODES: "device nodes",
 }

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures.machines.container import Container
-from fixtures.templates.template import Template
+from fixtures.proxmox.container import Container
+from fixtures.template.template import Template
 
 pytestmark = [pytest.mark.stage("service"), pytest.mark.order(40)]
 
