@@ -48,7 +48,7 @@ def test_readme_is_short() -> None:
 
 
 def test_every_key_of_the_declaration_is_explained() -> None:
-    schema = json.loads((TOP / "fixtures/phoenix_lxc_configs.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((TOP / "fixtures/base/phoenix_lxc_configs.schema.json").read_text(encoding="utf-8"))
     keys = {*schema["properties"], *schema["definitions"]["container"]["properties"]} - {"lxc_configs"}
     page = (TOP / "docs/declaration.md").read_text(encoding="utf-8")
     assert not [key for key in keys if f"`{key}`" not in page]

@@ -106,7 +106,7 @@ def test_what_only_reads_runs_once_more_when_it_was_cut(far: Channel, tmp_path: 
 
 def test_what_changes_something_is_never_run_again(far: Channel, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    with pytest.raises(ChannelError, match=r"on far was cut off: .*whether it was done is not known"):
+    with pytest.raises(ChannelError, match=r"on far was cut off: .*the result is unknown"):
         far.run(["sh", "-c", CUT, "sh", str(mark)], deadline=20)
     assert (tmp_path / "mark.count").read_text() == "x\n"
     assert say(far, "echo", "well") == "well"
@@ -176,7 +176,7 @@ def test_nothing_runs_on_when_we_end(number: signal.Signals, tmp_path: Path) -> 
 @pytest.mark.parametrize("answer", ["x", "[]", "[[0,-1,0,0,0]]", "[[0,1e300,0,0,0]]", "[[0,99999999999,0,0,0]]"])
 def test_answer_of_another_program_is_refused(answer: str) -> None:
     hostile = Channel("far", prefix=("sh", "-c", f"printf '{HELLO.decode().strip()}\\n{answer}\\n'; cat", "sh"))
-    with pytest.raises(ChannelError, match="cut off: the way there is of no use: its answer"):
+    with pytest.raises(ChannelError, match="cut off: the connection is of no use: its answer"):
         hostile.run(["true"], deadline=20)
 
 

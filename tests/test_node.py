@@ -63,7 +63,7 @@ def test_silent_node_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None
         raise ChannelError("it is silent")
 
     silent = Node(Channel("far"))
-    monkeypatch.setattr(silent.channel, "look", look)
+    monkeypatch.setattr(silent.channel, "run_parallel", look)
     for _ in range(3):
         with pytest.raises(ChannelError, match="it is silent"):
             silent.get("lxc")

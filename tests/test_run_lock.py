@@ -22,7 +22,7 @@ from fixtures.proxmox.run_lock import LockHeld, RunLock, describe
 TOP = Path(__file__).parent.parent
 HOLDER = """
 import sys, time
-from fixtures import run_lock
+from fixtures.proxmox import run_lock
 from fixtures.proxmox.channel import Channel
 run_lock.FOLDER = sys.argv[1]
 lock = run_lock.RunLock(Channel("local"), 920)

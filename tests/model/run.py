@@ -107,7 +107,7 @@ class ModelChannel(Channel):
         if fault.startswith("late") or fault == "slow":
             raise DeadlineExceeded(f"{argv} took longer than its {deadline:g} s")
         if fault.startswith("lost"):
-            raise ChannelError(f"{argv} was cut off; whether it was done is not known")
+            raise ChannelError(f"{argv} was cut off; the result is unknown")
         return Command(self.name, tuple(argv), 0.0, 0.0, status, out, err)
 
     def run_parallel(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
