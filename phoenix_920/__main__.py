@@ -1,4 +1,4 @@
-"""`phoenix-920 [pytest options]`: pytest with the suite's own ini file; reports go to the folder it is called in.
+"""`phoenix-920 [pytest options]` runs pytest for 920, or for the suite that it names; `phoenix-920 new` writes a suite.
 
 Everything of the suite lies below this package, so nothing named `fixtures` or `conftest` gets to the top of
 site-packages, where another distribution has a package `fixtures`.
@@ -11,17 +11,29 @@ from pathlib import Path
 
 import pytest
 
-SUITE = Path(__file__).parent / "suite"
+from phoenix_920 import front, new
+from phoenix_920.front import SUITE
 
 
 def main() -> int:
     """Run pytest, and return its exit status."""
-    here = Path.cwd()
-    words = ["-c", f"{SUITE / 'pytest.ini'}", "--rootdir", f"{SUITE}", "-p", "phoenix_920.front", "-o", f"home={here}"]
+    words, here = sys.argv[1:], Path.cwd()
+    if words[:1] == ["new"]:
+        return new.main(words[1:])
+    found = front.suites(words, here)
+    if missing := [folder for folder in found if not (folder / "CHECKS").is_file()]:
+        print(f"{missing[0]}/CHECKS is not there: a suite lists its checks in it, stage by stage", file=sys.stderr)
+        return int(pytest.ExitCode.USAGE_ERROR)
+    return int(pytest.main([*(_for_920(here) if not found else ()), "-p", "phoenix_920.front", *words]))
+
+
+def _for_920(here: Path) -> list[str]:
+    """The suite that is installed, with its own ini file, and with reports and declaration in the caller's folder."""
+    words = ["-c", f"{SUITE / 'pytest.ini'}", "--rootdir", f"{SUITE}", "-o", f"home={here}"]
     words += ["-o", f"cache_dir={here / 'reports' / '.pytest_cache'}"]
     if not (here / "phoenix_lxc_configs.json").exists():
         words += ["-o", f"lxc_configs={SUITE / 'phoenix_lxc_configs.json'}"]
-    return int(pytest.main([*words, *sys.argv[1:]]))
+    return [*words, str(SUITE / "tests_920")]
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ PACKAGES = {
 
 
 def installed(name: str) -> str:
-    """The folder of a plugin, installed once for all tests."""
-    packages = PACKAGES[name]
+    """The folder of a plugin, or of another package, installed once for all tests."""
+    packages = PACKAGES.get(name, (name,))
     folder = CACHE / f"plugin-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:12]}"
     if not folder.exists():
         new = folder.with_name(f"{folder.name}.{os.getpid()}")

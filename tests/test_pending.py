@@ -140,7 +140,9 @@ def test_command_names_this_interpreter(tmp_path: Path) -> None:
 def test_console_script_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/phoenix-920"])
     words = again.kept(["-c", "/x/pytest.ini", "--rootdir=/x", "-o", "home=/x", "--node", "lab", "-o", "a=b"])
-    assert again.command(Path("/x/tests_920"), words, "--verify") == "phoenix-920 --node lab -o a=b --verify"
+    rest = "--node lab -o a=b --verify"
+    assert again.command(listed.TOP / "tests_920", words, "--verify") == f"phoenix-920 {rest}"
+    assert again.command(Path.cwd() / "own/tests_930", words, "--verify") == f"phoenix-920 own/tests_930 {rest}"
 
 
 # --- CHECKS ------------------------------------------------------------------------------------------------
@@ -170,5 +172,16 @@ def test_mistake_in_checks_is_named_with_its_line(checks: str, said: str, tmp_pa
 
 
 def test_checks_of_another_suite_are_known() -> None:
-    """docs/example/tests_930 takes most of its checks from 920's suite, by name and with *."""
+    """docs/example/tests_930 takes most of its checks from 920's suite; what CHECKS does not list is left out."""
     assert listed.mistake(listed.TOP / "docs/example/tests_930/CHECKS") == ""
+
+
+@pytest.mark.parametrize(("line", "said"), [("*", ""), ("test_one", "test_b.py::test_one is not listed in")])
+def test_only_a_whole_stage_of_another_suite_may_be_listed_in_part(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listed, "TOP", tmp_path)
+    checks = suite(tmp_path, "stage\n  test_a.py::test_one\n  test_a.py::TestB::test_two\n")
+    (tmp_path / "test_b.py").write_text(f"from test_a import {line}\n")
+    assert said in (found := listed.mistake(checks))
+    assert bool(said) is bool(found)

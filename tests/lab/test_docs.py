@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,24 @@ def test_template_of_ones_own(lab: Lab, environment: dict[str, str]) -> None:
     record = from_json((lab.reports / "latest/record.json").read_text())
     assert record.outcome is Outcome.VERIFIED
     assert lab.inside("bash", "-c", "cat < /dev/tcp/127.0.0.1/9930", ctid=930).count("(UUID: ") == 2
+
+
+def test_new_template_is_built_at_the_first_try(lab: Lab, tmp_path: Path) -> None:
+    """What `phoenix-920 new` writes is built as it is, outside the checkout; 931 is gone in the end."""
+    (tmp_path / DECLARATION.name).write_text(DECLARATION.read_text())
+    program = [sys.executable, "-m", "phoenix_920"]
+    for words in (
+        ["new", "931", "--parent", "903", "--folder", str(tmp_path)],
+        [str(tmp_path / "tests_931"), f"--node=lab:{lab.machine.name}", "-p", "no:cacheprovider"],
+    ):
+        done = subprocess.run([*program, *words], cwd=TOP, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        record = from_json((tmp_path / "reports/latest/record.json").read_text())
+        assert record.outcome is Outcome.BUILT
+        assert lab.inside("cat", "/etc/motd", ctid=931).strip() == "Template931"
+    finally:
+        lab.destroy(931)
 
 
 def test_commands_of_the_pages(lab: Lab, environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,3 +1,1 @@
-"""Seal: as for 920."""
-
 from tests_920.test_060_seal import *
