@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.inconclusive import Unseen
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
-from fixtures.run.stages import Unseen
 from tests.cards import IMAGE, Card, cards, page
 
 gpus_and_model, stack = (

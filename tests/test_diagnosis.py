@@ -122,13 +122,13 @@ def test_long_evidence_is_cut(suite: Suite) -> None:
 
 def test_full_disk_here_does_not_hide_the_failure(suite: Suite) -> None:
     plugin = """
-from fixtures.record import run_folder
-write = run_folder.write
+from fixtures.base import files
+write = files.write
 def full(path, *content, **more):
     if path.name.startswith("evidence"):
         raise OSError(28, "No space left on device")
     write(path, *content, **more)
-run_folder.write = full
+files.write = full
 """
     node(suite, UNKNOWN)
     run = suite.run(plugin=plugin)

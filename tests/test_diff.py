@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import CheckResult, Outcome, Record, ServedModel, Subject
+from fixtures.record.model import CheckResult, Outcome, Record, Subject
 from fixtures.report import diff
+from fixtures.serving.served_model import ServedModel
 
 CHECKS = [CheckResult("a.py::one", "s", "One.", "passed", seconds=1.0), CheckResult("b.py::two", "s", "Two.", "passed")]
 RECORD = Record(

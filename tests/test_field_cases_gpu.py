@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.inconclusive import Unseen
 from fixtures.gpu import node_gpus
 from fixtures.gpu.node_gpus import NodeGpus
-from fixtures.run.stages import Unseen
 
 HERE = Path(__file__).parent
 CASES = HERE / "data/cases"

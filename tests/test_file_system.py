@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import file_system
 from fixtures.proxmox.container import ContainerError
-from fixtures.run.stages import Inconclusive
 
 TOP = Path(__file__).parents[1]
 

@@ -8,15 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from fixtures.base.inconclusive import NotProved, Unseen
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpus import Gpu, uuids
-from fixtures.gpu.reference import Reference, ReferenceUnreadable, outside
-from fixtures.record.model import Figure
 from fixtures.report import sparkline
 from fixtures.run.build import BUILD
-from fixtures.run.stages import NOT_PROVED, Check, Ledger, NotProved, Unseen
+from fixtures.run.stages import NOT_PROVED, Check, Ledger
 from fixtures.serving import server_log
 from fixtures.serving.image import Image
+from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
+from fixtures.serving.served_model import Figure
 from fixtures.session import gating
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
@@ -136,8 +137,8 @@ def figures(speed: float, ready: float = 50.0) -> list[Figure]:
 
 def reference(folder: Path, model: str = "m") -> Reference:
     gpu = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", "580", 81559, "9.0")
-    settings = SimpleNamespace(test_model=model, server_args=("--a",))
-    return Reference(folder, gpu, Image("v", f"v@sha256:{'a' * 64}", (), 0), cast(Any, settings))
+    settings = SimpleNamespace(test_model=model, server_args=("--a",), reference_folder=folder)
+    return Reference(cast(Any, settings), gpu, Image("v", f"v@sha256:{'a' * 64}", (), 0))
 
 
 def test_reference_is_the_median_with_its_spread(tmp_path: Path) -> None:

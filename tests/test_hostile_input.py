@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from fixtures.base import settings as options
 from fixtures.base.declaration import DeclarationError, load
 from fixtures.base.settings import Settings
-from fixtures.diagnosis.waivers import WaiverError
-from fixtures.diagnosis.waivers import load as load_waivers
 from fixtures.run.stages import declared_checks
+from fixtures.run.waivers import WaiverError
+from fixtures.run.waivers import load as load_waivers
 from tests.suite_run import TOP, Suite
 
 GOOD = json.loads((TOP / "phoenix_lxc_configs.json").read_text())

@@ -36,7 +36,7 @@ PLACES = [
     *(("fixtures.report.rows", name) for name in ("title_cell",)),
     *(("fixtures.report.page", name) for name in ("finished",)),
     *(("fixtures.report.summary", name) for name in ("page", "notes")),
-    *(("fixtures.diagnosis.root_cause", name) for name in ("diagnose", "said")),
+    *(("fixtures.session.diagnosing", name) for name in ("diagnose", "said")),
 ]
 
 

@@ -17,7 +17,7 @@ from fixtures.record.model import Record, from_json
 from fixtures.run import mode
 from fixtures.run.stages import Check, Ledger, declared_checks
 from fixtures.run.suite import SuiteError
-from fixtures.serving import prefetch
+from fixtures.session import prefetch
 from fixtures.template.template import Situation
 from tests.suite_run import TOP, Suite
 

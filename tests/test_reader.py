@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from fixtures.gpu.sampler import MOST, Sampler, parse
+from fixtures.gpu.sample import parse
+from fixtures.gpu.sampler import MOST, Sampler
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.reader import KEPT, LONGEST_LINE, Reader
 from fixtures.remote.runner import kill

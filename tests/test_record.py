@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.base import files
 from fixtures.record import builder, caveats, run_folder
 from fixtures.record.exports import ctrf, junit, statements
 from fixtures.record.model import CheckResult, Outcome, Record, Subject, Verdict, from_json
@@ -329,14 +330,14 @@ def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkey
 
 def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
-    run_folder.write(path, b"old")
+    files.write(path, b"old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run_folder.write(path, b"new")
+        files.write(path, b"new")
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"record.json": "old"}
 
 
@@ -352,7 +353,7 @@ def test_umask_of_whoever_runs_it_is_kept(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         run_folder.create(tmp_path / "reports/x", "record.json", "{}")
-        run_folder.write(tmp_path / "reports/x/a", b"")
+        files.write(tmp_path / "reports/x/a", b"")
     finally:
         os.umask(before)
     folder = tmp_path / "reports/x"

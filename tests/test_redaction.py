@@ -28,7 +28,7 @@ SPOILER = """
 import os, warnings
 import pytest
 from fixtures.run.build import BUILD
-from fixtures.record.model import ServedModel
+from fixtures.serving.served_model import ServedModel
 TOLD = f"{os.environ['VLLM_API_KEY']} and {os.environ['HUGGING_FACE_HUB_TOKEN']} and license-4711"
 def pytest_runtest_call(item):
     print(TOLD)

@@ -7,9 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.record.model import CheckResult, CommandEntry, GpuSample, Record, ServedModel
+from fixtures.gpu.sample import GpuSample
+from fixtures.record.model import CheckResult, CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks
+from fixtures.serving.served_model import ServedModel
 
 SERVE = ["docker", "run", "image", "/model"]
 CHECKS = [

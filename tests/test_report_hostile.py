@@ -11,18 +11,11 @@ from typing import Any
 import pytest
 
 from fixtures.base.text import clean, short, tail
-from fixtures.record.model import (
-    CheckResult,
-    CommandEntry,
-    GpuSample,
-    Outcome,
-    Record,
-    ServedModel,
-    SnapshotFacts,
-    Subject,
-)
+from fixtures.gpu.sample import GpuSample
+from fixtures.record.model import CheckResult, CommandEntry, Outcome, Record, SnapshotFacts, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import render, words
+from fixtures.serving.served_model import ServedModel
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.gpu.sampler import COMMAND, Sampler, parse
+from fixtures.gpu.sample import parse
+from fixtures.gpu.sampler import COMMAND, Sampler
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container
 

@@ -9,7 +9,7 @@ import requests
 from fixtures.base.settings import _environment
 from fixtures.serving.client import ServerError, _answer, says
 from fixtures.serving.image import Image, ImageError
-from fixtures.serving.server_fixtures import share
+from fixtures.session.server_fixtures import share
 
 DATA = Path(__file__).parent / "data/vllm"
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import docker
 from fixtures.record.model import Outcome
-from fixtures.run.stages import NOT_PROVED, Inconclusive
+from fixtures.run.stages import NOT_PROVED
 from fixtures.template.clone import CloneError
 from fixtures.template.clone_acceptance import CloneAcceptance
 from tests.suite_run import Suite
@@ -77,7 +78,7 @@ def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
 PLUGIN = """
 import pytest
 from fixtures.run.build import Build
-from fixtures.run.stages import Inconclusive
+from fixtures.base.inconclusive import Inconclusive
 Build.simulated = property(lambda _: True)
 def refuse():
     raise Inconclusive("GPU 0 is full")

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.diagnosis.waivers import Waiver, WaiverError, load
 from fixtures.record.model import Verdict
 from fixtures.run.stages import Check, Ledger, declared_checks
+from fixtures.run.waivers import Waiver, WaiverError, load
 from tests.suite_run import TOP, Suite
 
 CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))

@@ -3,13 +3,14 @@
 import pytest
 
 from fixtures.base.declaration import Declared
+from fixtures.base.inconclusive import Inconclusive, NotProved, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
 from fixtures.proxmox import docker, file_system
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
-from fixtures.run.stages import SIMULATED, Inconclusive, NotProved, Unseen
+from fixtures.run.stages import SIMULATED
 
 DOCKER = pytest.mark.needs("test_docker_is_running")
 GPU = pytest.mark.needs("test_gpus_are_listed", "test_gpu_may_be_used[gpu]")

@@ -2,14 +2,15 @@
 
 import pytest
 
+from fixtures.base.inconclusive import NotProved, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
-from fixtures.run.stages import SIMULATED, NotProved, Unseen
+from fixtures.run.stages import SIMULATED
 from fixtures.serving.image import Image
-from fixtures.serving.prefetch import Prefetch
+from fixtures.session.prefetch import Prefetch
 from fixtures.template import tidy
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
@@ -48,7 +49,7 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
         raise NotProved(SIMULATED)
-    said = gpus.torch_computes(container, image, index, build.settings.boot_deadline)
+    said = gpus.torch_computes(container, image.digest, index, build.settings.boot_deadline)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(
         f"GPU {gpu}: torch computes other numbers than the CPU: {said}",

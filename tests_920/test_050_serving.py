@@ -2,15 +2,17 @@
 
 import pytest
 
+from fixtures.base.inconclusive import NotProved
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
-from fixtures.run.stages import SIMULATED, NotProved
+from fixtures.run.stages import SIMULATED
 from fixtures.serving import performance
 from fixtures.serving.image import Image
+from fixtures.serving.reference import Reference
 from fixtures.serving.server import Server
 from fixtures.template.template import Template
 
@@ -94,11 +96,14 @@ class TestServer:
 
     @READY
     @pytest.mark.needs("test_server_is_measured[gpu]")
-    def test_server_is_fast_enough(self, ready_server: Server, image: Image, build: Build, gpu: int) -> None:
+    def test_server_is_fast_enough(
+        self, ready_server: Server, image: Image, build: Build, gpu: int, index: int
+    ) -> None:
         """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
         if build.simulated:
             raise NotProved(SIMULATED)
-        slow = performance.compare(ready_server, build, image, gpu)
+        reference = Reference(build.settings, build.gpus[index], image)
+        slow = performance.compare(ready_server, reference, gpu, add=build.write_reference)
         assert not slow, unexpected(
             f"GPU {gpu}: {'; '.join(slow)}",
             "figures inside the reference's bounds",

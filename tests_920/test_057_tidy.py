@@ -2,9 +2,9 @@
 
 import pytest
 
+from fixtures.base.inconclusive import Unseen
 from fixtures.base.message import unexpected
 from fixtures.proxmox.container import Container
-from fixtures.run.stages import Unseen
 from fixtures.template.tidy import Findings
 
 pytestmark = [

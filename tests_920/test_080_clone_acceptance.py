@@ -6,14 +6,14 @@ end. With `--accept` it is a container as it is declared; of one that was there 
 
 import pytest
 
+from fixtures.base.inconclusive import Inconclusive, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import gpus
 from fixtures.proxmox import docker
-from fixtures.record.run_folder import log_file
-from fixtures.run.stages import Inconclusive, Unseen
 from fixtures.serving.image import Image
+from fixtures.serving.served_model import log_file
 from fixtures.serving.server import Server
 from fixtures.template import guest, identity
 from fixtures.template.clone import Clone

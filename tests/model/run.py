@@ -22,6 +22,7 @@ import pytest
 from fixtures.base import in_thread
 from fixtures.base.declaration import load
 from fixtures.base.errors import BuildError
+from fixtures.base.inconclusive import Unseen
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.base.settings import Settings
 from fixtures.proxmox import container
@@ -31,7 +32,7 @@ from fixtures.run import outcome
 from fixtures.run.build import BUILD, Build
 from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES
-from fixtures.run.stages import Ledger, Unseen, check_name, declared_checks, stage_of
+from fixtures.run.stages import Ledger, check_name, declared_checks, stage_of
 from fixtures.run.suite import Suite
 from fixtures.session import gating, sealing, selection
 from fixtures.session.command_line import take_lock

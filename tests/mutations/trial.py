@@ -19,21 +19,22 @@ import pytest
 from fixtures.base import warning as warned
 from fixtures.base.errors import BuildError
 from fixtures.gpu import gpus
-from fixtures.gpu.reference import Reference
 from fixtures.proxmox import container, kernel_log
-from fixtures.record.model import Figure, Record
+from fixtures.record.model import Record
 from fixtures.run.build import Build
 from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES as KINDS
 from fixtures.run.stages import Ledger, declared_checks
 from fixtures.run.suite import Suite
-from fixtures.serving import image, performance, server_fixtures
+from fixtures.serving import image, performance
 from fixtures.serving import server as servers
 from fixtures.serving.client import Client
-from fixtures.serving.prefetch import Prefetch
+from fixtures.serving.reference import Reference
+from fixtures.serving.served_model import Figure
 from fixtures.serving.server import Readiness, Server
-from fixtures.session import core_fixtures, preflight_facts, sealing
+from fixtures.session import core_fixtures, preflight_facts, sealing, server_fixtures
 from fixtures.session.command_line import take_lock
+from fixtures.session.prefetch import Prefetch
 from fixtures.template import clone_acceptance, tidy, verify
 from fixtures.template.comparison import named_digest
 from tests.model.hands import fresh
@@ -330,7 +331,7 @@ class Trial:
 
     def _write_reference(self, one: Server) -> None:
         assert self.build.image
-        book = Reference(self.build.settings.reference_folder, self.build.gpus[GPU], self.build.image, WORLD)
+        book = Reference(self.build.settings, self.build.gpus[GPU], self.build.image)
         book.path.unlink(missing_ok=True)
         book.runs.clear()
         book.add(one.figures)
