@@ -56,14 +56,32 @@ def test_features_are_accepted(tmp_path: Path, features: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "said"),
     [
-        ("lxc_configs.920.memory_mb", 100, "lxc_configs.920.memory_mb: 100 is less than the minimum of 512"),
-        ("lxc_configs.920.cores", "4", "lxc_configs.920.cores: '4' is not of type 'integer'"),
-        ("lxc_configs.920.our_key", 1, "'our_key' was unexpected"),
-        ("lxc_configs.920.static_ip", "10.0.0.9/24", "differs from network_config.ip"),
+        (
+            "lxc_configs.920.memory_mb",
+            100,
+            "lxc_configs.920.memory_mb: 100; expected a whole number from 512 to 131072",
+        ),
+        ("lxc_configs.920.cores", "4", 'cores: "4"; expected a whole number from 1 to 32; remove the quotes'),
+        ("lxc_configs.920.our_key", 1, "lxc_configs.920.our_key: unknown key; expected name, memory_mb, "),
+        ("lxc_configs.920.memroy_mb", 1, "lxc_configs.920.memroy_mb: unknown key; did you mean memory_mb?"),
+        ("lxc_configs.920.cores", True, "cores: true; expected a whole number"),
+        ("lxc_configs.920.cores", float("nan"), "cores: NaN; expected a whole number"),
+        ("lxc_configs.920.cores", float("inf"), "cores: Infinity; expected a whole number"),
+        ("lxc_configs.920.unprivileged", 0, "unprivileged: 0; expected true or false"),
+        ("lxc_configs.920.portainer_role", "boss", 'portainer_role: "boss"; expected one of server, agent, none'),
+        ("lxc_configs.920.network_config.gw", "10.0.0.220", "expected another address in 10.0.0.0/24"),
+        ("lxc_configs.920.network_config.gw", "10.0.0.999", "not permitted in '10.0.0.999'; expected an address in"),
+        ("lxc_configs.920.mac_address", "53:54:00:AA:BB:D1", "is the address of a group"),
+        ("lxc_configs.920.name", "a..b", "expected a host name"),
+        ("lxc_configs.920.name", "x" * 64, "expected a host name"),
+        ("lxc_configs.920.clone_from_template_ctid", "920", "920 is the container itself"),
+        ("lxc_configs.920.clone_from_template_ctid", "950", "expected a container with a template_snapshot_name"),
+        ("lxc_configs.903.template_snapshot_name", None, "expected a name of letters"),
+        ("lxc_configs.920.static_ip", "10.0.0.9/24", "10.0.0.9/24; expected 10.0.0.220/24, as in network_config.ip"),
         ("lxc_configs.920.gpu_assignment", "0,0", "names a GPU twice"),
         ("lxc_configs.920.network_config.ip", "10.0.0.220", "network_config.ip"),
         ("lxc_configs.920.features", "nesting", "lxc_configs.920.features"),
-        ("lxc_configs.777", {}, "'777' does not match"),
+        ("lxc_configs.777", {}, "777: unknown key; expected the number of a container, 900 to 999"),
         ("lxc_configs.920.template_snapshot_name", "no spaces please", "template_snapshot_name"),
     ],
 )
@@ -82,9 +100,43 @@ def test_nonsense_is_refused(tmp_path: Path, text: str, check: bool) -> None:
         load(written(tmp_path, text), check=check)
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DeclarationError, match="can't be read: No such file"):
-        load(tmp_path / "none.json")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe{", ":1: is not UTF-8 text: byte 0xff"),
+        (b"{\n\n'", ":3: is not JSON: Expecting property name enclosed in double quotes, at '"),
+        (b"\xef\xbb\xbf{}", ":1: begins with a byte order mark; expected none; run: sed -i '1s/^\\xEF\\xBB\\xBF//' "),
+        (b" " * (2**20 + 1), " is larger than 1 MiB"),
+        (b"[" * 100_000, " is nested too deeply"),
+        (b"1" * 5000, " can't be read: Exceeds the limit"),
+        (b"[]", ":1: top level: []; expected keys and values in { }"),
+    ],
+)
+def test_what_is_no_declaration_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (path := tmp_path / "configs.json").write_bytes(content)
+    with pytest.raises(DeclarationError) as caught:
+        load(path)
+    (line,) = str(caught.value).splitlines()
+    assert said in line.replace(f"{path}:", ":").replace(f"{path} ", " "), line
+
+
+@pytest.mark.parametrize(("name", "said"), [("none.json", "No such file"), ("", "Is a directory")])
+def test_missing_file_is_named(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(DeclarationError, match=f"can't be read: {said}.*set lxc_configs"):
+        load(tmp_path / name)
+
+
+def test_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    text = json.dumps(GOOD, indent=0)
+    once = "stands twice, first in line {}; expected each key once; remove one of them"
+    for old, new, place, first in (
+        ('"cores": 2,', '"cores": 2,\n"memory_mb": 4096,', ":11: lxc_configs.903.memory_mb", 9),
+        ('"950": {', '"920": {', ":55: lxc_configs.920", 30),
+    ):
+        with pytest.raises(DeclarationError) as caught:
+            load(written(tmp_path, text.replace(old, new, 1)))
+        (line,) = str(caught.value).splitlines()
+        assert line.partition(".json")[2] == f"{place}: {once.format(first)}"
 
 
 def test_undeclared_container_is_named() -> None:

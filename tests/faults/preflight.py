@@ -116,6 +116,13 @@ FORESEEN = (
         "answers at 10.0.0.220",
     ),
     preflight(
+        "bridge-missing",
+        "the node lacks the declared bridge",
+        "test_bridge_is_on_the_node",
+        declared(network_config={"name": "eth0", "bridge": "vmbr7", "ip": "10.0.0.220/24", "gw": "10.0.0.1"}),
+        "has no bridge vmbr7",
+    ),
+    preflight(
         "gpu-below-heading",
         "the line that passes a GPU stands below a snapshot's heading",
         "test_gpus_are_passed_where_it_counts",

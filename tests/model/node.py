@@ -491,6 +491,9 @@ class ModelNode:
     def do_other_node(self, *_: Any) -> str:
         raise Refused("hostname lookup failed - failed to get address info: Temporary failure in name resolution", 11)
 
+    def do_links(self, *_: Any) -> str:
+        return "lo   UNKNOWN  00:00:00:00:00:00 <LOOPBACK,UP>\nvmbr0   UP   <BROADCAST>\n"
+
     def do_path(self, *_: Any) -> str:
         raise Refused("no path", 1)  # as on a storage whose files can't be seen
 
@@ -738,6 +741,8 @@ def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911, PLR0912 -
             return verb, int(number)
         case ["zfs", "list", *_]:
             return "stored", 0
+        case ["ip", *_]:
+            return "links", 0
         case ["zfs", "get", *_]:
             return "zfs", 0
         case ["pvesm", "path", _] | ["uname" | "curl" | "test" | "dmesg", *_]:

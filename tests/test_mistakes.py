@@ -1,0 +1,56 @@
+"""Typical mistakes of a user, each with all that `--plan` says of it: tests/data/mistakes has a file for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.suite_run import Suite
+
+TOP = Path(__file__).parent.parent
+SAID = TOP / "tests/data/mistakes"
+GOOD = (TOP / "phoenix_lxc_configs.json").read_text(encoding="utf-8")
+OF_920 = GOOD.index('"920": {')
+# what stands in the declaration of 920, and what somebody writes instead
+DECLARED = {
+    "address-without-prefix": ('"10.0.0.220/24"', '"10.0.0.220"'),
+    "address-of-no-host": ('"10.0.0.220/24"', '"10.0.0.300/24"'),
+    "gateway-outside": ('"gw": "10.0.0.1"', '"gw": "10.0.1.1"'),
+    "malformed-mac": ("52:54:00:AA:BB:D1", "52-54-00-AA-BB-D1"),
+    "duplicate-key": ('"cores": 4,', '"cores": 4,\n      "memory_mb": 8192,'),
+    "host-name-with-a-blank": ('"BaseTemplateVLLM"', '"Base Template vLLM"'),
+    "more-tensor-parallel-than-gpus": ('"vllm_tensor_parallel_size": 1', '"vllm_tensor_parallel_size": 4'),
+    "misspelt-key": ('"memory_mb"', '"memroy_mb"'),
+    "number-in-quotes": ('"cores": 4', '"cores": "4"'),
+    "comma-forgotten": ('"cores": 4,', '"cores": 4'),
+}
+OPTIONS = {
+    "misspelt-setting": "vllm_imgae=vllm/vllm-openai:latest",
+    "missing-signing-key": "signing_key={tmp}/key.pem",
+    "declaration-is-a-folder": "lxc_configs={tmp}",
+}
+
+
+def check(name: str, top: Path, option: str) -> None:
+    """A plan with that option ends with 4 and says what the file of that name holds."""
+    run = Suite(top).run("--plan", "-o", option.replace("{tmp}", str(top)))
+    assert run.status == 4
+    assert run.output.replace(str(top), "TMP").replace(str(TOP), "TOP") == (SAID / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_mistake_in_the_declaration(name: str, tmp_path: Path) -> None:
+    seen, written = DECLARED[name]
+    assert seen in GOOD[OF_920:]
+    (tmp_path / "configs.json").write_text(GOOD[:OF_920] + GOOD[OF_920:].replace(seen, written, 1), encoding="utf-8")
+    check(name, tmp_path, "lxc_configs={tmp}/configs.json")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_mistake_in_a_setting(name: str, tmp_path: Path) -> None:
+    check(name, tmp_path, OPTIONS[name])
+
+
+def test_every_golden_file_is_read() -> None:
+    assert {path.stem for path in SAID.glob("*.txt")} == {*DECLARED, *OPTIONS}
