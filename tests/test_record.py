@@ -241,7 +241,7 @@ def test_what_weakens_a_proof_is_in_every_view() -> None:
         assert caveat in view
     page = head(weak, [])
     assert "<dd>1 inconclusive check</dd>" in page, "it names the check once, by its sentence, below"
-    assert "<li>A. " in page
+    assert "<li>A.</li>" in page
     assert "1 inconclusive check: a.py::test" in summary.page(weak, "x").replace("\\", "")
 
 

@@ -29,6 +29,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(request: pytest.FixtureRequest, chromium: Browser) -> Browser:
     chromium.look()
     chromium.open(SAMPLES / request.param / "report.html")
+    chromium.driver.find_element(By.ID, "show_all_checks").click()
     return chromium
 
 
@@ -36,7 +37,12 @@ def page(request: pytest.FixtureRequest, chromium: Browser) -> Browser:
 def red(chromium: Browser) -> Browser:
     chromium.look()
     chromium.open(SAMPLES / "red/report.html")
+    chromium.driver.find_element(By.ID, "show_all_checks").click()
     return chromium
+
+
+def shown(page: Browser, which: str = "") -> list[WebElement]:
+    return [row for row in rows(page, which) if row.is_displayed()]
 
 
 def rows(page: Browser, which: str = "") -> list[WebElement]:
@@ -108,8 +114,66 @@ def test_filter_works_and_shows_only_what_there_is(red: Browser) -> None:
     assert len(rows(red, ".passed")) == passed
 
 
+def test_stages_are_folded_unless_something_failed(chromium: Browser) -> None:
+    for name, unfolded in (("green", set()), ("red", {"inherited stack"})):
+        chromium.open(SAMPLES / name / "report.html")
+        stages = {
+            row.find_element(By.CSS_SELECTOR, ".col-testId").get_attribute("data-stage") for row in shown(chromium)
+        }
+        assert stages == unfolded
+    heading = chromium.driver.find_element(By.CSS_SELECTOR, "#results-table .stage button")
+    heading.click()
+    assert heading.get_attribute("aria-expanded") == "true"
+    assert len(shown(chromium, ".passed")) > 20
+    assert "passed" in heading.find_element(By.XPATH, "ancestor::th").text
+
+
+def test_search_shows_what_is_found_in_every_stage(chromium: Browser) -> None:
+    chromium.open(SAMPLES / "green/report.html")
+    search = chromium.driver.find_element(By.ID, "search")
+    search.send_keys("LOCK")
+    found = [row.text.lower() for row in shown(chromium)]
+    assert found
+    assert all("lock" in text for text in found)
+    chromium.driver.find_element(By.CSS_SELECTOR, ".filters input.filter[data-test-result=passed]").click()
+    assert shown(chromium) == []
+    search.send_keys(Keys.CONTROL, "a", Keys.DELETE)
+    assert shown(chromium) == []  # folded again
+
+
+def test_contents_lead_to_every_part(page: Browser) -> None:
+    links = page.driver.find_elements(By.CSS_SELECTOR, ".contents a[href^='#']")
+    assert {"Checks", "Timeline", "Made of"} <= {link.text for link in links}
+    made = next(link for link in links if link.text == "Made of")
+    assert not page.driver.find_element(By.CSS_SELECTOR, ".card").is_displayed()
+    made.click()
+    assert page.driver.find_element(By.CSS_SELECTOR, ".card").is_displayed()
+
+
+def test_a_copied_command_is_the_command(red: Browser) -> None:
+    command = red.driver.find_element(By.CSS_SELECTOR, ".failures pre.copy")
+    assert command.find_element(By.TAG_NAME, "button").text == "Copy"
+    assert command.text.removeprefix("Copy").strip().startswith("pct ")
+
+
+def test_simulated_gpus_are_inconclusive_and_draw_no_flat_lines(chromium: Browser) -> None:
+    chromium.open(SAMPLES / "green/report.html")
+    words = {button.text for button in chromium.driver.find_elements(By.CSS_SELECTOR, ".skipped .col-result button")}
+    assert words <= {"", "Inconclusive"}
+    assert "Inconclusive: simulated GPU" in chromium.driver.find_element(By.CSS_SELECTOR, ".warnings").text
+    assert not chromium.driver.find_elements(By.CSS_SELECTOR, "svg.plot")
+
+
+def test_the_legend_names_every_kind_of_bar_and_green_has_no_red(page: Browser) -> None:
+    kinds = page.run("return [...document.querySelectorAll('.waterfall svg')].map(e => e.getAttribute('class'))")
+    legend = page.run("return [...document.querySelectorAll('.key svg')].map(e => e.getAttribute('class'))")
+    assert set(kinds) == set(legend)
+    failed = page.driver.find_elements(By.CSS_SELECTOR, ".results-table-row.failed")
+    assert ("check failed" in kinds) is bool(failed)
+
+
 def test_stages_have_headings_in_the_order_of_the_build(page: Browser) -> None:
-    found = [each.text.casefold() for each in page.driver.find_elements(By.CSS_SELECTOR, "#results-table h3")]
+    found = [each.text.casefold() for each in page.driver.find_elements(By.CSS_SELECTOR, "#results-table h3 button")]
     stages = Ledger(declared_checks(CHECKS, (0, 1))).stages
     assert found == [stage for stage in stages if stage in found]
     assert {stages[0], "serving", stages[-1]} <= set(found)  # a sample may be older than a stage
@@ -168,7 +232,7 @@ def test_paper_has_no_controls(page: Browser) -> None:
     page.look(media="print", scheme="dark")
     assert not page.driver.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
     assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.pages_on_paper() <= 14
+    assert page.pages_on_paper() <= 4
 
 
 def test_pictures_say_what_they_show(page: Browser) -> None:

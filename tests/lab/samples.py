@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def keep(run: Run, name: str) -> None:
     folder.mkdir(parents=True)
     for file in ("report.html", "junit.xml"):
         text = (run.folder / file).read_text(encoding="utf-8")
+        text = re.sub(r'<span class="files">.*?</span>', "", text)  # they are not kept
         (folder / file).write_text(text.replace(f"{TOP}/", ""), encoding="utf-8")
 
 
