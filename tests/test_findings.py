@@ -12,9 +12,10 @@ import pytest
 from fixtures.base.errors import BuildError
 from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
-from fixtures.record.model import CheckResult
+from fixtures.record.model import CheckResult, Outcome, Record
+from fixtures.report import estimate
 from fixtures.report.html import failure
-from fixtures.report.terminal import Stages, finding
+from fixtures.report.terminal import Stages, finding, telling, together
 from fixtures.run.stages import Check, Ledger, declared_checks
 from tests.suite_run import Suite
 
@@ -45,7 +46,7 @@ def build(**blocked: str) -> Any:
 
 def lines(*reports: Any, of: Any = None) -> list[str]:
     told: dict[str, int] = {}
-    found = [finding(number, each, of or build(), told) for number, each in enumerate(reports, 1)]
+    found = [finding(number, each, of or build(), told) for number, each in enumerate(together([*reports]), 1)]
     return [line for each in found for line, _ in each]
 
 
@@ -58,19 +59,66 @@ def test_finding_says_what_why_and_how() -> None:
 
 
 def test_same_diagnosis_is_said_once() -> None:
-    said = lines(report(LOCKED), report(LOCKED, "test_b"))
+    said = lines(report(LOCKED), report(LOCKED, "test_b", title="It is free."))
     assert said[-1] == "   as in 1."
     assert len([line for line in said if "fix:" in line]) == 1
 
 
+WRONG = "asked 'Capital?', the answer has no 'Berlin': 'Paris, {}.'; expected the word 'Berlin'; run: zless {}"
+
+
+def test_one_failure_of_two_gpus_is_one_finding() -> None:
+    """A wrong answer begins with the question, the answer and what was expected."""
+    two = [report(WRONG.format(gpu, gpu), f"test_a[gpu{gpu}]", title=f"GPU {gpu}: It answers.") for gpu in (0, 1)]
+    said = lines(*two, of=build(test_c="test_a[gpu1]"))
+    assert said[:2] == ["1. preflight: GPU 0, GPU 1: It answers.", f"   {WRONG.format(0, 0)}"]
+    assert said[-1] == "   blocks 1: test_c claims this"
+    assert not [line for line in said if line.startswith("2.")]
+    other = report("it is hot", "test_a[gpu1]", title="GPU 1: It answers.")
+    assert len([line for line in lines(two[0], other) if re.match(r"\d\. ", line)]) == 2
+
+
+def test_servers_log_is_what_may_explain_its_end() -> None:
+    log = (Path(__file__).parent / "data/cases/21-kv-cache/log.txt").read_text()
+    noise = 'INFO:     127.0.0.1:5 - "GET /health HTTP/1.1" 200 OK\nINFO Route: /ping, Methods: GET, POST\n\n'
+    assert telling(noise + log + noise) == log.splitlines()
+
+
+def earlier(reports: Path, when: str, outcome: Outcome, seconds: float) -> None:
+    (folder := reports / f"{when}-920").mkdir(parents=True)
+    checks = [
+        CheckResult(f"{stage}.py::a", stage, "A.", "passed", "", 100.0, seconds) for stage in ("one", "two", "three")
+    ]
+    (folder / "record.json").write_text(Record("x", 0.0, outcome=outcome, checks=checks).to_json())
+
+
+def test_the_rest_is_estimated_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
+    for number, seconds in enumerate((1000.0, *[60.0] * 5, 9.0)):
+        earlier(tmp_path, f"2026112{number}T000000Z", Outcome.EXISTING if seconds == 9.0 else Outcome.BUILT, seconds)
+    (tmp_path / "20261130T000000Z-920").mkdir()
+    (tmp_path / "20261130T000000Z-920/record.json").write_text("{")
+    known = estimate.typical(tmp_path, 920, Outcome.BUILT)
+    assert known == {"one": 60.0, "two": 60.0, "three": 60.0}
+    assert estimate.left(known, ["one", "two", "three"], "one") == 120.0
+    assert estimate.typical(tmp_path, 930, Outcome.BUILT) == {}
+    settings = SimpleNamespace(report_folder=tmp_path)
+    more: dict[str, Any] = {"settings": settings, "suite": SimpleNamespace(ctid=920), "mode": SimpleNamespace(ends=Outcome.BUILT)}
+    ledger = SimpleNamespace(stages=["one", "two", "three"])
+    results = [CheckResult(f"{stage}.py::a", stage, "A.", "passed") for stage in ledger.stages]
+    first, second, last = shown(results, only_reads=False, ledger=ledger, **more)
+    assert "; about 2 min 00 s left)" in first
+    assert "; about 1 min 00 s left)" in second
+    assert "left" not in last
+
+
 def test_what_a_failure_blocks_is_listed_in_grey() -> None:
-    found = list(finding(1, report("x"), build(test_c="test_a", test_d="test_b"), {}))
+    found = list(finding(1, [report("x")], build(test_c="test_a", test_d="test_b"), {}))
     assert found[-1] == ("   blocks 1: test_c claims this", True)
 
 
 def test_servers_log_is_in_grey_and_short() -> None:
     log = "\n".join(f"line {number}" for number in range(60))
-    found = list(finding(1, report("x", sections=[(LOG, log)]), build(), {}))
+    found = list(finding(1, [report("x", sections=[(LOG, log)])], build(), {}))
     assert [line.strip() for line, grey in found if grey] == [f"{LOG}:", *log.splitlines()[-15:]]
 
 
@@ -88,7 +136,7 @@ def test_no_known_mode_is_said_only_of_what_nothing_explains(text: str, *, unkno
     assert ("report it" in said) is unknown
 
 
-def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = True) -> list[str]:
+def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = True, **build: Any) -> list[str]:
     """What the terminal shows of these checks, one after the other."""
     said: list[str] = []
     reporter = SimpleNamespace(write_line=lambda line, **_: said.append(line), showfspath=True)
@@ -96,7 +144,7 @@ def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = Tr
     config: Any = SimpleNamespace(pluginmanager=plugins, option=SimpleNamespace(verbose=verbose))
     known = {result.name: result for result in results}
     recorder: Any = SimpleNamespace(check=known.get)
-    stages = Stages(config, cast(Any, SimpleNamespace(only_reads=only_reads)), recorder)
+    stages = Stages(config, cast(Any, SimpleNamespace(only_reads=only_reads, **build)), recorder)
     for name in known:
         for when in ("setup", "call", "teardown"):
             stages.pytest_runtest_logreport(SimpleNamespace(nodeid=name, when=when))

@@ -56,6 +56,15 @@ def test_second_one_lets_the_clean_up_finish() -> None:
     one.raises()
 
 
+def test_first_one_is_answered_at_once() -> None:
+    """Before anything else is done, in far less than the 0.2 s after which a person presses again."""
+    one = Pressed()
+    begun = time.thread_time()
+    one.raises()
+    assert time.thread_time() - begun < 0.2
+    assert one.said == ["interrupted; what this run has started is cleaned up, then it ends"]
+
+
 def test_one_that_was_lost_is_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CAUGHT", 0.0)
     one = Pressed()
