@@ -52,6 +52,32 @@ def software(root: Path, toolkit: str = "") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        *("components=NaN", 'components=[{"Name": "x"}]', "components=[1]", 'components={"a": 1}', "components=[[[["),
+        *(
+            "docker_info=1e999 x",
+            "docker_info=null {} []",
+            "gpu=",
+            "gpu=0, GPU-0",
+            "gpu=" + "," * 99,
+            "toolkit=9.9",
+        ),
+    ],
+)
+def test_line_that_makes_no_sense_hides_no_other(line: str) -> None:
+    """A container that says nonsense of one thing still has the GPUs that decide whether the record is real."""
+    card = "0, GPU-0, SIMULATED card, 580, 8, 9.0, 00:1, x"
+    container: Any = SimpleNamespace(
+        execute=lambda *_, **__: SimpleNamespace(out=f"{line}\nos=Debian\ngpu={card}\n{line}\n")
+    )
+    found, gpus = facts.of_container(container)
+    assert found["os"] == "Debian"
+    assert [gpu["name"] for gpu in gpus] == ["SIMULATED card"]
+    assert all(isinstance(value, str) for value in found.values())
+
+
+@pytest.mark.parametrize(
     ("toolkit", "line", "mode"),
     [
         ("1.17.8", "", "auto (legacy)"),

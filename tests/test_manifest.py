@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.proxmox.channel import Channel
-from fixtures.proxmox.container import ContainerError
+from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.record import store
 from fixtures.remote import container_probe
@@ -164,6 +164,13 @@ def test_image_has_the_digest_of_its_repository(monkeypatch: pytest.MonkeyPatch,
     assert container_probe._image(name) == {"name": name, "id": "sha256:2", "digest": "r:5000/vllm/openai@sha256:1"}
 
 
+def saying(document: object) -> Container:
+    """A container whose programs print a document."""
+    container = Container(SimpleNamespace(), 920)  # type: ignore[arg-type]
+    container.ask = lambda *_, **__: json.dumps(document)  # type: ignore[method-assign]
+    return container
+
+
 @pytest.mark.parametrize(
     ("name", "listed"),
     [
@@ -177,8 +184,7 @@ def test_image_is_known_by_the_name_that_docker_lists(monkeypatch: pytest.Monkey
     found = [{"Id": "sha256:2", "RepoDigests": [f"{listed}@sha256:1"], "Config": {}, "Size": 1}]
     answers(monkeypatch, {"docker image": [json.dumps(found)]})
     assert container_probe._image(name)["digest"] == f"{listed}@sha256:1"
-    container: Any = SimpleNamespace(ask=lambda *_, **__: json.dumps(found))
-    assert inspect(container, name, 1).digest == f"{listed}@sha256:1"
+    assert inspect(saying(found), name, 1).digest == f"{listed}@sha256:1"
 
 
 def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,12 +327,21 @@ def test_name_of_a_file_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"template": {"image": "\ud800"}}, {"template": {"size": 1.5}}, {"around": None}, {"packages": [1]}, {"kept": 1}],
+    [
+        *(
+            {"template": {"image": None}},
+            {"template": {"packages": {"count": 1.5}}},
+            {"template": {"files": {"/x": 1}}},
+        ),
+        *({"template": {"model": {"name": "\ud800"}}}, {"around": {"driver": None}}, {"around": {"gpus": []}}),
+        *({"packages": {"x": 1}}, {"kept": {"x": None}}, {"packages": {"\ud800": ""}}),
+    ],
 )
-def test_answer_of_which_no_manifest_can_be_made_is_said(change: dict[str, Any]) -> None:
-    right: dict[str, Any] = {"template": {}, "around": {}, "packages": {}, "kept": {}}
-    container: Any = SimpleNamespace(ctid=920, ask=lambda *_, **__: json.dumps(right))
-    assert manifest.look_inside(container, {}, 1) == right
-    container.ask = lambda *_, **__: json.dumps({**right, **change})
-    with pytest.raises(ContainerError, match="container 920 did not say in JSON what it holds"):
-        manifest.look_inside(container, {}, 1)
+def test_answer_of_which_no_manifest_can_be_made_is_said(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    answers(monkeypatch, {})
+    right = json.loads(json.dumps(container_probe.facts({"image": "i", "model": "/none"})))
+    assert manifest.look_inside(saying(right), {}, 1) == right
+    with pytest.raises(ContainerError, match=r"`python3 - .* in container 920 printed .*it\.\w+.* is .*; expected"):
+        manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {}, 1)

@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from fixtures.base.settings import _environment
+from fixtures.gpu.gpus import Gpu, index_of
 from fixtures.serving.client import ServerError, _answer, says
 from fixtures.serving.image import Image, ImageError
 from fixtures.session.server_fixtures import share
@@ -76,7 +77,10 @@ def test_each_run_has_a_key_of_its_own_unless_the_user_has_one(monkeypatch: pyte
 
 
 def test_docker_is_told_a_gpus_number_in_the_container_not_on_the_node() -> None:
-    assert [share((1, 3), gpu) for gpu in (1, 3)] == ["all", "device=1"]
+    """Also where the devices are not in the order of the PCI addresses, by which vLLM takes the first."""
+    cards = [Gpu(index, f"GPU-{index}", "H100", "", None, "", minor=minor) for index, minor in enumerate((3, 1))]
+    assert [share(index_of(cards, gpu, (1, 3))) for gpu in (1, 3)] == ["device=1", "all"]
+    assert [share(index_of([], gpu, (1, 3))) for gpu in (1, 3)] == ["all", "device=1"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf
 from fixtures.proxmox.changes import protection
-from fixtures.proxmox.node import Node, address_of, plain_description
+from fixtures.proxmox.node import Node, address_of, plain_description, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.session.preflight_facts import refuse_unseen
@@ -243,7 +243,8 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
         cause=f"name {where} with --node, or move it there",
         run=f"pct migrate {template.ctid} {node.name}",
     )
-    found = guest["type"], node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
+    name = node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
+    found = stated_text(guest, "type"), name
     assert found == expected, unexpected(
         f"{template.ctid} is taken by {found}", expected, cause="declare another number, or remove it", run="pct list"
     )

@@ -5,7 +5,7 @@ import pytest
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.proxmox.node import Node
+from fixtures.proxmox.node import Node, stated_text
 from fixtures.run.build import Build
 from fixtures.session.preflight_facts import GIB, DiskNeed, refuse_unseen
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
@@ -22,9 +22,10 @@ SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-s
 
 def test_storage_can_snapshot(node: Node, template: Template) -> None:
     """The declared storage can take snapshots."""
-    storage = node.storage(template.declared.storage_pool)
-    assert storage["type"] in SNAPSHOT_STORAGE, unexpected(
-        f"storage {storage['storage']} is of type {storage['type']}, which has no snapshots for containers",
+    pool = template.declared.storage_pool
+    kind = stated_text(node.storage(pool), "type")
+    assert kind in SNAPSHOT_STORAGE, unexpected(
+        f"storage {pool} is of type {kind}, which has no snapshots for containers",
         f"type {', '.join(SNAPSHOT_STORAGE)}",
         cause="declare another lxc_storage_pool",
         run="pvesm status",

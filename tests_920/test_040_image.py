@@ -55,9 +55,9 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
         f"GPU {gpu}: torch computes other numbers than the CPU: {said}",
         "True",
         cause="the card is broken, or the image is not built for it",
-        run=f"nvidia-smi -q -i {gpu} -d ECC",
+        run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d ECC",
     )
-    given = build.gpus[index]
+    given = gpus.at(build.gpus, index)
     assert count == "1", unexpected(
         f"GPU {gpu}: torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L"
     )

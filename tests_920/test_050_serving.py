@@ -90,7 +90,7 @@ class TestServer:
         failures, notes = health.judge(values, loaded=not build.simulated)
         name = gpus.named(build.gpus, gpu, index)
         assert not failures, unexpected(
-            f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpu}"
+            f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
         )
         health.report(name, notes)
 
@@ -102,13 +102,13 @@ class TestServer:
         """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
         if build.simulated:
             raise NotProved(SIMULATED)
-        reference = Reference(build.settings, build.gpus[index], image)
+        reference = Reference(build.settings, gpus.at(build.gpus, index), image)
         slow = performance.compare(ready_server, reference, gpu, add=build.write_reference)
         assert not slow, unexpected(
             f"GPU {gpu}: {'; '.join(slow)}",
             "figures inside the reference's bounds",
             cause=health.clocks(build.health.get(f"GPU {gpu} under load", {})),
-            run=f"nvidia-smi -q -i {gpu} -d PERFORMANCE,CLOCK",
+            run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d PERFORMANCE,CLOCK",
         )
 
 

@@ -161,17 +161,19 @@ def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone, setting
 @pytest.mark.needs("test_clone_sees_every_gpu")
 def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, settings: Settings, gpu: int) -> None:
     """In the clone, CUDA initialises on this GPU and copies data there and back."""
-    index, deadline, memory = clone.declared.gpus.index(gpu), settings.command_deadline, settings.gpu_memory_mb
+    deadline, memory = settings.command_deadline, settings.gpu_memory_mb
+    listed = gpus.listed(clone.container, deadline)
+    index = gpus.index_of(listed, gpu, clone.declared.gpus)
     if acceptance.was_there:
         memory = memory or guest.CUDA_MIB  # never all that its owner's programs may be about to take
         if full := guest.no_room(clone, index, deadline, mib=memory + guest.CUDA_MIB):
             raise Inconclusive(full)
     result = gpus.probe_cuda(clone.container, index, memory, deadline)
-    assert not result.error, unexpected(
-        f"GPU {gpu} in clone {clone.ctid}: {result.error} (CUDA counts {result.count} GPUs)",
-        "that CUDA initialises and copies",
-        run=clone.container.pasteable("nvidia-smi"),
-    )
+    fault = result.fault(gpus.at(listed, index).uuid)
+    if not fault and result.product not in ("right", "not supported"):
+        fault = f"a product of matrices is {result.product!r}; expected the CPU's numbers"
+    name, ask = gpus.named(listed, gpu, index), clone.container.pasteable("nvidia-smi")
+    assert not fault, f"{name} in clone {clone.ctid}: {fault}; run: {ask}"
 
 
 @MADE

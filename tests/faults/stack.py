@@ -373,7 +373,7 @@ INHERITED = (
         "CUDA fails on one of the GPUs",
         ("test_cuda_works_on_gpu[gpu1]",),
         gpus_say("gpu1.cuda.error = 46"),
-        "GPU 1: cuCtxCreate_v2: 46",
+        "cuCtxCreate_v2: 46",
         simulated=True,
     ),
 )

@@ -538,10 +538,13 @@ class ModelNode:
     def _content(self, files: dict[str, bytes]) -> str:
         """What the suite's script that looks inside says."""
         packages: dict[str, str] = {}
-        parts = {"image": {"name": "vllm/vllm-openai:latest", "digest": "x"}, "model": {"name": "m"}}
-        template = {**parts, "files": {}, "software": {}, "packages": {"sha256": digest(packages)}}
+        image = {"name": "vllm/vllm-openai:latest", "id": "sha256:x", "digest": "x"}
+        model = {"name": "m", "folder": "", "revision": "", "files": {}}
+        stated = {"count": 0, "sha256": digest(packages)}
+        template = {"image": image, "model": model, "files": {}, "software": {}, "packages": stated}
         kept = {name: sha256(text).hexdigest() for name, text in files.items()}
-        return json.dumps({"template": template, "around": {}, "packages": packages, "kept": kept})
+        around = {"kernel": "6.17", "driver": "580", "gpus": {}}
+        return json.dumps({"template": template, "around": around, "packages": packages, "kept": kept})
 
     # --- what changes something ---------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ class Cell:
     """What became of a check.
 
     Attributes:
-        outcome: "passed", "failed", "skipped", "inconclusive", or "same" where the spoilt answer says what the true
-            one said.
+        outcome: "passed", "failed", "skipped", "inconclusive", "raised" where it ended with an error of Python, or
+            "same" where the spoilt answer says what the true one said.
         note: Why a check that passed may.
     """
 
@@ -33,7 +33,15 @@ class Cell:
     why: str = ""
     note: str = ""
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether the check passes without a reason, or says no sentence."""
+        if self.outcome == "passed":
+            return self.way != "true" and not self.note
+        return self.outcome == "raised" or bool(OF_PYTHON.search(self.why.partition("\n")[0]))
 
+
+OF_PYTHON = re.compile(r"__\w+__|object at 0x|Traceback|NoneType|positional argument")  # in no sentence of ours
 # What does not rest on the text of an answer: its exit status or HTTP status says all
 STATUS = re.compile(
     r"`systemctl is-(active|enabled) docker`|`test -d|`command -v|`docker pull`|removing leftovers|"
@@ -60,10 +68,13 @@ EXCUSES = {
     r"ip neigh \| missing": "arping is asked instead",
     r"`systemctl --failed": "only words of a message",
     r"`uname|os-release|`test -d": "testinfra's own question, not judged",
-    r"Runtimes.nvidia \| unknown": "its name in the list is the fact",
     r"`nvidia-smi -q -x -i 1` in 920: .* \| missing": "a card or driver may lack the field",
     r"Size \| unknown|looking for \w+ in 920: (freed|sizes|rest) \|": "only kept in the record",
     r"`docker exec \S+ python3": "only kept in the record",
+    r"CUDA in \d+: cuda": "only kept in the record",
+    r"^test_cuda_works_on_gpu .*: product": "judged by `test_gpu_computes`",
+    r"Config\.(Env|Entrypoint) \| (missing|unknown)": "an image may have none; a server that needs it does not start",
+    r"content in \d+: around\.": "a change around the template is reported as not re-proved and fails nothing",
     r"--query-gpu=name": "only names the folder of caches",
     r"^test_snapshot_is_accepted \| the journal": "only tells which earlier generations may go",
     r"generations: (invocation|manifest)|generations: taken": "a snapshot is known by its name, description and time",
@@ -146,10 +157,11 @@ def cells(bench: Bench, *, by_field: bool = True) -> list[Cell]:
     for cell in found:
         if cell.outcome == "failed":
             finders[cell.fact, cell.way].append(cell.check)
-    return [_explained(cell, finders[cell.fact, cell.way]) for cell in found]
+    return [explained(cell, finders[cell.fact, cell.way]) for cell in found]
 
 
-def _explained(cell: Cell, finders: list[Check]) -> Cell:
+def explained(cell: Cell, finders: list[Check]) -> Cell:
+    """A cell with the reason why its check may pass, if it does and there is one."""
     if cell.outcome != "passed" or cell.way == "true":
         return cell
     if STATUS.search(cell.fact) and cell.way not in ("missing", "stale"):

@@ -217,7 +217,7 @@ class Trial:
         return build
 
     def outcome(self) -> tuple[str, str]:
-        """What becomes of the check: "passed", "failed", "skipped" or "inconclusive"; and why."""
+        """What becomes of the check: "passed", "failed", "skipped", "inconclusive", or "raised" of Python; and why."""
         warned._UNSAID.clear()
         try:
             with self._ends:
@@ -234,7 +234,7 @@ class Trial:
         except (AssertionError, BuildError, pytest.fail.Exception) as error:
             return "failed", str(error)
         except Exception as error:
-            return "failed", f"{type(error).__name__}: {error}"
+            return "raised", f"{type(error).__name__}: {error}"
         return "passed", "; ".join(warned._UNSAID)
 
     def _prepare(self) -> None:
@@ -320,7 +320,7 @@ class Trial:
             template.container,
             template.declared.network.address,
             build.settings,
-            server_fixtures.share(template.declared.gpus, GPU),
+            server_fixtures.share(GPU),
         )
         one._client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
         one.ready = Readiness(1.0, 2.0, 3.0)

@@ -81,7 +81,7 @@ PAGES = {
     "config.json": {"num_attention_heads": 14, "hidden_size": 896, "quantization_config": {"group_size": 128}},
     "/api/models/": {"siblings": [{"rfilename": "model.safetensors", "size": 600_000_000}]},
 }
-CUDA = {"error": "", "count": 2, "copied": 1 << 20, "taken": 1 << 30, "product": "right"}
+CUDA = {"error": "", "cuda": "13.0", "count": 2, "copied": 1 << 20, "taken": 1 << 30, "product": "right"}
 SYSTEMD = {
     "systemctl is-active docker": "active",
     "systemctl is-enabled docker": "enabled",
