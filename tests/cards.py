@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from fixtures.gpu import fit, health, nvidia_smi
+from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus, parse
 
 HERE = Path(__file__).parent / "data"
@@ -63,7 +64,7 @@ class Card:
         return (HERE / f"cards/{self.id}.xml").read_text()
 
     @property
-    def card(self) -> nvidia_smi.Card:
+    def card(self) -> Gpu:
         """The card as the suite's reader has it."""
         return nvidia_smi.read(self.report).gpus[0]
 

@@ -286,11 +286,11 @@ def test_holders_are_named() -> None:
         "cgroup=4711,0::/lxc/950/ns/system.slice/docker-0123.scope\ncgroup=12,0::/user.slice\n"
     )
     assert sorted(found.gpus) == [0, 1]
-    assert [str(holder) for holder in found.gpus[0].holders] == [
+    assert [str(each) for each in found.gpus[0].processes] == [
         "VLLM::EngineCore, x (PID 4711, in container 950) holds 15000 MiB",
         "python3 (PID 12, in the node itself) holds memory of unknown size",
     ]
-    assert found.gpus[1].holders == ()
+    assert found.gpus[1].processes == ()
     assert (found.cuda, found.gpus[0].capability, found.gpus[1].capability) == ("13.0", "12.0", "")
     assert str(found.gpus[1]) == "GPU 1 (GPU of the test, 00000000:02:00.0, GPU-1)"
 
@@ -306,13 +306,13 @@ def test_case_01_cuda_version_under_a_new_name() -> None:
 
 def test_case_04_memory_that_is_not_reported() -> None:
     gpu = node_gpus.parse(smi_log(smi_card(0, "N/A"))).gpus[0]
-    assert (gpu.free_mib, gpu.total_mib) == (None, None)
+    assert (gpu.free_mib, gpu.memory_mib) == (None, None)
 
 
 def test_case_05_full_answer_with_a_warning_is_an_answer() -> None:
     line = "WARNING: infoROM is corrupted at gpu 0000:0B:00.0"
     found = node_gpus.parse(f"{smi_log(smi_card(0))}\n{line}\n", 14)
-    assert found.gpus[0].total_mib == 16311
+    assert found.gpus[0].memory_mib == 16311
     assert found.notes[0] == line
     assert "InfoROM" in found.notes[1]
 

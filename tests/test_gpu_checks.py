@@ -10,7 +10,8 @@ import pytest
 
 from fixtures.base.inconclusive import NotProved, Unseen
 from fixtures.gpu import health, nvidia_smi
-from fixtures.gpu.gpus import Gpu, uuids
+from fixtures.gpu.gpu import Gpu
+from fixtures.gpu.gpus import uuids
 from fixtures.report import sparkline
 from fixtures.run.build import BUILD
 from fixtures.run.stages import NOT_PROVED, Check, Ledger

@@ -10,14 +10,20 @@ import pytest
 
 from fixtures.base.declaration import load
 from fixtures.gpu import gpus
-from fixtures.gpu.gpus import GpuMemory
+from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import ContainerError
 from fixtures.template import guest, owners
 
 DECLARED = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[950]
 NET = f"name=eth0,bridge=vmbr0,ip={DECLARED.network.ip},gw={DECLARED.network.gw},tag=30,firewall=1"
-EMPTY = GpuMemory(80_000, 81_920, ())
+
+
+def memory(free: int, total: int) -> Gpu:
+    return Gpu(0, "GPU-0", "a card", "580", total, "9.0", values={"memory.free": str(free)})
+
+
+EMPTY = memory(80_000, 81_920)
 OWN = {"Names": "mine", "State": "running", "Ports": "0.0.0.0:8000->8000/tcp, [::]:8000->8000/tcp"}
 
 
@@ -39,12 +45,12 @@ class Container:
 
 
 def look(monkeypatch: pytest.MonkeyPatch, room: Any = EMPTY, **facts: Any) -> guest.Place:
-    def asked(*_: object) -> GpuMemory:
+    def asked(*_: object) -> Gpu:
         if isinstance(room, Exception):
             raise room
         return room  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(gpus, "room", asked)
+    monkeypatch.setattr(gpus, "state", asked)
     monkeypatch.setattr(docker, "others", lambda _: facts.get("rows", []))
     monkeypatch.setattr(guest, "_answering", lambda *_: iter(["http://10.0.0.150:8000 (mine)"]))
     config = {"net0": facts.get("net0", NET)}
@@ -73,7 +79,7 @@ def test_guest_has_a_port_and_caches_of_its_own_and_downloads_nothing(monkeypatc
     ("facts", "said"),
     [
         (
-            {"room": GpuMemory(3 * 1024, 80 * 1024, ())},
+            {"room": memory(3 * 1024, 80 * 1024)},
             "GPU 0 of the container has 3.0 of 80.0 GiB of memory free, and 72.0",
         ),
         ({"room": ValueError("[N/A]")}, "how much memory is free on GPU 0 of the container is not known"),

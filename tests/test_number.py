@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.base.number import MOST, finite, read_json, whole, write_json
-from fixtures.gpu import nvidia_smi, sample
+from fixtures.gpu import gpu, sample
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
 from fixtures.proxmox.remote_agent import _Answer
@@ -108,7 +108,7 @@ def test_far_side_states_no_number(number: str, place: int) -> None:
 
 @pytest.mark.parametrize("word", NO_NUMBERS)
 def test_nvidia_smi_states_no_number(word: str) -> None:
-    value = nvidia_smi.Value(word)
+    value = gpu.Value(word)
     assert value.number is None or math.isfinite(value.number)
     assert value.whole is None or abs(value.whole) < 10**40
     assert sample.parse(f"0, {word}, 1", 0.0) is None

@@ -52,13 +52,13 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
     """No other container or process holds GPU memory that the test server needs."""
     held, hidden, wanted = list[str](), list[str](), settings.gpu_share
     for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
-        others = [str(holder) for holder in gpu.holders if holder.ctid != template.ctid]
-        if gpu.free_mib is None or gpu.total_mib is None:
+        others = [str(holder) for holder in gpu.processes if holder.ctid != template.ctid]
+        if gpu.free_mib is None or gpu.memory_mib is None:
             hidden.append(f"the memory of {gpu}")
             continue
-        free = gpu.free_mib + sum(holder.memory_mib or 0 for holder in gpu.holders if holder.ctid == template.ctid)
-        if free < wanted * gpu.total_mib:
-            held.append(f"{gpu}: {free} of {gpu.total_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
+        free = gpu.free_mib + sum(holder.memory_mib or 0 for holder in gpu.processes if holder.ctid == template.ctid)
+        if free < wanted * gpu.memory_mib:
+            held.append(f"{gpu}: {free} of {gpu.memory_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
         elif others:
             warn(f"{gpu} is shared: {'; '.join(others)}")
     assert not held, unexpected(
@@ -133,7 +133,7 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """The model's weights fit into the memory of the GPUs that serve it."""
     gpus = gpus_seen(gpus_of_node, template.declared.gpus)
-    totals = [gpu.total_mib for gpu in gpus if gpu.total_mib is not None]
+    totals = [gpu.memory_mib for gpu in gpus if gpu.memory_mib is not None]
     if not model.weights or len(totals) < len(gpus):
         refuse_unseen("the memory of the GPUs" if len(totals) < len(gpus) else "the size of the model's weights")
     room = min(totals) * template.declared.tensor_parallel * settings.gpu_share

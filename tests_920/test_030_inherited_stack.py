@@ -190,7 +190,8 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
 @GPU
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before load: memory, clocks, temperature, power, modes."""
-    values = build.health[f"GPU {gpu} before load"] = health.read(container, index, build.settings.command_deadline)
+    values = gpus.state(container, index, build.settings.command_deadline).values
+    build.health[f"GPU {gpu} before load"] = values
     failures, notes = health.judge(values, loaded=False)
     name = gpus.named(build.gpus, gpu, index)
     ask = f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
@@ -201,16 +202,16 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
 @GPU
 def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has enough free memory for a test server."""
-    room = gpus.room(container, index, settings.command_deadline)
+    now = gpus.state(container, index, settings.command_deadline)
     name = gpus.named(build.gpus, gpu, index)
-    if room.free is None or room.total is None:
+    if now.free_mib is None or now.memory_mib is None:
         raise Unseen(f"not seen: the memory of {name}, which its driver does not report")
-    wanted = settings.gpu_share * room.total
-    assert room.free >= wanted, unexpected(
-        f"{name} has {room.free} MiB free of {room.total}, the server takes {wanted:.0f}",
+    wanted, holders = settings.gpu_share * now.memory_mib, "; ".join(map(str, now.processes))
+    assert now.free_mib >= wanted, unexpected(
+        f"{name} has {now.free_mib} MiB free of {now.memory_mib}, the server takes {wanted:.0f}",
         "room for the server",
-        cause=f"others hold the rest: {', '.join(room.processes) or 'no process of this container'}; end them, or let "
-        "the server take less (-o server_args='--gpu-memory-utilization 0.5')",
+        cause=f"others hold the rest: {holders or 'no process of this container'}; end them, or let the server take "
+        "less (-o server_args='--gpu-memory-utilization 0.5')",
         run="nvidia-smi",
     )
 

@@ -85,7 +85,7 @@ class TestServer:
     ) -> None:
         """This GPU is healthy under load: memory errors, clocks, temperature, PCIe link."""
         with performance.load(ready_server, performance.effort_for(build.simulated)):
-            values = health.read(container, index, build.settings.command_deadline)
+            values = gpus.state(container, index, build.settings.command_deadline).values
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
         name = gpus.named(build.gpus, gpu, index)

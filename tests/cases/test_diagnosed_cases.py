@@ -359,7 +359,7 @@ def test_case_25_gptoss_weights(
     found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
     assert found.weights == 4792272488 + 4808140312 + 4170342232
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))
-    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, total_mib=24564)}, unseen=""))
+    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, memory_mib=24564)}, unseen=""))
     gpus_and_model.test_model_fits_the_gpus(template, found, card, settings())
 
 

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
 from fixtures.gpu import nvidia_smi  # noqa: E402
-from fixtures.gpu.nvidia_smi import State  # noqa: E402
+from fixtures.gpu.gpu import State  # noqa: E402
 
 
 def main() -> None:
