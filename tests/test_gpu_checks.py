@@ -15,7 +15,7 @@ from fixtures.gpu.gpus import uuids
 from fixtures.report import sparkline
 from fixtures.run.build import BUILD
 from fixtures.run.stages import NOT_PROVED, Check, Ledger
-from fixtures.serving import server_log
+from fixtures.serving import vllm
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
 from fixtures.serving.served_model import Figure
@@ -128,8 +128,8 @@ def test_phases_are_read_from_the_log() -> None:
 [monitor.py:81] Initial profiling/warmup run took 33.73 s
 [model_runner.py:726] Graph capturing finished in 5 secs, took 0.38 GiB
 [core.py:337] init engine (profile, create kv cache, warmup model) took 87.12 s (compilation: 27.17 s)"""
-    assert list(server_log.phases(log).values()) == [0.19, 27.17, 33.73, 5.0, 87.12]
-    assert server_log.phases("nothing of the kind") == {}
+    assert list(vllm.phases(log).values()) == [0.19, 27.17, 33.73, 5.0, 87.12]
+    assert vllm.phases("nothing of the kind") == {}
 
 
 def figures(speed: float, ready: float = 50.0) -> list[Figure]:

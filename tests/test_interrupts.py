@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -9,14 +10,13 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import pytest
 
 from fixtures.base import interrupts as module
 from fixtures.base.errors import BuildError
 from fixtures.base.interrupts import Interrupts
-from fixtures.base.settings import Settings
 from fixtures.record.model import Outcome, from_json
 from fixtures.serving.server import Server
 from tests.suite_run import TOP, Suite
@@ -175,11 +175,13 @@ def test_clean_up_raises_nothing_by_itself() -> None:
 
 
 def test_lost_one_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = object.__new__(Server)
-    server._started, server._settings = time.monotonic(), cast(Settings, SimpleNamespace(ready_deadline=60))
+    channel: Any = SimpleNamespace(waiting=lambda *_: contextlib.nullcontext())
+    server: Any = object.__new__(Server)
+    server._started, server._look, server._settings = time.monotonic(), None, SimpleNamespace(ready_deadline=60)
+    server.container = SimpleNamespace(node=SimpleNamespace(channel=channel))
     monkeypatch.setattr(module.INTERRUPTS, "_count", 1)
     with pytest.raises(KeyboardInterrupt):
-        server._wait("nothing", lambda: False)
+        server._poll("nothing", lambda: False)
 
 
 WAITS = """

@@ -16,7 +16,7 @@ from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
 from fixtures.proxmox.remote_agent import _Answer
 from fixtures.record.model import Outcome, Record, from_json
-from fixtures.serving import pull_output, server_log
+from fixtures.serving import pull_output, vllm
 from fixtures.session import sealing
 from fixtures.template import generations
 
@@ -119,8 +119,8 @@ def test_nvidia_smi_states_no_number(word: str) -> None:
 
 @pytest.mark.parametrize("word", NO_NUMBERS)
 def test_logs_state_no_number(word: str) -> None:
-    assert set(server_log.phases(f"Loading weights took {word} s\n").values()) <= {finite(word)}
-    server_log.sight(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
+    assert set(vllm.phases(f"Loading weights took {word} s\n").values()) <= {finite(word)}
+    vllm.sight(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
     found = pull_output.sight(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
     assert math.isfinite(found.done)
     assert math.isfinite(found.total)

@@ -16,7 +16,7 @@ from fixtures.base.text import beginning, clean, ending, inert, plain, short, ta
 from fixtures.diagnosis import evidence, failure_modes
 from fixtures.proxmox import conf, integrity, web
 from fixtures.remote import secret_files
-from fixtures.serving import client, pull_output, server_log
+from fixtures.serving import client, pull_output, vllm
 from tests import patterns
 from tests.patterns import Pattern
 
@@ -31,8 +31,8 @@ ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/base/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
     "fixtures/remote/secret_files.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_files.BEGINNINGS.pattern],
     "fixtures/remote/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
-    "fixtures/serving/server_log.py: re.finditer(pattern, line)": [pattern for _, pattern in server_log.PHASES],
-    "fixtures/serving/server_log.py: re.search(words, log)": list(server_log.TOOK.values()),
+    "fixtures/serving/vllm.py: re.finditer(pattern, line)": [pattern for _, pattern in vllm.PHASES],
+    "fixtures/serving/vllm.py: re.search(words, log)": list(vllm.TOOK.values()),
     "lab/pve/schema.py: re.fullmatch(pattern, value)": [],  # of options of a command line
     "lab/pve/schema.py: re.fullmatch(self.pattern, value)": [],
 }
@@ -127,8 +127,8 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     ),
     "evidence": (lambda text: evidence.kept(text, Redactor(NAMES).text), ("a", "### docker\n", "\n")),
     "failure": (lambda text: failure_modes.diagnose({"failure": text, "log": text}), ("a", "`a` ended with 1: ", "\n")),
-    "server_log.sight": (server_log.sight, ("|", "a\n", "\r", "Capturing CUDA graphs")),
-    "server_log.phases": (server_log.phases, ("init engine (", "1", "took ")),
+    "vllm.sight": (vllm.sight, ("|", "a\n", "\r", "Capturing CUDA graphs")),
+    "vllm.phases": (vllm.phases, ("init engine (", "1", "took ")),
     "pull_output.sight": (pull_output.sight, ("0", "aaaaaaaaaaaa: A", "aaaaaaaaaaaa: Aa [", " ")),
     "pull_output.plain": (pull_output.plain, ("\x1b[0", "\r", "0")),
     "says": (lambda text: client.says(text, "paris"), ("paris", "not in ", " ", "not paris ")),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.base.waiting import Sight
-from fixtures.serving import pull_output, server_log
+from fixtures.serving import pull_output, vllm
 from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
 
@@ -141,4 +141,4 @@ def test_failed_pull_is_told_in_dockers_words() -> None:
     ids=["nothing", "unknown", "weights", "graphs", "eager", "done"],
 )
 def test_phase_of_the_servers_start(log: str, sight: Sight) -> None:
-    assert server_log.sight(log) == sight
+    assert vllm.sight(log) == sight

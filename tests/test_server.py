@@ -7,7 +7,9 @@ import pytest
 import requests
 
 from fixtures.base.settings import _environment
-from fixtures.gpu.gpus import Gpu, index_of
+from fixtures.gpu.gpu import Gpu
+from fixtures.gpu.gpus import index_of
+from fixtures.serving import vllm
 from fixtures.serving.client import ServerError, _answer, says
 from fixtures.serving.image import Image, ImageError
 from fixtures.session.server_fixtures import share
@@ -36,15 +38,15 @@ def made(status: int, body: object) -> requests.Response:
 
 
 def test_command_follows_the_entrypoint() -> None:
-    assert image("vllm", "serve").serve_command("/m", ["--x"]) == ["/m", "--x"]
+    assert vllm.serve_command(image("vllm", "serve"), "/m", ["--x"]) == ["/m", "--x"]
     old = image("python3", "-m", "vllm.entrypoints.openai.api_server")
-    assert old.serve_command("/m", ["--x"]) == ["--model", "/m", "--x"]
+    assert vllm.serve_command(old, "/m", ["--x"]) == ["--model", "/m", "--x"]
 
 
 @pytest.mark.parametrize("entrypoint", [(), ("sh",), ("vllm", "bench")])
 def test_unknown_entrypoint_is_refused(entrypoint: tuple[str, ...]) -> None:
     with pytest.raises(ImageError, match="entrypoint"):
-        image(*entrypoint).serve_command("/m", [])
+        vllm.serve_command(image(*entrypoint), "/m", [])
 
 
 def test_recorded_answer_is_read() -> None:

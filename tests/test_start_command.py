@@ -10,13 +10,13 @@ from pathlib import Path
 from fixtures.base.redaction import Redactor
 from fixtures.serving import start_command
 
-RUN = ("docker", "run", "--detach", *start_command.options("Qwen/Qwen2.5-0.5B"), "a b@sha256:0", "--model", "$x")
+RUN = ("docker", "run", "--detach", *start_command.owners_options("Qwen/Qwen2.5-0.5B"), "a b@sha256:0", "--model", "$x")
 
 
 def test_server_is_named_after_its_model() -> None:
     for model, name in (("Qwen/Qwen2.5-0.5B", "vllm-Qwen2.5-0.5B"), ("/models/test-model/", "vllm-test-model")):
-        assert start_command.options(model)[1] == name
-    assert start_command.options("/models/ä b;c")[1] == "vllm-b-c"
+        assert start_command.owners_options(model)[1] == name
+    assert start_command.owners_options("/models/ä b;c")[1] == "vllm-b-c"
 
 
 def test_pasted_command_makes_the_file_of_the_key_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from fixtures.gpu import gpus
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
+from fixtures.serving import vllm
 from fixtures.serving.image import Image
 from fixtures.session.prefetch import Prefetch
 from fixtures.template import tidy
@@ -36,7 +37,7 @@ def test_image_is_pulled(prefetch: Prefetch, build: Build) -> None:
 @pytest.mark.needs("test_image_is_pulled")
 def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     """The image's entrypoint is known to serve a model."""
-    words = image.serve_command(settings.test_model, [])
+    words = vllm.serve_command(image, settings.test_model, [])
     assert settings.test_model in words, unexpected(
         f"the server is started with {words}",
         f"the model {settings.test_model}",

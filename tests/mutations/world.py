@@ -25,7 +25,7 @@ from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.record import store
 from fixtures.remote.container_probe import digest
-from fixtures.serving import caches, server
+from fixtures.serving import caches, server_log
 from fixtures.template import generations, identity, manifest, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import ModelNode
@@ -151,7 +151,7 @@ def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> st
             return "NVIDIA-H100-80GB-HBM3"
         case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
             return f"True 2.11.0+cu130 1 {UUIDS[1].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
-        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE):
+        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server_log.LOGS, tidy.NOTE_IMAGE):
             return ""
         case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
             return "kept"
