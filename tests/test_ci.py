@@ -97,23 +97,53 @@ def test_no_word_of_a_node_is_a_command_to_a_ci_server(tmp_path: Path, words: tu
     assert "owned" in run.output
 
 
-def test_refused_run_uploads_no_record_of_an_earlier_one(tmp_path: Path) -> None:
-    """The job's upload takes what `latest` leads to, and a run that ends with 4 makes no record."""
+def earlier(top: Path) -> None:
+    """A checkout with the record of an earlier run, and a Python that refuses a run."""
+    (top / "reports/earlier").mkdir(parents=True)
+    (top / "reports/earlier/junit.xml").write_text("green")
+    (top / "reports/latest").symlink_to("earlier")
+    shutil.copytree(TOP / ".ci", top / ".ci")
+    refuses = top / "python"
+    refuses.write_text("#!/bin/sh\nexit 4\n")
+    refuses.chmod(0o755)
+
+
+@pytest.mark.parametrize("words", ["verify", "destroy", "build"])
+@pytest.mark.parametrize("python", ["python", ""])
+def test_refused_run_uploads_no_record_of_an_earlier_one(tmp_path: Path, words: str, python: str) -> None:
+    """The job's upload takes what `latest` leads to, and a run that ends with 4 makes no record; nor does no venv."""
     (job,) = (each for each in workflows.read(TOP / ".github/workflows/hardware.yml")["jobs"].values())
     (upload,) = (step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
     assert upload["with"]["path"] == "reports/latest/"
-    (tmp_path / "reports/earlier").mkdir(parents=True)
-    (tmp_path / "reports/latest").symlink_to("earlier")
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(TOP / ".ci/hardware", tmp_path / ".ci")
-    refuses = tmp_path / "python"
-    refuses.write_text("#!/bin/sh\nexit 4\n")
-    refuses.chmod(0o755)
-    environment = {**os.environ, "PHOENIX_PYTHON": str(refuses), "PHOENIX_NODE": "local"}
-    done = subprocess.run([tmp_path / ".ci/hardware", "verify"], env=environment, timeout=60, check=False)
-    assert done.returncode == 4
+    assert "steps.run.outcome != 'skipped'" in upload["if"]
+    assert [step.get("run") for step in job["steps"] if step.get("id") == "run"] == ['.ci/hardware "$MODE"']
+    earlier(tmp_path)
+    (tmp_path / ".ci/install").write_text("#!/bin/sh\nexit 1\n")
+    environment = {**os.environ, "PHOENIX_PYTHON": python and str(tmp_path / python), "PHOENIX_NODE": "local"}
+    done = subprocess.run(
+        [tmp_path / ".ci/hardware", words], env=environment, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == (1 if not python and words != "destroy" else 4)
     assert not (tmp_path / "reports/latest").exists()
     assert (tmp_path / "reports/earlier").is_dir()
+
+
+@pytest.mark.parametrize("name", ["lab", "template"])
+@pytest.mark.parametrize("made", [True, False], ids=["a record", "none"])
+def test_gitlab_uploads_the_record_of_this_run_or_none(tmp_path: Path, name: str, made: bool) -> None:
+    """Whatever lies in a checkout that is not cleaned; a link is followed, as an artifact of a link is empty."""
+    job = workflows.read(GITLAB)[name]
+    assert job["artifacts"]["paths"] == ["record/"]
+    assert job["artifacts"]["reports"]["junit"] == "record/junit.xml"
+    earlier(tmp_path)
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record/junit.xml").write_text("green")
+    (tmp_path / "reports/this").mkdir()
+    (tmp_path / "reports/this/junit.xml").write_text("red")
+    run = "ln -sfn this reports/latest" if made else "true"
+    lines = "\n".join([job["before_script"][0], run, job["after_script"][0]])
+    subprocess.run(["bash", "-euc", lines], cwd=tmp_path, check=True, timeout=60)
+    assert {path.read_text() for path in (tmp_path / "record").glob("*")} == ({"red"} if made else set())
 
 
 @pytest.mark.parametrize("path", GITHUB, ids=lambda path: path.name)

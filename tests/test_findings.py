@@ -102,7 +102,11 @@ def test_the_rest_is_estimated_from_earlier_runs_of_the_kind(tmp_path: Path) -> 
     assert estimate.left(known, ["one", "two", "three"], "one") == 120.0
     assert estimate.typical(tmp_path, 930, Outcome.BUILT) == {}
     settings = SimpleNamespace(report_folder=tmp_path)
-    more: dict[str, Any] = {"settings": settings, "suite": SimpleNamespace(ctid=920), "mode": SimpleNamespace(ends=Outcome.BUILT)}
+    more: dict[str, Any] = {
+        "settings": settings,
+        "suite": SimpleNamespace(ctid=920),
+        "mode": SimpleNamespace(ends=Outcome.BUILT),
+    }
     ledger = SimpleNamespace(stages=["one", "two", "three"])
     results = [CheckResult(f"{stage}.py::a", stage, "A.", "passed") for stage in ledger.stages]
     first, second, last = shown(results, only_reads=False, ledger=ledger, **more)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from fixtures.record.model import Outcome, Verdict
 from tests import schemas
 from tests.suite_run import Suite
+from tests.test_node_process import Nodes, record
 
 # A run that would look good, and in which one function of the suite raises.
 BREAKS = """
@@ -53,6 +55,31 @@ def test_error_of_the_suite_ends_in_no_good_record(tmp_path: Path, module: str, 
         assert (run.record.outcome, run.record.verdict) == (Outcome.FAILED, Verdict.FAILED)
         if run.record.subjects:  # else there is nothing that a statement could speak of
             schemas.check_folder(run.folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["Merged._html", "Merged._summary", "Merged._show", "Merged._testsuites", "Result.sentence"]
+)
+def test_error_of_the_process_that_started_several_leaves_no_good_record(tmp_path: Path, name: str) -> None:
+    """Also of the nodes, whose processes have ended well, and whatever was signed."""
+    broken = "property(breaks)" if name == "Result.sentence" else "breaks"
+    good, _, breaks = BREAKS.partition("@pytest.hookimpl")
+    breaks = breaks.partition("import {module} as module\n")[2].partition("    setattr")[0]
+    plugin = f"{good}\nfrom fixtures.report.merged import Merged, Result\n{dedent(breaks)}{name} = {broken}\n"
+    run = Nodes(tmp_path).both(plugin=plugin, GITHUB_ACTIONS="true")
+    assert run.status == 3, run.output
+    assert "internal error: KeyError" in run.output
+    assert "hf_abcdefghij0123456789" not in run.output
+    assert not [line for line in run.output.splitlines() if line.lstrip().startswith("::error::")]
+    for label in ("stub", "other"):
+        found = record(run, label)
+        assert (found.outcome, found.verdict) == (Outcome.FAILED, Verdict.FAILED)
+        assert "internal error" in found.sentence
+        assert "internal error" in (run.folder / label / "junit.xml").read_text()
+        assert not list((run.folder / label).glob("provenance.*"))
+    schemas.check_junit(run.folder / "junit.xml")
+    for file in ("summary.md", "report.html", "junit.xml"):
+        assert "internal error" in (run.folder / file).read_text()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fixtures.record.model import Outcome, Record, from_json
 from fixtures.run.nodes import NodeSpec, specs
 from fixtures.session import node_process
 from fixtures.session.node_process import NodeProcess, worst
+from tests import schemas
 from tests.suite_run import NODE, Suite, SuiteRun
 
 TOP = Path(__file__).parent.parent
@@ -161,6 +162,7 @@ def record(run: SuiteRun, name: str) -> Record:
 
 
 def cases(run: SuiteRun) -> list[str]:
+    schemas.check_junit(run.folder / "junit.xml")
     return [case.attrib["name"] for case in ElementTree.parse(run.folder / "junit.xml").iter("testcase")]
 
 
