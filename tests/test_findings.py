@@ -224,7 +224,7 @@ def test_text_is_the_same_in_colour(tmp_path: Path) -> None:
     for colour in ("yes", "no"):
         (tmp_path / colour).mkdir()
         runs.append(Suite(tmp_path / colour).run(f"--color={colour}"))
-    reasons = [[check.reason for check in run.record.checks] for run in runs]
+    reasons = [[check.reason.replace(str(run.folder.parent), "") for check in run.record.checks] for run in runs]
     assert reasons[0] == reasons[1]
     assert any("refused" in reason for reason in reasons[0])
     assert "\x1b" in runs[0].output

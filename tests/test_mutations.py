@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.base import message
+from tests.faults.trial import explains
 from tests.mutations.page import HEAD
 from tests.mutations.table import EXCUSES, Cell, Probe, cells, explained
 from tests.mutations.trial import Bench, bench, checks
@@ -40,6 +42,18 @@ def test_no_check_passes_on_a_fact_that_is_wrong(table: list[Cell]) -> None:
     """And none ends with an error of Python in the place of a sentence."""
     assert [cell for cell in table if cell.unwanted] == []
     assert len([cell for cell in table if cell.outcome == "failed"]) > 1000
+
+
+def claim(cell: Cell) -> str:
+    return (cell.check.call.__doc__ or "").partition("\n")[0]
+
+
+def test_every_failure_says_what_was_seen_and_expected_and_what_to_run(table: list[Cell]) -> None:
+    """As people read it: of each check, with whatever wrong fact."""
+    failed = [cell for cell in table if cell.outcome == "failed"]
+    shown = {message.explained(cell.why, claim(cell), "less record.json").partition("\n")[0] for cell in failed}
+    assert len(shown) > 500
+    assert [first for first in shown if not explains(first)] == []
 
 
 @pytest.mark.parametrize("name", BY_FIELD)

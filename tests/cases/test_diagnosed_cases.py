@@ -20,6 +20,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.base.errors import BuildError
+from fixtures.base.message import explained
 from fixtures.base.settings import API_KEY
 from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose
@@ -31,6 +32,7 @@ from fixtures.proxmox.node import Node, NodeError
 from fixtures.run import mode
 from fixtures.serving import image, model, performance
 from fixtures.serving.client import Client, ServerError
+from tests.faults.trial import explains
 from tests.test_failure_modes import TOOLKIT, toolkit
 
 # by name, as mypy knows these files as modules of their own
@@ -106,9 +108,8 @@ class Place:
         """What a check says when it fails, and the modes that it is put down to."""
         with pytest.raises((BuildError, AssertionError)) as error:
             check()
-        first = str(error.value).partition("\n")[0]
-        assert "assert" not in first
-        assert isinstance(error.value, BuildError) or ("; expected " in first and "; run: " in first), first
+        assert isinstance(error.value, BuildError) or explains(str(error.value).partition("\n")[0])
+        assert explains(explained(str(error.value), "The container starts.", "pct status 920").partition("\n")[0])
         texts = {"check": name, **said(error.value, self.failed, log)}
         return str(error.value), [finding.mode.id for finding in diagnose(texts)]
 

@@ -203,11 +203,17 @@ def blocked_by_another(stage: str, run: Run) -> set[str]:
 
 
 def unexplained(run: Run) -> list[str]:
-    """The failures whose first line is no sentence: it quotes code, names a function, or says nothing."""
+    """The failures whose first line does not say what was seen, what was expected and what to run."""
     checks = json.loads((run.folder / "record.json").read_text())["checks"]
+    return [f"unexplained: {check['reason']}" for check in failed_of(checks) if not explains(check["reason"])]
+
+
+def explains(first: str) -> bool:
+    """Whether a failure's first line has what was seen and expected, a command, and neither code nor a function."""
+    seen, expected, rest = first.partition("; expected ")
     names = {short(check.name).partition("[")[0] for check in declared(GPUS)}
-    reasons = [check["reason"] for check in failed_of(checks)]
-    return [f"unexplained: {each}" for each in reasons if not each or "assert" in each or any(n in each for n in names)]
+    command = rest.rpartition("; run: ")[2]
+    return bool(seen and expected and command) and "assert" not in first and not any(name in first for name in names)
 
 
 def failed_of(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
