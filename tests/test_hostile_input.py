@@ -100,7 +100,7 @@ def declare(document: Any) -> None:
         try:
             declared = load(path)
         except DeclarationError as error:
-            refused(error, f"{path}: ", lines=21)
+            refused(error, f"{path}:", lines=21)
         else:
             for each in declared.containers.values():
                 sizes = (each.memory_mb, each.cores, each.storage_size_gb)
