@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from lab.pve import change, conf, copies, faults, guest, snapshots, storage, words
+from lab.pve import change, conf, copies, cost, faults, guest, snapshots, storage, words
 from lab.pve.conf import escape
 from lab.pve.errors import ParameterError, Refusal
 from lab.pve.options import Given, true
@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     """Do one command; refusals go to standard error with the real words."""
     verb = argv[0] if argv else ""
     signal.signal(signal.SIGTERM, _interrupted)
+    cost.take("pct", argv)
     try:
         verb = words.verb_of(verb)
         faults.strike(verb)

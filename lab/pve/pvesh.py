@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lab.pve import conf, faults, guest, pveversion, storage
+from lab.pve import conf, cost, faults, guest, pveversion, storage
 from lab.pve.errors import ParameterError, Refusal
 from lab.pve.options import Command, Given, true
 from lab.pve.schema import ANY, BOOL, NAME, NODE, VMID, Rule
@@ -23,6 +23,7 @@ IN_PATH: dict[str, Rule] = {"node": NODE, "vmid": VMID, "snapname": NAME}
 
 def main(argv: list[str]) -> int:
     """Do one call of the API."""
+    cost.take("pvesh", argv)
     try:
         faults.strike("pvesh", f"pvesh-{argv[0] if argv else ''}")
         _call(argv)

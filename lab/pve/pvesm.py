@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from lab.pve import conf, faults, storage
+from lab.pve import conf, cost, faults, storage
 from lab.pve.errors import ParameterError, Refusal
 from lab.pve.options import Command, Given
 from lab.pve.schema import ANY, STORAGE, VMID
@@ -20,6 +20,7 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Do one command."""
+    cost.take("pvesm", argv)
     try:
         faults.strike("pvesm")
         word = argv[0] if argv else ""
