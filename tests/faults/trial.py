@@ -193,6 +193,8 @@ def judge(line: Line, run: Run) -> None:
     line.diagnoses = diagnoses(run)
     if fault.diagnosis and fault.diagnosis not in line.diagnoses:
         line.wrong.append(f"diagnosis {line.diagnoses or 'none'}")
+    if fault.diagnosis and "no known failure mode fits" in run.output:
+        line.wrong.append("a failure that the catalogue knows has no failure mode")
 
 
 def blocked_by_another(stage: str, run: Run) -> set[str]:
