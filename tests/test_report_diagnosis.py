@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def row(page: Browser, name: str) -> str:
 def test_page_is_quiet(page: Browser) -> None:
     assert page.console() == []
     assert [url for url in page.requests() if not url.startswith(("file:", "data:", "about:"))] == []
+
+
+def test_links_lead_to_the_other_files_of_the_run(page: Browser) -> None:
+    links = page.run("return [...document.querySelectorAll('.files a')].map(each => each.href)")
+    files = [Path(urllib.parse.unquote(urllib.parse.urlsplit(link).path)) for link in links]
+    assert {"record.json", "junit.xml", "evidence-preflight.txt"} <= {file.name for file in files}
+    assert all(file.is_file() for file in files)
 
 
 def test_fix_stands_at_the_head(page: Browser) -> None:
