@@ -10,7 +10,7 @@ LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
-.PHONY: doctor accept test test-fast test-lab faults kills model mutations warm-start samples bench lint lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills model mutations warm-start samples bench lint root lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
 
 help: ## show this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -68,7 +68,10 @@ lab-tools: ## install the packages that the lab needs
 test-tools: ## install the packages that the tests need as well
 	@lab/tools tests
 
-lab-up: lab-tools $(VENV)/ready ## start the lab; GPU=host gives its containers this machine's GPUs
+root: # before anything is made
+	@[ "$$(id -u)" = 0 ] || { echo "this needs root, for namespaces, mounts and containers; nothing was made: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+lab-up: root lab-tools $(VENV)/ready ## start the lab; GPU=host gives its containers this machine's GPUs
 	$(LAB) --gpu $(or $(GPU),simulated) $(if $(TAKE),--take-over) up
 	@[ -e venv ] || ln -s $(VENV) venv  # so that README's commands run here as they are printed
 
@@ -78,7 +81,7 @@ lab-down: $(VENV)/ready ## remove the lab completely
 lab-status: $(VENV)/ready ## report whether the lab is up
 	$(LAB) status
 
-lab-reset: lab-tools $(VENV)/ready ## start again with a fresh lab
+lab-reset: root lab-tools $(VENV)/ready ## start again with a fresh lab
 	$(LAB) --gpu $(or $(GPU),simulated) reset
 
 keys: ## create a key pair for signatures: -o signing_key=~/.config/phoenix-920/phoenix-920.pem
@@ -117,5 +120,6 @@ $(VENV)/ready:
 	rm -rf $(VENV)
 	mkdir -p $(CACHE)
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing $$(grep -c == requirements-dev.txt) Python packages into $(VENV): about a minute, once" >&2
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	touch $@

@@ -1,5 +1,6 @@
 """The channel: exact ends, deadlines that kill, nothing left to a shell."""
 
+import os
 import socket
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
+from fixtures.remote import runner
 from fixtures.remote.runner import KILL_GRACE
 
 LOCAL = Channel("local")
@@ -181,6 +183,24 @@ def test_no_word_is_taken_apart_by_the_far_shell(far: Channel, words: list[str])
 def test_ssh_line_survives_the_far_shell(far: Channel) -> None:
     nasty = "a b'c\"$(id)`id`;\n*"
     assert far.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()
+
+
+@pytest.mark.parametrize("node", [None, "local"])
+def test_node_is_worked_on_as_root_also_by_cron(
+    node: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`pct` is in /usr/sbin, which is not in the PATH of cron(8) nor of a user; a user is told of sudo."""
+    (tmp_path / "pct").write_text("#!/bin/sh\necho found\n")
+    (tmp_path / "pct").chmod(0o755)
+    found = runner.search_path
+    monkeypatch.setattr(runner, "search_path", lambda: f"{found()}:{tmp_path}")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert "/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin" in runner.environment()["PATH"]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert open_channel(node).run(("pct",), deadline=10).out.strip() == "found"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ChannelError, match="worked on as root, as `pct` asks for: put sudo before the command"):
+        open_channel(node)
 
 
 def test_environment_of_the_suite_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
