@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import builds, checks, nodes, start
+from bench import builds, checks, start
 from bench.figures import BenchError, Figure, Line, Result
 from bench.place import Place
 from lab import vllm
@@ -24,7 +24,7 @@ from lab.errors import LabError
 from lab.machine import Machine
 from tests.lab.harness import Lab
 
-LINES: tuple[Line, ...] = (*start.LINES, *checks.LINES, *nodes.LINES, *builds.LINES)
+LINES: tuple[Line, ...] = (*start.LINES, *checks.LINES, *builds.LINES)
 
 
 def measure(line: Line, place: Place) -> Result:
@@ -75,9 +75,11 @@ medians of runs that alternate with the runs they are compared with.
 |---|---|---|---|---|---|
 {table}
 
-Rows without a target show the parts of the others. The lab's nodes and containers share the cores with the suite, which
-limits four nodes at once. A build's time beyond the external time is the checks' questions to Docker, CUDA, systemd and
-the servers.
+Rows without a target show the parts of the others. "Real call cost": each call of the lab's `pct` and `pvesh` burns
+0.8 s of CPU, of `pvesm` 0.5 s, as the real Perl programs do; "lab cost": they answer in some 30 ms.
+
+Retired targets: four nodes at once, as the lab's nodes share two cores; a dozen checks, `--verify` on the node and
+`--collect-only` without pytest's start, as they measured little else; a full build in seconds, which is now a share.
 """
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bench import calls
 from bench.relay import relay
 from bench.timing import PYTEST, Timed, timed
+from lab.pve import cost
 from tests.lab.harness import SNAPSHOT, STAND_IN, Lab
 
 DROPBEAR = """mkdir -p -m 700 /root/.ssh && printf '%s\n' "$1" > /root/.ssh/authorized_keys
@@ -73,6 +75,21 @@ class Place:
             BenchError: It did not end with 0.
         """
         return timed(self.argv(*words, node=node), {"PATH": path} if path else None, deadline=deadline)
+
+    @contextlib.contextmanager
+    def real_cost(self) -> Iterator[None]:
+        """Let each call of pct, pvesh and pvesm take what the real ones take, and note it."""
+        lines = [f"{program} {seconds}" for program, seconds in cost.REAL.items()]
+        self.lab.node("sh", "-c", f'rm -f {cost.CALLS}; printf "%s\\n" "$@" > {cost.FILE}', "sh", *lines)
+        try:
+            yield
+        finally:
+            self.lab.node("rm", "-f", cost.FILE)
+
+    def calls(self) -> calls.Calls:
+        """The calls since this was last asked."""
+        noted = self.lab.node("sh", "-c", f"[ ! -e {cost.CALLS} ] || {{ cat {cost.CALLS}; rm {cost.CALLS}; }}")
+        return calls.of(noted.splitlines())
 
     @property
     def last(self) -> Path:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from bench import calls
 from bench.figures import BenchError, Figure, Line, Result
 from bench.relay import relay
 from bench.spans import covered
@@ -55,3 +56,10 @@ def test_relay_delays_each_way_and_nothing_else() -> None:
             while len(found) < 10_000:
                 found += near.recv(65536)
             assert 0.2 <= time.monotonic() - begun < 2
+
+
+def test_calls_are_counted_by_kind() -> None:
+    noted = ["pct exec 920 -- true", "pvesh get /nodes/n/storage", "pvesm path x", "pct set 920", "pct start 920"]
+    found = calls.of([*noted, "pct start 920", "", "pct"])
+    assert (found.reading, found.inside, found.most) == (2, 1, 2)
+    assert found.changing == "pct set, pct start (2)"
