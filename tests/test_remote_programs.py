@@ -1,0 +1,107 @@
+"""The programs that run inside a container: whatever its commands and files hold, they end, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures.remote import container_probe, leftovers, secret_files
+
+WHERE = {"probe": container_probe, "leftovers": leftovers}
+MEMORY = 400 << 20  # bytes of address space: an interpreter with threads, and what is kept
+NONSENSE = ["", "NaN", "[[", "[" * 100_000, "[1]", "{}", '"x"', "\x00", '{"Components": 5}', '[{"Id": 1}]']
+
+
+@pytest.mark.parametrize("program", WHERE)
+@pytest.mark.parametrize("script", ["exec yes", "exec yes >&2", "yes & exec yes", "trap '' TERM; exec yes"])
+def test_command_that_floods_says_nothing(program: str, script: str, tmp_path: Path) -> None:
+    """In the memory that a container has, with its output and its errors."""
+    run = "_run" if program == "probe" else "run"
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path.cwd())!r})
+import fixtures.remote.{WHERE[program].__name__.rpartition(".")[2]} as program
+program.SECONDS = 2
+print(repr(program.{run}("sh", "-c", {script!r})))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("[]" if program == "probe" else "''", 0), done.stderr
+
+
+def test_command_that_does_not_end_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, run in ((container_probe, container_probe._run), (leftovers, leftovers.run)):
+        monkeypatch.setattr(program, "SECONDS", 0.3)
+        assert not run("sh", "-c", "echo x; sleep 60 & exec sleep 60")
+
+
+@pytest.mark.parametrize("kind", ["zero", "pipe", "folder", "missing"])
+def test_what_is_no_regular_file_has_no_text(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    if kind == "zero":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    assert container_probe.file_digest(str(path)) == "unreadable"
+    assert [program.text_of(path) for program in (container_probe, leftovers, secret_files)] == [""] * 3
+
+
+def test_file_without_end_is_read_to_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert len(container_probe.text_of(path)) == container_probe.MOST
+    assert len(leftovers.text_of(path)) == leftovers.MOST
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_nonsense_of_a_command_is_one_line(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no facts of what was not understood: the suite has no answer then, and says so."""
+    monkeypatch.setattr(container_probe, "_run", lambda *argv: [text] if argv[0] == "docker" else [])
+    status = container_probe.main([json.dumps({"image": "i", "model": "/none"})])
+    out, err = capsys.readouterr()
+    assert (status == 0) == bool(out)
+    assert status == 0 or err.startswith("what is here can't be used: ")
+    assert len(err) < 400
+
+
+@pytest.mark.parametrize("text", [*NONSENSE, '{"keys": [1]}', '{"keys": null}'])
+def test_note_of_another_form_is_one_line(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    note = tmp_path / "clone.json"
+    note.write_text(text)
+    for program in (leftovers, secret_files):
+        monkeypatch.setattr(program, "NOTE", note)
+    monkeypatch.setattr(leftovers, "docker_usage", lambda: {"LayersSize": 0})
+    monkeypatch.setattr(leftovers, "sizes", dict)
+    with pytest.raises(SystemExit, match="what is here can't be used: "):
+        leftovers.answer("look", {"image": "i", "folders": [], "until": 0.0})
+    with pytest.raises(SystemExit, match="holds no note"):
+        list(secret_files.added_keys())
+
+
+def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / ".ssh/authorized_keys"
+    keys.parent.mkdir()
+    keys.write_text("known\n" + " " * 2000 + "ssh-ed25519 AAAA\n")
+    note = tmp_path / "clone.json"
+    note.write_text(json.dumps({"keys": {str(keys): "known\n"}}))
+    monkeypatch.setattr(secret_files, "NOTE", note)
+    monkeypatch.setattr(secret_files, "homes", lambda: [tmp_path])
+    monkeypatch.setattr(secret_files, "LONGEST_TEXT", 1000)
+    assert [one["what"] for one in secret_files.added_keys()] == ["more keys that may log in than can be read"]
