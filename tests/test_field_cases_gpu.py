@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,9 +92,12 @@ def test_case_03_geforce_with_the_same_driver_is_refused() -> None:
 
 def test_case_03_card_that_is_not_assigned_does_not_count(said: list[str]) -> None:
     geforce = node("550.163.01", "<cuda_version>12.4</cuda_version>", "GeForce RTX 2080", "GeForce", "8192 MiB")
+    tesla = node("550.163.01", "<cuda_version>12.4</cuda_version>", "Tesla T4", "Tesla", "15360 MiB")
+    both = replace(geforce, gpus={**geforce.gpus, 1: tesla.gpus[0]})
     template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(1,)))
-    check("test_driver_serves_the_image")(template, env("03-t4-brand"), geforce)
-    assert said == []
+    check("test_driver_serves_the_image")(template, env("03-t4-brand"), both)
+    assert "Tesla T4" in said[0]
+    assert len(said) == 1
 
 
 def test_case_04_gb10_memory_na(said: list[str]) -> None:

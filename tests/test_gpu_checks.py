@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +22,7 @@ from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
 from fixtures.serving.served_model import Figure
 from fixtures.session import gating
+from tests.suite_run import TOP
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
 H100 = {
@@ -225,3 +228,13 @@ def test_value_that_cannot_be_read_is_not_healthy() -> None:
     with pytest.raises(Unseen, match=r"remapped_rows\.failure is .Unknown Error"):
         health.report("GPU 0", notes)
     health.report("GPU 0", ["a fan is loud"])
+
+
+def test_inconclusive_check_is_no_skipped_test(tmp_path: Path) -> None:
+    """A test of a check that could see nothing would be skipped without a word, as it raises what pytest skips by."""
+    test = tmp_path / "test_it.py"
+    test.write_text("from fixtures.base.inconclusive import Unseen\ndef test_it(): raise Unseen('not seen: GPU 1')\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(test)]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "so this test proves nothing: not seen: GPU 1" in done.stdout
