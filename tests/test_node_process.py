@@ -127,8 +127,9 @@ def test_mistake_is_one_line(words: list[str], said: str) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_n_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-n 2")
+@pytest.mark.parametrize("words", ["-n 2", "--dist=load --tx=popen"])
+def test_n_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", words)
     done = pytest_run("--node=local")
     assert (done.returncode, "-n: a build is never split" in done.stderr) == (4, True), done.stdout + done.stderr
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.base.number import misfit
 from fixtures.remote import container_probe, leftovers, secret_files
+from fixtures.template import tidy
 
 WHERE = {"probe": container_probe, "leftovers": leftovers}
 MEMORY = 400 << 20  # bytes of address space: an interpreter with threads, and what is kept
@@ -93,6 +95,12 @@ def test_note_of_another_form_is_one_line(text: str, monkeypatch: pytest.MonkeyP
         leftovers.answer("look", {"image": "i", "folders": [], "until": 0.0})
     with pytest.raises(SystemExit, match="holds no note"):
         list(secret_files.added_keys())
+
+
+def test_findings_have_the_form_that_the_suite_reads(tmp_path: Path) -> None:
+    here = [leftovers.entry("/x", "log", 1)]
+    assert [misfit(here, tidy.FORMS["look"][name]) for name in ("added", "docker", "logs", "rest")] == [""] * 4
+    assert misfit([secret_files.entry(tmp_path, "a secret")], tidy.FORMS["answer"]["secrets"]) == ""
 
 
 def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import Outcome
+from fixtures.record.model import Outcome, Verdict
 from fixtures.run.stages import declared_checks
 from tests.suite_run import TOP, Suite, SuiteRun
 
@@ -192,3 +192,45 @@ def test_no_part_of_the_suite_can_be_left_out(suite: Suite, name: str) -> None:
 @pytest.mark.parametrize("words", [("--setup-plan",), ("--setup-only",)])
 def test_run_in_which_no_check_ran_is_not_0(suite: Suite, words: tuple[str, ...]) -> None:
     assert suite.run(*TWO, *words).status == 1
+
+
+ENDS = """
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_{hook}:
+    pytest.exit("enough", returncode=0)
+"""
+LOOP = """
+import pytest
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_protocol(item):
+    yield
+    item.session.shouldfail = item.session.shouldstop = False
+    del item.session.items[1:]
+    return True
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    del session.items[1:]
+    return (yield)
+"""
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        *("configure(config)", "collection_modifyitems(items)", "runtest_setup(item)", "runtest_teardown(item)"),
+        *("sessionfinish(session)", "runtest_logfinish(nodeid)"),
+    ],
+)
+def test_plugin_that_ends_the_run_ends_it_not_with_0(suite: Suite, hook: str) -> None:
+    run = suite.run(plugin=ENDS.format(hook=hook))
+    assert run.status != 0, run.output
+    assert not suite.folders() or run.record.verdict is Verdict.FAILED
+
+
+def test_plugin_that_drops_checks_after_they_were_selected_fails_the_run(suite: Suite) -> None:
+    """The first check passes on this node: without it the run would be a part that nobody has asked for."""
+    run = suite.run(plugin=LOOP)
+    assert run.status == 1, run.output
+    assert run.record.verdict is Verdict.FAILED
+    assert any("a plugin ended the run before" in each for each in run.record.warnings)
