@@ -10,7 +10,7 @@ LAB := $(VENV)/bin/python -m lab
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
-.PHONY: doctor accept test test-fast test-lab faults kills model mutations warm-start samples bench lint root lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
+.PHONY: doctor accept test test-fast test-lab faults kills model mutations warm-start fingerprints samples bench lint root lab-tools test-tools lab-up lab-down lab-status lab-reset keys lock wheelhouse test-lowest test-newest test-py313 help
 
 help: ## show this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ kills: test-tools $(VENV)/ready ## end runs by signals, kill -9 and loss of powe
 
 warm-start: lab-tools $(VENV)/ready ## measure the start of clones with caches: docs/warm-start.md (20 minutes)
 	$(VENV)/bin/python -m bench.warm_start --write docs/warm-start.md
+
+fingerprints: lab-tools $(VENV)/ready ## what a fingerprint of the answers finds: docs/fingerprint.md (30 minutes)
+	$(VENV)/bin/python -m bench.fingerprints --write docs/fingerprint.md
 
 samples: lab-tools test-tools $(VENV)/ready ## renew the sample reports and README's picture, in a lab of their own
 	$(VENV)/bin/python -m tests.lab.samples

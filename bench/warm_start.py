@@ -28,6 +28,7 @@ AIM = 0.4  # of the time without
 WORDS = (
     *("-o", f"vllm_image=vllm/vllm-openai:{compiling.TAG}", "-o", "ready_deadline=900"),
     "--override-ini=server_args=--max-model-len 2048 --dtype float32",  # without the lab's --enforce-eager
+    "--override-ini=server_env=",  # and without its TORCH_COMPILE_DISABLE
 )
 CACHES = "/lxc-disks/.snapshots/subvol-920-disk-0@vllm-base-snapshot/var/lib/phoenix/caches"
 

@@ -259,7 +259,7 @@ def test_what_weakens_a_proof_is_in_the_junit_file() -> None:
 
 def test_search_for_secrets_that_did_not_end_is_in_the_description() -> None:
     build: Any = SimpleNamespace(
-        ledger=Ledger([]), unsearched="/usr: 7 files, 1 MiB, were read", no_clone=False, simulated=False
+        ledger=Ledger([]), unsearched="/usr: 7 files, 1 MiB, were read", no_clone=False, simulated=False, served=[]
     )
     assert caveats.of_run(build, []) == ["search for secrets not ended: in /usr: 7 files, 1 MiB, were read"]
     build.node, build.channel = SimpleNamespace(), SimpleNamespace(name="pve")

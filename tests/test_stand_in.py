@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.proxmox.channel import Channel, DeadlineExceeded
-from fixtures.serving import performance
+from fixtures.serving import agreement, fingerprint, performance
 from fixtures.serving.client import Client, ServerError
 from fixtures.serving.server import Server
 from lab.stand_in import server as stand_in
@@ -61,6 +61,46 @@ def test_its_speed_can_be_measured(serve: Callable[[str], Server]) -> None:
     server = serve("")
     server.wait_until_ready()
     assert all(figure.value > 0 for figure in performance.measure(server, performance.SHORT))
+
+
+@pytest.mark.parametrize("fault", ["", "refuses-salt"])
+def test_it_has_a_fingerprint(serve: Callable[[str], Server], fault: str) -> None:
+    found = [fingerprint.take(waited(serve(fault)), 10) for _ in range(2)]
+    assert [(each.wrong, each.refused, each.at_once) for each in found] == [("", "", 0.0)] * 2
+    assert agreement.difference(found[0].replies, found[1].replies) == (0.0, "", False)
+
+
+def waited(server: Server) -> Server:
+    server.wait_until_ready()
+    return server
+
+
+def test_its_fingerprint_drifts(serve: Callable[[str], Server]) -> None:
+    found = fingerprint.take(waited(serve("drifts")), 10)
+    assert found.at_once == pytest.approx(1.0)
+    other = fingerprint.take(waited(serve("other-scores")), 10)
+    assert agreement.difference(found.replies, other.replies).nats == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "refused", "wrong"),
+    [
+        ("refuses-scores", "prompt_logprobs are not supported", ""),
+        ("dies-of-scores", "/v1/completions was not answered", ""),
+        ("no-number", "", "NaN"),
+        ("http-500", "answered 500", ""),
+        ("endless", "has no end", ""),
+    ],
+)
+def test_it_has_no_fingerprint(serve: Callable[[str], Server], fault: str, refused: str, wrong: str) -> None:
+    server = serve(fault)
+    assert server._client.is_healthy()
+    begun = time.monotonic()
+    found = fingerprint.take(server, 2)
+    assert refused in found.refused
+    assert wrong in found.wrong
+    assert found.wrong or found.refused
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("fault", ["other-model", "silent"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import NotProved
+from fixtures.base.inconclusive import NotProved, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
@@ -10,10 +10,11 @@ from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
-from fixtures.serving import performance
+from fixtures.serving import agreement, fingerprint, performance
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference
 from fixtures.serving.server import Server
+from fixtures.template import answers
 from fixtures.template.template import Template
 
 READY = pytest.mark.needs("test_server_gets_ready[gpu]")
@@ -110,6 +111,38 @@ class TestServer:
             cause=health.clocks(build.health.get(f"GPU {gpu} under load", {})),
             run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d PERFORMANCE,CLOCK",
         )
+
+    @READY
+    @ANSWERS
+    def test_server_scores_its_answers(self, ready_server: Server, settings: Settings) -> None:
+        """The server gives the probability of every token, and plain English is no surprise to it."""
+        if not settings.fingerprint:
+            raise Unseen("not seen: turned off; -o fingerprint=on asks for the probabilities of the answers")
+        found = ready_server.fingerprint = fingerprint.take(ready_server, settings.answer_deadline)
+        assert not found.wrong, unexpected(
+            found.wrong,
+            "finite log probabilities of a model that knows English",
+            cause="damaged weights, another tokenizer, or a kernel that computes wrong",
+            run=ready_server.pasteable,
+        )
+        if found.refused:
+            raise Unseen(f"not seen: whether the answers are right: {found.refused}")
+
+    @READY
+    @pytest.mark.needs("test_server_scores_its_answers[gpu]")
+    def test_answers_agree(self, ready_server: Server, image: Image, build: Build, gpu: int, index: int) -> None:
+        """The answers agree, token by token, with the reference and with every server of the same model."""
+        if not ready_server.fingerprint or ready_server.fingerprint.refused:
+            raise Unseen("not seen: there are no probabilities to compare")
+        found = answers.compare(build, ready_server, image, index)
+        apart = [str(each) for each in found if each.contradicts]
+        assert not apart, unexpected(
+            f"the answers of GPU {gpu} {'; '.join(apart)}",
+            "the same answers",
+            cause="other weights, tokenizer, chat template or kernels, or a faulty GPU",
+            run=ready_server.pasteable,
+        )
+        agreement.report(f"GPU {gpu}", found)
 
 
 def test_no_server_is_left(container: Container) -> None:

@@ -12,6 +12,7 @@ from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import gpus
 from fixtures.proxmox import docker
+from fixtures.serving import agreement, fingerprint
 from fixtures.serving.image import Image
 from fixtures.serving.served_model import log_file
 from fixtures.serving.server import Server
@@ -178,7 +179,9 @@ def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, sett
 
 @MADE
 @BOOTED
-def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, settings: Settings) -> None:
+def test_clone_serves(
+    acceptance: CloneAcceptance, clone: Clone, clone_image: Image, clone_server: Server, settings: Settings
+) -> None:
     """The clone serves its model from the sealed image and gives the expected answer."""
     clone_server.start(clone_image, clone.declared.tensor_parallel)
     clone_server.wait_until_ready()
@@ -191,6 +194,25 @@ def test_clone_serves(clone: Clone, clone_image: Image, clone_server: Server, se
     )
     problem = answer.lacks(settings.expected_word)
     assert not problem, unexpected(problem, f"the word {settings.expected_word!r} in the answer", run=show)
+    if settings.fingerprint:
+        clone_server.fingerprint = fingerprint.take(clone_server, settings.answer_deadline)
+        acceptance.served, acceptance.image = clone_server, clone_image
+
+
+@MADE
+@BOOTED
+@pytest.mark.needs("test_clone_serves")
+def test_clone_answers_as_its_template(acceptance: CloneAcceptance, clone: Clone) -> None:
+    """The answers of the clone's server agree, token by token, with those of its template."""
+    found = acceptance.agreements()
+    apart = [str(each) for each in found if each.contradicts]
+    assert not apart, unexpected(
+        f"the answers of clone {clone.ctid} {'; '.join(apart)}",
+        "the same answers as in its template",
+        cause="something that the server depends on is not the same in the clone",
+        run=f"zless {acceptance.build.settings.report_folder}/latest/{log_file('clone')}",
+    )
+    agreement.report(f"clone {clone.ctid}", found)
 
 
 @MADE

@@ -12,9 +12,11 @@ import json
 import os
 import sys
 import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+SOME = 8  # texts
 ANSWER = "The capital of France is Paris."
 FAULTS = {
     "": "none: it serves",
@@ -32,6 +34,12 @@ FAULTS = {
     "other-model": "lists and serves another model than it was asked for",
     "two-models": "lists a second model",
     "dies-later": "dies at the first question that is no trial",
+    "no-number": "gives log probabilities that are no numbers",
+    "other-scores": "gives other log probabilities than it should",
+    "drifts": "gives other log probabilities once it was asked for some",
+    "refuses-scores": "gives no log probabilities of a prompt",
+    "dies-of-scores": "dies when it is asked for the log probabilities of a prompt",
+    "refuses-salt": "does not know cache_salt",
     "talks": "writes 50 MB into its log before it serves",
     "talks-on": "writes 200 MB",
 }
@@ -43,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     model = ""
     fault = ""
+    scored = 0
 
     def do_GET(self) -> None:
         """Answer /health, /v1/models, /version and /metrics."""
@@ -68,6 +77,12 @@ class Handler(BaseHTTPRequestHandler):
             message = f"The model `{asked.get('model')}` does not exist."
             self.reply(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
             return
+        if self.fault == "refuses-salt" and "cache_salt" in asked:
+            self.reply(400, {"error": {"message": "Parameter cache_salt is not supported.", "code": 400}})
+            return
+        if self.path == "/v1/completions":
+            self.score(str(asked["prompt"]).split())
+            return
         most, least = int(asked.get("max_tokens", 16)), int(asked.get("min_tokens", 0))
         self.misbehave(most)
         words = {"empty": "", "garbled": "!" * 64}.get(self.fault, ANSWER).split()
@@ -80,7 +95,26 @@ class Handler(BaseHTTPRequestHandler):
             return
         said = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": said, "finish_reason": "stop"}
+        if asked.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": word, "logprob": -0.5} for word in words]}
         self.reply(200, {"object": "chat.completion", "model": self.model, "choices": [choice], "usage": usage})
+
+    def score(self, words: list[str]) -> None:
+        """Give the log probabilities of a text: each word is a token, and its number says how likely it is."""
+        if self.fault == "refuses-scores":
+            self.reply(400, {"error": {"message": "prompt_logprobs are not supported.", "code": 400}})
+            return
+        if self.fault == "dies-of-scores":
+            print("EngineDeadError: EngineCore encountered an issue. See stack trace (above).", flush=True)
+            os._exit(1)
+        Handler.scored += 1
+        other = self.fault == "other-scores" or (self.fault == "drifts" and Handler.scored > SOME)
+        shift = float("nan") if self.fault == "no-number" else -1.0 if other else 0.0
+        pairs = [(zlib.crc32(word.encode()) % 49152, word) for word in words or [""]]
+        scores = [{str(token): {"logprob": shift - token % 97 / 30, "decoded_token": word}} for token, word in pairs]
+        choice = {"index": 0, "text": " and", "finish_reason": "length", "prompt_logprobs": [None, *scores]}
+        usage = {"prompt_tokens": len(scores) + 1, "completion_tokens": 1, "total_tokens": len(scores) + 2}
+        self.reply(200, {"object": "text_completion", "model": self.model, "choices": [choice], "usage": usage})
 
     def stream(self, words: list[str], usage: dict[str, int]) -> None:
         """Answer word by word, as server-sent events; the last one says what was used."""

@@ -16,6 +16,10 @@ ONE_LINE = (
     'exec /usr/bin/nvidia-smi.real "$@"\\n'
 )
 NO_RUN = '#!/bin/sh\\ncase "$*" in "run --detach"*) echo no; exit 125;; esac\\nexec /usr/bin/docker "$@"\\n'
+OTHER = (
+    '#!/bin/sh\\ncase "$*" in "run --detach"*) shift; exec /usr/bin/docker run -e STAND_IN=other-scores "$@";; esac\\n'
+    'exec /usr/bin/docker "$@"\\n'
+)
 
 
 def acceptance(name: str, what: str, check: str, verb: str, script: str, *said: str, **more: object) -> Fault:
@@ -113,6 +117,14 @@ FAULTS = (
         "start",
         f"printf '{NO_RUN}' > {ROOT}/usr/local/sbin/docker; chmod 755 {ROOT}/usr/local/sbin/docker",
         "docker run ended with 125",
+    ),
+    acceptance(
+        "clone-answers-otherwise",
+        "the clone's server gives other probabilities than its template's",
+        "test_clone_answers_as_its_template",
+        "start",
+        f"printf '{OTHER}' > {ROOT}/usr/local/sbin/docker; chmod 755 {ROOT}/usr/local/sbin/docker",
+        "differ from the server that was sealed",
         quick=True,
     ),
     acceptance("clone-stays", "`pct destroy` of the clone dies", "test_clone_is_destroyed", "destroy", DIE),

@@ -295,6 +295,27 @@ TIDY = (
 
 MEASURED = (
     answers("short-stream", "a streamed answer is cut short", "test_server_is_measured", "tokens were asked for"),
+    answers(
+        "no-number",
+        "the probabilities of the answers are no numbers",
+        "test_server_scores_its_answers",
+        "NaN",
+    ),
+    answers(
+        "drifts",
+        "the server answers differently when many ask at once",
+        "test_answers_agree",
+        "differ from themselves when many are asked at once",
+    ),
+    serving(
+        "server-dies-of-scores",
+        "the server dies when it is asked for probabilities, after all else was proved",
+        (),
+        setting(),
+        "not seen: whether the answers are right",
+        words=stand_in("dies-of-scores"),
+        outcome="built",
+    ),
     serving(
         "gpu-hot-under-load",
         "a GPU gets too hot while the server works",

@@ -236,9 +236,15 @@ def http(path: str, body: dict[str, Any]) -> str:
         return ""
     if path == "/v1/models":
         return json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-    usage = {"completion_tokens": body.get("max_tokens", 1)}
+    if path == "/v1/completions":
+        scores = [{str(len(word)): {"logprob": -2.0}} for word in str(body["prompt"]).split()]
+        scored = [{"text": "", "prompt_logprobs": [None, *(scores or [{"1": {"logprob": -2.0}}])]}]
+        return json.dumps({"model": MODEL, "choices": scored, "usage": {"prompt_tokens": 1 + max(1, len(scores))}})
+    usage = {"completion_tokens": body.get("max_tokens", 1), "prompt_tokens": 30}
     message = {"role": "assistant", "content": "The capital of France is Paris."}
-    whole = {"model": MODEL, "choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+    logprobs = {"content": [{"token": word, "logprob": -0.25} for word in str(message["content"]).split()]}
+    choice = {"message": message, "finish_reason": "stop", **({"logprobs": logprobs} if body.get("logprobs") else {})}
+    whole = {"model": MODEL, "choices": [choice], "usage": usage}
     if not body.get("stream"):
         return json.dumps(whole)
     parts = [{"model": MODEL, "choices": [{"delta": {"content": "Paris"}}]}] * int(body.get("max_tokens", 1))
@@ -269,6 +275,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         what = f"{'stream of ' * bool(body.get('stream'))}{self.command} {self.path}"
+        what += " with log probabilities" * ("logprobs" in body)
         status, out, _ = self.server.spoil(what, (0, http(self.path, body).encode(), b""))
         self.send_response(503 if status else 200)
         self.send_header("Content-Length", str(len(out)))
