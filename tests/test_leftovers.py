@@ -58,3 +58,26 @@ def test_only_what_was_pulled_by_us_and_has_lost_its_tag_is_replaced(
     assert leftovers._replaced("v@sha256:2", note, noted) == []
     noted.write_text("v@sha256:0\nv@sha256:1\nv@sha256:2\nv@sha256:4\n")
     assert leftovers._replaced("v@sha256:2", note, noted) == ["before"]
+
+
+@pytest.mark.parametrize(
+    ("most", "containers", "state", "left"),
+    [
+        (1000, [], "inactive", b"a \0\0\0\0\0\0\0 b \0\0\0\0\0\0\0"),
+        (1000, [], "active", b"a KEY=abc b KEY=abc"),
+        (1000, ["one"], "inactive", b"a KEY=abc b KEY=abc"),
+        (10, [], "inactive", b"a KEY=abc b KEY=abc"),
+    ],
+    ids=["idle", "containerd runs", "a container is there", "too large"],
+)
+def test_environment_is_overwritten_only_where_that_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, most: int, containers: list[str], state: str, left: bytes
+) -> None:
+    database = tmp_path / "meta.db"
+    database.write_bytes(b"a KEY=abc b KEY=abc")
+    monkeypatch.setattr(leftovers, "CONTAINERD", database)
+    monkeypatch.setattr(leftovers, "MOST_OF_CONTAINERD", most)
+    monkeypatch.setattr(leftovers, "docker_usage", lambda: {"Containers": containers})
+    monkeypatch.setattr(leftovers, "run", lambda *argv: f"{state}\n" if "show" in argv else "")
+    leftovers._forget_environments([b"KEY=abc"])
+    assert database.read_bytes() == left
