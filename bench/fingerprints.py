@@ -369,7 +369,7 @@ record has all values and their sha256, so the template and its clones carry the
 
 `--write-reference` adds a fingerprint to the reference, beside the speed. Two runs make a limit: twice as far as the
 runs were apart, at least 0.001 nats per token. No limit holds for another GPU model, image or model. Without a
-reference nothing agrees: the check is inconclusive and states the difference. Only what no rounding can do fails
+reference nothing agrees: the check is inconclusive and states the difference. Only what is no rounding to 16 bits fails
 without one: other tokens of a text, another length of a chat's prompt, more than 0.3 nats per token, a perplexity of
 plain English above 1,000, or probabilities that are no numbers.
 
