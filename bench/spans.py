@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fixtures.record.model import CheckResult, CommandEntry, Record, from_json
+from fixtures.record.model import CommandEntry, Record, from_json
+from fixtures.run.checks_heard import CheckResult
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
 BOOTED = ["systemctl", "is-system-running"]

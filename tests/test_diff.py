@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import CheckResult, Outcome, Record, Subject
+from fixtures.record.model import Record, Subject
 from fixtures.report import diff
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
 
 CHECKS = [CheckResult("a.py::one", "s", "One.", "passed", seconds=1.0), CheckResult("b.py::two", "s", "Two.", "passed")]

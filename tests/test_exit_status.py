@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.record.model import Outcome
+from fixtures.run.mode import Outcome
 from fixtures.session.recorder import Recorder
 from tests.suite_run import Suite
 

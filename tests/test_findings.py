@@ -12,10 +12,12 @@ import pytest
 from fixtures.base.errors import BuildError
 from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
-from fixtures.record.model import CheckResult, Outcome, Record
+from fixtures.record.model import Record
 from fixtures.report import estimate
 from fixtures.report.html import failure
 from fixtures.report.terminal import Stages, finding, telling, together
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check, Ledger, declared_checks
 from tests.suite_run import Suite
 

@@ -14,9 +14,9 @@ from fixtures.base.inconclusive import Unseen
 from fixtures.base.number import write_json
 from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox.channel import DeadlineExceeded
-from fixtures.record import caveats
 from fixtures.record.model import Record, from_json
 from fixtures.report.head import head
+from fixtures.run import caveats
 from fixtures.run.stages import Ledger
 from fixtures.serving import agreement, fingerprint
 from fixtures.serving.agreement import COARSE, FLOOR, difference

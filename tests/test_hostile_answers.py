@@ -28,9 +28,11 @@ from fixtures.base import settings as options
 from fixtures.base.errors import BuildError
 from fixtures.base.settings import API_KEY, Settings
 from fixtures.proxmox.channel import DeadlineExceeded
-from fixtures.record.model import CheckResult, Outcome, Record, from_json
+from fixtures.record.model import Record, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from fixtures.serving import client, performance
 from fixtures.serving.client import Client, ServerError
 from fixtures.serving.served_model import ServedModel

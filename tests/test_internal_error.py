@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from fixtures.record.model import Outcome, Verdict
+from fixtures.record.model import Verdict
+from fixtures.run.mode import Outcome
 from tests import schemas
 from tests.suite_run import Suite
 from tests.test_node_process import Nodes, record
@@ -17,7 +18,8 @@ BREAKS = """
 import pytest
 from fixtures.record import builder
 from fixtures.run import outcome
-from fixtures.record.model import Outcome, Verdict
+from fixtures.record.model import Verdict
+from fixtures.run.mode import Outcome
 outcome.of = lambda *_: Outcome.BUILT
 builder.verdict = lambda *_: Verdict.PASSED
 @pytest.hookimpl(tryfirst=True)
@@ -31,7 +33,7 @@ PLACES = [
     *(("fixtures.run.checks_heard", name) for name in ("first_line",)),
     *(("fixtures.session.recorder", name) for name in ("redact_report", "check_name")),
     *(("fixtures.record.builder", name) for name in ("fill", "gather")),
-    *(("fixtures.record.caveats", name) for name in ("of_record",)),
+    *(("fixtures.run.caveats", name) for name in ("of_record",)),
     *(("fixtures.record.exports.statements", name) for name in ("test_result",)),
     *(("fixtures.run.outcome", name) for name in ("sentence",)),
     *(("fixtures.report.html", name) for name in ("head", "title_of", "words")),

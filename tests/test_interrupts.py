@@ -17,7 +17,8 @@ import pytest
 from fixtures.base import interrupts as module
 from fixtures.base.errors import BuildError
 from fixtures.base.interrupts import Interrupts
-from fixtures.record.model import Outcome, from_json
+from fixtures.record.model import from_json
+from fixtures.run.mode import Outcome
 from fixtures.serving.server import Server
 from tests.suite_run import TOP, Suite
 

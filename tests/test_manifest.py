@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import Node, NodeError
-from fixtures.record import store
 from fixtures.remote import container_probe
 from fixtures.serving.image import inspect
-from fixtures.template import manifest, storage
+from fixtures.template import manifest, record_store, storage
 
 PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
 DIGEST = "a" * 64
@@ -217,50 +216,52 @@ def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(store, "FOLDER", f"{tmp_path}/a folder/records")
+    monkeypatch.setattr(record_store, "FOLDER", f"{tmp_path}/a folder/records")
     return Node(Channel("local"))
 
 
 def test_record_is_kept_and_found(node: Node) -> None:
     files = {"record.json": "$(touch /tmp/x) 'ö'\n", "manifest.json": "{}"}
-    store.keep(node, DIGEST, files)
-    kept = store.read(node, DIGEST)
+    record_store.keep(node, DIGEST, files)
+    kept = record_store.read(node, DIGEST)
     assert {name: kept[name] for name in files} == files
-    assert store.changed(kept) == []
-    assert store.read(node, "b" * 64) == {}
-    place = Path(store.FOLDER, DIGEST)
+    assert record_store.changed(kept) == []
+    assert record_store.read(node, "b" * 64) == {}
+    place = Path(record_store.FOLDER, DIGEST)
     subprocess.run(["sha256sum", "--check", "--status", "SHA256SUMS"], cwd=place, check=True, timeout=20)
     assert (place / "record.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_newer_record_replaces_the_older_one(node: Node) -> None:
-    store.keep(node, DIGEST, {"record.json": "old", "manifest.json": "{}"})
-    store.add(node, DIGEST, {"record.json": "new"})
-    kept = store.read(node, DIGEST)
+    record_store.keep(node, DIGEST, {"record.json": "old", "manifest.json": "{}"})
+    record_store.add(node, DIGEST, {"record.json": "new"})
+    kept = record_store.read(node, DIGEST)
     assert (kept["record.json"], kept["manifest.json"]) == ("new", "{}")
-    assert len(list(Path(store.FOLDER).iterdir())) == 2  # the link and what it leads to
+    assert len(list(Path(record_store.FOLDER).iterdir())) == 2  # the link and what it leads to
 
 
 def test_half_a_record_never_replaces_a_whole_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.keep(node, DIGEST, {"record.json": "old" * 10_000})
-    whole = store._archive
-    monkeypatch.setattr(store, "_archive", lambda files: whole(files)[:1000])
+    record_store.keep(node, DIGEST, {"record.json": "old" * 10_000})
+    whole = record_store._archive
+    monkeypatch.setattr(record_store, "_archive", lambda files: whole(files)[:1000])
     with pytest.raises(NodeError, match="was not kept"):
-        store.keep(node, DIGEST, {"record.json": "new" * 10_000})
-    assert store.read(node, DIGEST)["record.json"].startswith("old")
-    assert len(list(Path(store.FOLDER).iterdir())) == 2
+        record_store.keep(node, DIGEST, {"record.json": "new" * 10_000})
+    assert record_store.read(node, DIGEST)["record.json"].startswith("old")
+    assert len(list(Path(record_store.FOLDER).iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["record.json", "SHA256SUMS"])
 def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
-    store.keep(node, DIGEST, {"record.json": "one line\n"})
-    file = Path(store.FOLDER, DIGEST, name)
+    record_store.keep(node, DIGEST, {"record.json": "one line\n"})
+    file = Path(record_store.FOLDER, DIGEST, name)
     file.write_text(file.read_text().replace("e", "f"))
-    ((changed, was, now),) = [each for each in store.changed(store.read(node, DIGEST)) if each[0] == "record.json"]
+    ((changed, was, now),) = [
+        each for each in record_store.changed(record_store.read(node, DIGEST)) if each[0] == "record.json"
+    ]
     assert was != now
     assert changed == "record.json"
     with pytest.raises(NodeError, match="is not what was kept"):
-        store.add(node, DIGEST, {"record.json": "new"})
+        record_store.add(node, DIGEST, {"record.json": "new"})
 
 
 # --- storage ------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.record.model import Outcome, Record, from_json
+from fixtures.record.model import Record, from_json
+from fixtures.run.mode import Outcome
 from fixtures.run.nodes import NodeSpec, specs
 from fixtures.session import node_process
 from fixtures.session.node_process import NodeProcess, worst

@@ -15,7 +15,8 @@ from fixtures.gpu import gpu, sample
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
 from fixtures.proxmox.remote_agent import _Answer
-from fixtures.record.model import Outcome, Record, from_json
+from fixtures.record.model import Record, from_json
+from fixtures.run.mode import Outcome
 from fixtures.serving import pull_output, vllm
 from fixtures.session import sealing
 from fixtures.template import generations

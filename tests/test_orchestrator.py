@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import CheckResult, Outcome, Record, Verdict
+from fixtures.record.model import Record, Verdict
 from fixtures.report.orchestrator import OF_ROLE, exit_code
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from tests.suite_run import TOP, Suite
 
 SCRIPT = TOP / "phoenix_hypervisor_setup_920.sh"

@@ -13,13 +13,13 @@ import pytest
 
 from fixtures.base.errors import BuildError
 from fixtures.proxmox.node import Snapshot
-from fixtures.record import origin, store
+from fixtures.record import origin, pending
 from fixtures.record.model import Record
 from fixtures.run import again, listed
 from fixtures.serving import registry
-from fixtures.template import pending
+from fixtures.template import record_store
 from fixtures.template.clone import config_differences
-from fixtures.template.pending import Pending
+from fixtures.template.pending import DOES, Pending
 from tests.small_node import DECLARATION
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -43,7 +43,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     kept = {"manifest.json": json.dumps(manifest), "record.json": proved.to_json()}
     monkeypatch.setattr(pending, "named_digest", lambda *_: OLD)
     monkeypatch.setattr("fixtures.template.manifest.from_json", json.loads)
-    monkeypatch.setattr(store, "read", lambda *_: kept)
+    monkeypatch.setattr(record_store, "read", lambda *_: kept)
     monkeypatch.setattr(origin, "suite", lambda: {"commit": "2" * 40, "changed": "no"})
     monkeypatch.setattr(pending, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
     found = registry.Asked(registry.Remote("r", 1, (), f"sha256:{NEW}"))
@@ -68,8 +68,8 @@ def test_each_field_says_from_what_to_what(build: Any) -> None:
         f"image digest {OLD[:12]} → {NEW[:12]} (tag moved)",
         f"suite {'1' * 12} → {'2' * 12}",
     )
-    assert list(pending.lines(build, found))[-2:] == [
-        f"--rebuild applies it: it {pending.DOES['--rebuild']}",
+    assert list(found.lines(build.again))[-2:] == [
+        f"--rebuild applies it: it {DOES['--rebuild']}",
         "  pytest tests_920 --rebuild",
     ]
 

@@ -16,12 +16,14 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.base import files
-from fixtures.record import builder, caveats, run_folder
+from fixtures.record import builder, run_folder
 from fixtures.record.exports import ctrf, junit, statements
-from fixtures.record.model import CheckResult, Outcome, Record, Subject, Verdict, from_json
+from fixtures.record.model import Record, Subject, Verdict, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
-from fixtures.run.checks_heard import ChecksHeard
+from fixtures.run import caveats
+from fixtures.run.checks_heard import CheckResult, ChecksHeard
+from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check, Ledger
 from fixtures.template import manifest
 from tests import schemas

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.gpu.sample import GpuSample
-from fixtures.record.model import CheckResult, CommandEntry, Record
+from fixtures.record.model import CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks
+from fixtures.run.checks_heard import CheckResult
 from fixtures.serving.served_model import ServedModel
 
 SERVE = ["docker", "run", "image", "/model"]

@@ -12,10 +12,13 @@ import pytest
 
 from fixtures.base.text import clean, short, tail
 from fixtures.gpu.sample import GpuSample
-from fixtures.record.model import CheckResult, CommandEntry, Outcome, Record, SnapshotFacts, Subject
+from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import render, words
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
+from fixtures.template.storage import SnapshotFacts
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

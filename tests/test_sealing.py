@@ -7,11 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.record import store
-from fixtures.record.model import SnapshotFacts
 from fixtures.remote import container_probe
 from fixtures.session import sealing
-from fixtures.template import manifest
+from fixtures.template import manifest, record_store
+from fixtures.template.storage import SnapshotFacts
 
 CONTENT: dict[str, Any] = {
     "schema": manifest.SCHEMA,
@@ -39,9 +38,9 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
     written: list[dict[str, str]] = []
     carried = {"manifest.json": manifest.to_json(cast(Any, CONTENT)), "record.json": "{}"}
     files = {"snapshot.json": kept} if kept else {}
-    monkeypatch.setattr(store, "read_inside", lambda _, name: carried[name])
-    monkeypatch.setattr(store, "read", lambda *_: files)
-    monkeypatch.setattr(store, "keep", lambda _, digest, files: written.append(files))
+    monkeypatch.setattr(record_store, "read_inside", lambda _, name: carried[name])
+    monkeypatch.setattr(record_store, "read", lambda *_: files)
+    monkeypatch.setattr(record_store, "keep", lambda _, digest, files: written.append(files))
     monkeypatch.setattr(sealing, "snapshot_facts", lambda _: NOW)
     build = SimpleNamespace(
         template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None, record_text=lambda: "{}"
@@ -55,7 +54,7 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
 def test_manifest_that_is_not_the_snapshots_is_left_to_the_comparison(
     monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    monkeypatch.setattr(store, "read_inside", lambda *_: content)
+    monkeypatch.setattr(record_store, "read_inside", lambda *_: content)
     build = SimpleNamespace(template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None)
     sealing.resume(cast(Any, build), "another")
     assert not cast(Any, build).manifest

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import CheckResult, Outcome, Record, Subject, Verdict
+from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import summary
+from fixtures.run.checks_heard import CheckResult
+from fixtures.run.mode import Outcome
 from tests.suite_run import TOP, Suite
 
 FAILED = CheckResult(

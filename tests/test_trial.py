@@ -10,10 +10,10 @@ import pytest
 
 from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import docker
-from fixtures.record.model import Outcome
+from fixtures.run.clone_acceptance import CloneAcceptance
+from fixtures.run.mode import Outcome
 from fixtures.run.stages import NOT_PROVED
 from fixtures.template.clone import CloneError
-from fixtures.template.clone_acceptance import CloneAcceptance
 from tests.suite_run import Suite
 
 

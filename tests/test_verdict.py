@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import Outcome, Verdict
+from fixtures.record.model import Verdict
+from fixtures.run.mode import Outcome
 from fixtures.run.stages import declared_checks
 from tests.suite_run import TOP, Suite, SuiteRun
 

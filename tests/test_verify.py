@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 
 from fixtures.proxmox.node import Snapshot
-from fixtures.record import store
+from fixtures.record.comparison import compare
 from fixtures.record.exports import vsa
-from fixtures.record.model import Outcome, Record, SnapshotFacts, Subject, Verdict
+from fixtures.record.model import Record, Subject, Verdict
 from fixtures.remote import container_probe
 from fixtures.run import mode, outcome
+from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check, Ledger
 from fixtures.session import sealing
-from fixtures.template import comparison, manifest
-from fixtures.template.comparison import Comparison, ComparisonError, Drift, compare
+from fixtures.template import comparison, manifest, record_store
+from fixtures.template.comparison import Comparison, ComparisonError, Drift
 from fixtures.template.end_state import EndState
 from fixtures.template.pending import Pending
+from fixtures.template.storage import SnapshotFacts
 from fixtures.template.template import Situation
 
 TOP = Path(__file__).parent.parent
@@ -57,7 +59,7 @@ class World:
         self.description = f"phoenix-920: sealed T image i@sha256:1 manifest sha256:{self.digest} accepted T"
         sealed = Record("1", 0.0, manifest=content).to_json()
         self.content = manifest.to_json(content)
-        self.kept = store._summed(
+        self.kept = record_store._summed(
             {
                 "manifest.json": self.content,
                 "record.json": sealed,
@@ -65,7 +67,10 @@ class World:
                 "snapshot.json": json.dumps(asdict(self.facts)),
             }
         )
-        self.found["kept"] = {"manifest.json": store.sha256(self.content), "record.json": store.sha256(sealed)}
+        self.found["kept"] = {
+            "manifest.json": record_store.sha256(self.content),
+            "record.json": record_store.sha256(sealed),
+        }
         self.name = "n"
         self.there = True
 
@@ -90,8 +95,8 @@ class World:
             ask_ahead=lambda: None,
             again=lambda *more: " ".join(("pytest", *more)),
         )
-        monkeypatch.setattr(store, "read", lambda node, digest: self.kept if digest == self.digest else {})
-        monkeypatch.setattr(store, "read_inside", lambda container, name: self.content)
+        monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
+        monkeypatch.setattr(record_store, "read_inside", lambda container, name: self.content)
         monkeypatch.setattr(manifest, "look_inside", lambda container, want, deadline: self.found)
         monkeypatch.setattr(comparison, "snapshot_facts", lambda template: self.facts)
         return template
@@ -122,8 +127,8 @@ def test_secret_taken_out_of_a_record_is_no_drift(monkeypatch: pytest.MonkeyPatc
     content["template"]["config"]["hostname"] = "[redacted: REGISTRY_PASSWORD]"
     for digest, drifts in ((world.digest, []), ("0" * 64, ["record.json manifest"])):
         text = Record("1", 0.0, manifest=content, subjects=[Subject("pve:n/lxc/920@s", digest)]).to_json()
-        files = {name: kept for name, kept in world.kept.items() if name != store.SUMS}
-        world.kept = store._summed({**files, "record.json": text})
+        files = {name: kept for name, kept in world.kept.items() if name != record_store.SUMS}
+        world.kept = record_store._summed({**files, "record.json": text})
         assert [drift.field for drift in world.compare(monkeypatch).drifts] == drifts
 
 
@@ -143,9 +148,9 @@ def test_record_of_an_accepted_template_says_that_its_run_has_built_it(
     """A record that was edited, its checksums redone; and one whose run was killed just after acceptance."""
     world = World()
     ended = Record("1", 0.0, outcome=outcome, verdict=verdict, manifest=manifest.from_json(world.content))
-    files = {name: text for name, text in world.kept.items() if name != store.SUMS}
-    files |= {"record.json": ended.to_json(), **({store.CONFIRMED: "{}"} if confirmed else {})}
-    world.kept = store._summed(files)
+    files = {name: text for name, text in world.kept.items() if name != record_store.SUMS}
+    files |= {"record.json": ended.to_json(), **({record_store.CONFIRMED: "{}"} if confirmed else {})}
+    world.kept = record_store._summed(files)
     assert [str(drift) for drift in world.compare(monkeypatch, accepted=True).drifts] == drifts
 
 
@@ -162,16 +167,18 @@ def test_run_that_was_killed_after_acceptance_is_confirmed_by_the_next(
     monkeypatch: pytest.MonkeyPatch, outcome: Outcome, invocation: str, kept: bool
 ) -> None:
     added: dict[str, str] = {}
-    monkeypatch.setattr(store, "read", lambda *_: {"record.json": Record(invocation, 0.0, outcome=outcome).to_json()})
-    monkeypatch.setattr(store, "add", lambda node, digest, files: added.update(files))
+    monkeypatch.setattr(
+        record_store, "read", lambda *_: {"record.json": Record(invocation, 0.0, outcome=outcome).to_json()}
+    )
+    monkeypatch.setattr(record_store, "add", lambda node, digest, files: added.update(files))
     snapshot = Snapshot("s", "phoenix-920: sealed T accepted T", 7, "")
     made = SimpleNamespace(invocation="its run", manifest="d")
     template = SimpleNamespace(sealed_generation=lambda: made, snapshot=lambda: snapshot)
     build: Any = SimpleNamespace(node=None, template=template, invocation="this run")
     sealing.confirm(build, "d")
-    assert [*added] == ([store.CONFIRMED] if kept else [])
+    assert [*added] == ([record_store.CONFIRMED] if kept else [])
     if kept:
-        said = json.loads(added[store.CONFIRMED])
+        said = json.loads(added[record_store.CONFIRMED])
         assert (said["invocation"], said["found_accepted_by"]) == ("its run", "this run")
 
 
@@ -382,7 +389,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "sealing": [],
         "declaration": SimpleNamespace(containers={}),
         "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
-        "outdated": Pending(),
+        "pending": Pending(),
         "only_reads": True,
     }
     build = SimpleNamespace(**(usual | more))

@@ -10,7 +10,7 @@ from fixtures.proxmox.changes import protection
 from fixtures.proxmox.node import Node, address_of, plain_description, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
-from fixtures.session.preflight_facts import refuse_unseen
+from fixtures.run.preflight import refuse_unseen
 from fixtures.template import ephemeral_clone, storage
 from fixtures.template.clone import MARK
 from fixtures.template.repair import half_made_clone, half_made_snapshot

@@ -7,7 +7,7 @@ from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node, stated_text
 from fixtures.run.build import Build
-from fixtures.session.preflight_facts import GIB, DiskNeed, refuse_unseen
+from fixtures.run.preflight import GIB, DiskNeed, refuse_unseen
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [

@@ -13,8 +13,8 @@ from fixtures.proxmox import kernel_log
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
+from fixtures.run.preflight import gpus_seen, refuse_silent, refuse_unseen
 from fixtures.serving.model import Model
-from fixtures.session.preflight_facts import gpus_seen, refuse_silent, refuse_unseen
 from fixtures.template.template import Template
 
 pytestmark = [

@@ -11,8 +11,8 @@ from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
 from fixtures.serving import vllm
 from fixtures.serving.image import Image
-from fixtures.session.prefetch import Prefetch
 from fixtures.template import tidy
+from fixtures.template.prefetch import Prefetch
 
 pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 

@@ -5,7 +5,7 @@ import pytest
 from fixtures.base.inconclusive import Unseen
 from fixtures.base.message import unexpected
 from fixtures.proxmox.container import Container
-from fixtures.template.tidy import Findings
+from fixtures.template.tidy import Leftovers
 
 pytestmark = [
     pytest.mark.stage("tidy"),
@@ -20,35 +20,35 @@ def found(container: Container, lines: list[str], expected: str, *argv: str) -> 
     return "\n".join([unexpected(seen, expected, run=fix or container.pasteable(*argv)), *lines[1:]])
 
 
-def test_docker_holds_no_container(container: Container, findings: Findings) -> None:
+def test_docker_holds_no_container(container: Container, leftovers: Leftovers) -> None:
     """Docker has no container, running or stopped."""
-    assert not findings.containers, found(container, findings.containers, "none", "docker", "ps", "--all")
+    assert not leftovers.containers, found(container, leftovers.containers, "none", "docker", "ps", "--all")
 
 
-def test_docker_holds_nothing_but_the_image(container: Container, findings: Findings) -> None:
+def test_docker_holds_nothing_but_the_image(container: Container, leftovers: Leftovers) -> None:
     """Docker has no added image, volume or layer except the vLLM image."""
-    assert not findings.docker, found(container, findings.docker, "only the image", "docker", "system", "df", "-v")
+    assert not leftovers.docker, found(container, leftovers.docker, "only the image", "docker", "system", "df", "-v")
 
 
-def test_no_secret_is_inside(container: Container, findings: Findings) -> None:
+def test_no_secret_is_inside(container: Container, leftovers: Leftovers) -> None:
     """No token, password, private key, added ssh key or secret of this run is inside."""
-    assert not findings.secrets, found(container, findings.secrets, "none")
-    if findings.unsearched:
-        raise Unseen(f"not seen: whether a secret is in {findings.unsearched}; then the time was over")
+    assert not leftovers.secrets, found(container, leftovers.secrets, "none")
+    if leftovers.unsearched:
+        raise Unseen(f"not seen: whether a secret is in {leftovers.unsearched}; then the time was over")
 
 
-def test_nothing_typed_is_inside(container: Container, findings: Findings) -> None:
+def test_nothing_typed_is_inside(container: Container, leftovers: Leftovers) -> None:
     """No history of a shell or another program is inside."""
-    assert not findings.histories, found(container, findings.histories, "none")
+    assert not leftovers.histories, found(container, leftovers.histories, "none")
 
 
-def test_no_log_of_the_build_is_inside(container: Container, findings: Findings) -> None:
+def test_no_log_of_the_build_is_inside(container: Container, leftovers: Leftovers) -> None:
     """No log has a line that is newer than the clone."""
-    assert not findings.logs, found(container, findings.logs, "none", "ls", "-lt", "/var/log")
+    assert not leftovers.logs, found(container, leftovers.logs, "none", "ls", "-lt", "/var/log")
 
 
-def test_only_image_and_caches_were_added(container: Container, findings: Findings) -> None:
+def test_only_image_and_caches_were_added(container: Container, leftovers: Leftovers) -> None:
     """The container grew by no more than the image, the kept caches, and 50 MB."""
-    assert not findings.growth, found(
-        container, findings.growth, "no more than the image, the caches and 50 MB", "du", "-xm", "--max-depth=2", "/"
+    assert not leftovers.growth, found(
+        container, leftovers.growth, "no more than the image, the caches and 50 MB", "du", "-xm", "--max-depth=2", "/"
     )

@@ -12,13 +12,13 @@ from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import gpus
 from fixtures.proxmox import docker
+from fixtures.run.clone_acceptance import CloneAcceptance
 from fixtures.serving import agreement, fingerprint
 from fixtures.serving.image import Image
 from fixtures.serving.served_model import log_file
 from fixtures.serving.server import Server
 from fixtures.template import guest, identity
 from fixtures.template.clone import Clone
-from fixtures.template.clone_acceptance import CloneAcceptance
 
 BOOTED = pytest.mark.needs_answer("test_clone_boots_beside_its_template")
 MADE = pytest.mark.needs_answer("test_clone_is_made")

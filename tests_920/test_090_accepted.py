@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.base.message import unexpected
 from fixtures.base.warning import warn
-from fixtures.record import caveats
+from fixtures.run import caveats
 from fixtures.run.build import Build
 from fixtures.template.template import Template
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import Outcome, from_json
+from fixtures.record.model import from_json
+from fixtures.run.mode import Outcome
 from lab import rootfs
 from tests.docs import TOP, blocks
 from tests.lab.harness import Lab, says, until

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.record.model import Outcome, Record, from_json
+from fixtures.record.model import Record, from_json
+from fixtures.run.mode import Outcome
 from lab import vllm
 from lab.__main__ import up
 from lab.machine import Machine

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.record.attestation import changed_files, verify_envelope
-from fixtures.record.model import Outcome, Record, from_json
+from fixtures.record.model import Record, from_json
+from fixtures.run.mode import Outcome
 from fixtures.template import manifest
 from tests import schemas
 from tests.lab.harness import SNAPSHOT, Lab, Run

@@ -45,13 +45,13 @@ def settings() -> Any:
     )
 
 
-def findings(container: Container, settings: Any, cleaned: bool = True) -> tidy.Findings:
+def leftovers(container: Container, settings: Any, cleaned: bool = True) -> tidy.Leftovers:
     done = tidy.clean(container, IMAGE, settings, SECRET) if cleaned else {"at": time.time() + 1, "freed": {}}
-    return tidy.look(container, IMAGE, settings, SECRET, done)
+    return tidy.find_leftovers(container, IMAGE, settings, SECRET, done)
 
 
 def test_fresh_clone_is_tidy(container: Container, settings: Any) -> None:
-    found = findings(container, settings)
+    found = leftovers(container, settings)
     everything = [found.containers, found.docker, found.secrets, found.histories, found.logs, found.growth]
     assert everything == [[], [], [], [], [], []]
     assert found.content["sizes"]["/usr"] > 100_000_000
@@ -78,7 +78,7 @@ def test_secrets_are_found_by_place_form_and_value(container: Container, setting
     for path, (text, _) in SECRETS.items():
         container.ask("sh", "-c", write, "sh", path, stdin=text.encode())
     try:
-        found = findings(container, settings).secrets
+        found = leftovers(container, settings).secrets
     finally:
         container.ask("rm", "-rf", "/home/me", "/root/.docker", "/root/.ssh", *SECRETS)
     assert len(found) == len(SECRETS)
@@ -98,15 +98,15 @@ systemctl start containerd docker"""
 def test_what_containerd_keeps_of_an_environment_is_overwritten(container: Container, settings: Any) -> None:
     """Its database frees the page of a container that is gone, and does not clear it; every clone would bring it."""
     container.ask("sh", "-ec", KEPT, "sh", f"HF_TOKEN={SECRET['HF_TOKEN']}")
-    (line,) = findings(container, settings, cleaned=False).secrets
+    (line,) = leftovers(container, settings, cleaned=False).secrets
     assert "meta.db: the value of HF_TOKEN" in line
-    assert findings(container, settings).secrets == []
+    assert leftovers(container, settings).secrets == []
     container.ask("docker", "info", only_reads=True)
 
 
 def test_history_is_found(container: Container, settings: Any) -> None:
     container.ask("sh", "-c", "echo docker login > /root/.bash_history; : > /root/.python_history")
-    found = findings(container, settings).histories
+    found = leftovers(container, settings).histories
     container.ask("sh", "-c", "rm /root/.bash_history /root/.python_history")
     assert [line.partition(":")[0] for line in found] == ["/root/.bash_history"]
 
@@ -122,22 +122,22 @@ docker volume create somewhere >/dev/null
 def test_what_docker_holds_is_found(container: Container, settings: Any) -> None:
     """A container, a dangling image and the one that took its name, a volume."""
     container.ask("sh", "-c", MAKE_IMAGES)
-    found = findings(container, settings)
+    found = leftovers(container, settings)
     container.ask("sh", "-c", "docker rm somebodys; docker volume rm somewhere; docker image rm left:first")
     container.ask("docker", "image", "prune", "--force")
     assert [line.partition(";")[0] for line in found.containers] == ["somebodys (left:first, created)"]
     whats = sorted(line.partition(": ")[2].partition(",")[0].partition(" sha256")[0] for line in found.docker)
     assert whats == ["image left:first", "image without a name", "volume"]
-    assert findings(container, settings).docker == []
+    assert leftovers(container, settings).docker == []
 
 
 def test_logs_of_the_build_are_found_and_removed(container: Container, settings: Any) -> None:
     container.ask("sh", "-c", "logger built; journalctl --sync; echo built >> /var/log/apt/history.log")
     time.sleep(1)  # the journal is asked in whole seconds
-    left = findings(container, settings, cleaned=False).logs
+    left = leftovers(container, settings, cleaned=False).logs
     assert [line.partition(",")[0] for line in left if "history.log" in line] == ["/var/log/apt/history.log: log"]
     assert any("lines of the journal" in line for line in left)
-    found = findings(container, settings)
+    found = leftovers(container, settings)
     assert found.logs == []
     assert found.content["freed"]["/var/log/apt/history.log"] == len("built\n")
     assert "built" not in container.ask("journalctl", "--output", "cat", "--identifier", "root")
@@ -150,13 +150,13 @@ def test_journal_of_an_earlier_machine_id_is_removed(container: Container, setti
     container.node.run("pct", "shutdown", str(CTID))
     container.node.run("pct", "start", str(CTID))
     container.wait_until_booted(60)
-    assert any("lines of the journal" in line for line in findings(container, settings, cleaned=False).logs)
-    assert findings(container, settings).logs == []
+    assert any("lines of the journal" in line for line in leftovers(container, settings, cleaned=False).logs)
+    assert leftovers(container, settings).logs == []
 
 
 def test_growth_is_measured_and_its_cause_named(container: Container, settings: Any) -> None:
     container.ask("sh", "-c", "head -c 60000000 /dev/urandom > /opt/forgotten")
-    found = findings(container, settings).growth
+    found = leftovers(container, settings).growth
     container.ask("rm", "/opt/forgotten")
     assert found[0].startswith("grown by 5")
     assert found[1] == "/opt/forgotten: file, 57.2 MiB"
@@ -165,7 +165,7 @@ def test_growth_is_measured_and_its_cause_named(container: Container, settings: 
 def test_layers_that_docker_does_not_know_are_named(container: Container, settings: Any) -> None:
     """What a loss of power leaves of an image that was being unpacked: no command of Docker's removes it."""
     container.ask("sh", "-c", "cd /var/lib/docker/overlay2 && mkdir cut && head -c 60000000 /dev/urandom > cut/layer")
-    found = findings(container, settings).growth
+    found = leftovers(container, settings).growth
     container.ask("rm", "-r", "/var/lib/docker/overlay2/cut")
     assert found[0].startswith("grown by 5")
     assert found[1].startswith("57 MiB of it lie in Docker's folders")
@@ -180,12 +180,12 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     container.ask("touch", f"{settings.warm_caches}/bbbbbbbbbbbb-GPU/{caches.MARK}")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && head -c 60000000 /dev/urandom > {folder}/cache")
     container.ask("sh", "-c", f"cd {settings.warm_caches} && cp {folder}/cache bbbbbbbbbbbb-GPU/")
-    found = findings(container, settings)
+    found = leftovers(container, settings)
     assert found.growth == []
     assert found.content["caches"][settings.warm_caches] == 60_000_000
     assert found.content["freed"][f"{settings.warm_caches}/bbbbbbbbbbbb-GPU"] == 60_000_000
     assert {folder, "their-own"} <= set(container.execute("ls", settings.warm_caches).out.split())
-    assert findings(container, SimpleNamespace(test_model="/models/test-model", warm_caches="", keep_model="")).growth
+    assert leftovers(container, SimpleNamespace(test_model="/models/test-model", warm_caches="", keep_model="")).growth
     container.ask("rm", "-r", settings.warm_caches)
 
 

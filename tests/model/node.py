@@ -24,10 +24,10 @@ from fixtures.proxmox.address import ASK
 from fixtures.proxmox.conf import ABSENT
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import HEARD, REFUSED, START
-from fixtures.record.store import INSIDE, KEEP, PUT, READ
 from fixtures.remote.container_probe import digest
 from fixtures.template import generations
 from fixtures.template.ephemeral_clone import KNOCK
+from fixtures.template.record_store import INSIDE, KEEP, PUT, READ
 
 POOL, STORAGE, NODE = "rpool/data", "lxc-disks", "pve"
 OTHERS = "others"  # who made what no run of the suite has made

@@ -27,16 +27,16 @@ from fixtures.base.interrupts import INTERRUPTS
 from fixtures.base.settings import Settings
 from fixtures.proxmox import container
 from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
-from fixtures.record.model import Outcome, Record
+from fixtures.record.model import Record
 from fixtures.run import outcome
 from fixtures.run.build import BUILD, Build
 from fixtures.run.mode import BUILD as BUILD_MODE
-from fixtures.run.mode import MODES
+from fixtures.run.mode import MODES, Outcome
 from fixtures.run.stages import Ledger, check_name, declared_checks, stage_of
 from fixtures.run.suite import Suite
-from fixtures.session import gating, sealing, selection
+from fixtures.session import clone_fixtures, gating, sealing, selection, verification
 from fixtures.session.command_line import take_lock
-from fixtures.template import clone_acceptance, end_state, verify
+from fixtures.template import end_state
 from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
 
 TOP = Path(__file__).parent.parent.parent
@@ -276,11 +276,11 @@ class SuiteRun:
                 for item in group:
                     INTERRUPTS.raise_lost()
                     if clones and "acceptance" not in self.made:
-                        self.made["acceptance"] = self._fixture(clone_acceptance.acceptance, item, module)
+                        self.made["acceptance"] = self._fixture(clone_fixtures.acceptance, item, module)
                     self._check(item)
         if self.mode == "verify-parent":
             with contextlib.ExitStack() as module:
-                self._fixture(clone_acceptance.parent_clone, self.items[0], module)
+                self._fixture(clone_fixtures.parent_clone, self.items[0], module)
 
     def _fixture(self, fixture: Any, item: Item, ends: contextlib.ExitStack) -> Any:
         """What a fixture of the suite yields; it is torn down at the end of the block, however that ends."""
@@ -337,11 +337,11 @@ class SuiteRun:
             case "container":
                 return build.template.container
             case "comparison":
-                return verify.comparison.__wrapped__(build)  # type: ignore[attr-defined]
+                return verification.comparison.__wrapped__(build)  # type: ignore[attr-defined]
             case "inner_comparison":
-                return verify.inner_comparison.__wrapped__(self._given("comparison"), build)  # type: ignore[attr-defined]
+                return verification.inner_comparison.__wrapped__(self._given("comparison"), build)  # type: ignore[attr-defined]
             case "clone":
-                return clone_acceptance.clone.__wrapped__(self.made["acceptance"])  # type: ignore[attr-defined]
+                return clone_fixtures.clone.__wrapped__(self.made["acceptance"])  # type: ignore[attr-defined]
         return self.made[name]
 
     def _note(self, item: Item, error: BaseException | None, when: str = "call") -> None:

@@ -21,6 +21,7 @@ from fixtures.base.errors import BuildError
 from fixtures.gpu import gpus
 from fixtures.proxmox import container, kernel_log
 from fixtures.record.model import Record
+from fixtures.run import clone_acceptance
 from fixtures.run.build import Build
 from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES as KINDS
@@ -32,11 +33,10 @@ from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
 from fixtures.serving.served_model import Figure
 from fixtures.serving.server import Readiness, Server
-from fixtures.session import core_fixtures, preflight_facts, sealing, server_fixtures
+from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, sealing, server_fixtures, verification
 from fixtures.session.command_line import take_lock
-from fixtures.session.prefetch import Prefetch
-from fixtures.template import clone_acceptance, tidy, verify
 from fixtures.template.comparison import named_digest
+from fixtures.template.prefetch import Prefetch
 from tests.model.hands import fresh
 from tests.model.node import ModelNode
 from tests.model.run import DECLARATION, SETTINGS, TOP, Clock, ModelLock, SuiteRun
@@ -61,7 +61,7 @@ WORLD = replace(
 QUICK = performance.Effort(tokens=2, at_once=2, repeats=1, warm_up=0, settle=0)
 FIXTURES = {
     name: each.__wrapped__
-    for module in (core_fixtures, preflight_facts, tidy, verify, clone_acceptance, server_fixtures)
+    for module in (core_fixtures, preflight_facts, verification, clone_fixtures, server_fixtures)
     for name, each in vars(module).items()
     if hasattr(each, "_fixture_function_marker") or type(each).__name__ == "FixtureFunctionDefinition"
 }
@@ -284,7 +284,7 @@ class Trial:
             case "image":
                 return build.image
             case "prefetch":
-                return Prefetch(build)
+                return Prefetch(build.template)
             case "ready_server":
                 return self._ready_server()
             case "clone" | "clone_image" | "clone_server":

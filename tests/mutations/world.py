@@ -23,10 +23,9 @@ from fixtures.proxmox import address, conf, disk, docker, tasks
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
-from fixtures.record import store
 from fixtures.remote.container_probe import digest
 from fixtures.serving import caches, server_log
-from fixtures.template import generations, identity, manifest, tidy
+from fixtures.template import generations, identity, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import ModelNode
 from tests.model.run import ModelChannel
@@ -326,7 +325,7 @@ NAMES = {
     conf.READ: "the configuration file",
     tasks.TOLD: "the notes of earlier changes",
     generations.READ: "the journal of generations",
-    store.READ: "the kept record",
+    record_store.READ: "the kept record",
     address.ASK: "arping",
     KNOCK: "ip neigh",
     disk.READ: "daemon.json",
