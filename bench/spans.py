@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fixtures.record.model import CommandEntry, Record, from_json
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
 BOOTED = ["systemctl", "is-system-running"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fixtures.run import mode
-from fixtures.run.stages import Check, Ledger
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import Check
 from fixtures.session import gating
 from fixtures.template.template import Situation
 

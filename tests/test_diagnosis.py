@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult
 from tests import schemas
 from tests.suite_run import Suite
 

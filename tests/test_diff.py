@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.record.model import Record, Subject
 from fixtures.report import diff
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
 

@@ -14,11 +14,12 @@ from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record
 from fixtures.report import estimate
-from fixtures.report.html import failure
 from fixtures.report.terminal import Stages, finding, telling, together
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult, Ledger
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import Check, Ledger, declared_checks
+from fixtures.run.stages import Blocked, Check, declared_checks
+from fixtures.session.hearing import failure
+from tests.ledgers import hear
 from tests.suite_run import Suite
 
 LOCKED = "locked: {920: 'backup'}; expected no lock; run: pct unlock 920"
@@ -33,23 +34,34 @@ def diagnosis(failure_text: str, check: str = "test_nothing_holds_a_lock") -> Di
 
 
 def report(text: str, name: str = "test_a", **more: object) -> Any:
-    found = diagnosis(text)
-    facts = {"nodeid": f"f.py::{name}", "stage": "preflight", "title": "It is well.", "sections": [], **more}
-    return SimpleNamespace(longreprtext=text, diagnosis=found, **facts)
+    return SimpleNamespace(longreprtext=text, nodeid=f"f.py::{name}", sections=[], **more)
 
 
-def build(**blocked: str) -> Any:
-    ledger = Ledger([Check("preflight", f"f.py::{name}") for name in ("test_a", "test_b", *blocked)])
-    ledger.blocked = {f"f.py::{name}": f"f.py::{cause}" for name, cause in blocked.items()}
-    for name in blocked:
-        ledger.begin(f"f.py::{name}", f"{name} claims this; a warning adds that.")
-    return SimpleNamespace(ledger=ledger)
+def ledger(**blocked: str) -> Ledger:
+    gpus = {f"f.py::test_a[gpu{gpu}]": f"GPU {gpu}: It answers." for gpu in (0, 1)}
+    names = ["f.py::test_a", "f.py::test_b", *gpus, *(f"f.py::{name}" for name in blocked)]
+    book = Ledger([Check("preflight", name) for name in names])
+    for name in names:
+        well = gpus.get(name, "It is well.")
+        claim = f"{name[6:]} claims this; a warning adds that." if name[6:] in blocked else well
+        book.begin(name, claim)
+        if cause := blocked.get(name[6:]):
+            hear(book, name, "skipped", Blocked(f"f.py::{cause}"))
+    return book
 
 
-def lines(*reports: Any, of: Any = None) -> list[str]:
+def told_of(*reports: Any, of: Ledger | None = None) -> list[tuple[str, bool]]:
     told: dict[str, int] = {}
-    found = [finding(number, each, of or build(), told) for number, each in enumerate(together([*reports]), 1)]
-    return [line for each in found for line, _ in each]
+    book = of or ledger()
+    found = [
+        finding(number, each, diagnosis(each[0].longreprtext), book, told)
+        for number, each in enumerate(together([*reports], book), 1)
+    ]
+    return [line for each in found for line in each]
+
+
+def lines(*reports: Any, of: Ledger | None = None) -> list[str]:
+    return [line for line, _ in told_of(*reports, of=of)]
 
 
 def test_finding_says_what_why_and_how() -> None:
@@ -71,12 +83,12 @@ WRONG = "asked 'Capital?', the answer has no 'Berlin': 'Paris, {}.'; expected th
 
 def test_one_failure_of_two_gpus_is_one_finding() -> None:
     """A wrong answer begins with the question, the answer and what was expected."""
-    two = [report(WRONG.format(gpu, gpu), f"test_a[gpu{gpu}]", title=f"GPU {gpu}: It answers.") for gpu in (0, 1)]
-    said = lines(*two, of=build(test_c="test_a[gpu1]"))
+    two = [report(WRONG.format(gpu, gpu), f"test_a[gpu{gpu}]") for gpu in (0, 1)]
+    said = lines(*two, of=ledger(test_c="test_a[gpu1]"))
     assert said[:2] == ["1. preflight: GPU 0, GPU 1: It answers.", f"   {WRONG.format(0, 0)}"]
     assert said[-1] == "   blocks 1: test_c claims this"
     assert not [line for line in said if line.startswith("2.")]
-    other = report("it is hot", "test_a[gpu1]", title="GPU 1: It answers.")
+    other = report("it is hot", "test_a[gpu1]")
     assert len([line for line in lines(two[0], other) if re.match(r"\d\. ", line)]) == 2
 
 
@@ -118,13 +130,15 @@ def test_the_rest_is_estimated_from_earlier_runs_of_the_kind(tmp_path: Path) -> 
 
 
 def test_what_a_failure_blocks_is_listed_in_grey() -> None:
-    found = list(finding(1, [report("x")], build(test_c="test_a", test_d="test_b"), {}))
+    found = told_of(report("x"), of=ledger(test_c="test_a", test_d="test_b"))
     assert found[-1] == ("   blocks 1: test_c claims this", True)
 
 
 def test_servers_log_is_in_grey_and_short() -> None:
     log = "\n".join(f"line {number}" for number in range(60))
-    found = list(finding(1, [report("x", sections=[(LOG, log)])], build(), {}))
+    failed = report("x")
+    failed.sections = [(LOG, log)]
+    found = told_of(failed)
     assert [line.strip() for line, grey in found if grey] == [f"{LOG}:", *log.splitlines()[-15:]]
 
 
@@ -149,8 +163,9 @@ def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = Tr
     plugins = SimpleNamespace(get_plugin=lambda _: reporter)
     config: Any = SimpleNamespace(pluginmanager=plugins, option=SimpleNamespace(verbose=verbose))
     known = {result.name: result for result in results}
-    recorder: Any = SimpleNamespace(check=known.get)
-    stages = Stages(config, cast(Any, SimpleNamespace(only_reads=only_reads, **build)), recorder)
+    more = {"ledger": SimpleNamespace(), **build}
+    more["ledger"].result = known.get
+    stages = Stages(config, cast(Any, SimpleNamespace(only_reads=only_reads, **more)))
     for name in known:
         for when in ("setup", "call", "teardown"):
             stages.pytest_runtest_logreport(SimpleNamespace(nodeid=name, when=when))

@@ -17,7 +17,7 @@ from fixtures.proxmox.channel import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report.head import head
 from fixtures.run import caveats
-from fixtures.run.stages import Ledger
+from fixtures.run.ledger import Ledger
 from fixtures.serving import agreement, fingerprint
 from fixtures.serving.agreement import COARSE, FLOOR, difference
 from fixtures.serving.client import ServerError

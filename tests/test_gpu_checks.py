@@ -15,13 +15,13 @@ from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.report import sparkline
-from fixtures.run.build import BUILD
-from fixtures.run.stages import NOT_PROVED, Check, Ledger
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import NOT_PROVED, Check
 from fixtures.serving import vllm
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
 from fixtures.serving.served_model import Figure
-from fixtures.session import gating
+from tests.ledgers import hear
 from tests.suite_run import TOP
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
@@ -191,32 +191,21 @@ def test_spoilt_reference_is_named(tmp_path: Path) -> None:
 
 def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     """It is excused only where GPUs are simulated; the same exception on real hardware leaves the check unproved."""
-    skipped = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
-    book = Ledger([Check("one", "a"), Check("one", "b"), Check("two", "c")])
-    book.begin("a")
-    book.note("one", "a", skipped, simulated=True)
-    book.begin("b")
-    book.note("one", "b", skipped, simulated=False)
-    assert book.outcomes == {"a": NOT_PROVED, "b": "skipped"}
-    assert book.unproved(before="two") == ["b"]
+    for simulated, verdict, unproved in ((True, NOT_PROVED, []), (False, "skipped", ["a"])):
+        book = Ledger([Check("one", "a"), Check("two", "c")])
+        book.begin("a")
+        hear(book, "a", "skipped", NotProved("x"), simulated=simulated)
+        assert book.outcomes == {"a": verdict}
+        assert book.unproved(before="two") == unproved
     assert issubclass(NotProved, pytest.skip.Exception)
 
 
 @pytest.mark.parametrize(("error", "unproved"), [(Unseen("not seen: x"), []), (NotProved("x"), ["a.py::test_x"])])
 def test_what_was_not_seen_hinders_no_sealing(error: BaseException, unproved: list[str]) -> None:
     """On real hardware too, as a later check proves it by function; the check itself has never passed."""
-    skipped = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
     ledger = Ledger([Check("one", "a.py::test_x"), Check("two", "a.py::test_y")])
-    stash = {BUILD: SimpleNamespace(ledger=ledger, simulated=False)}
-    item: Any = SimpleNamespace(
-        nodeid="tests_920/a.py::test_x", config=SimpleNamespace(stash=stash), get_closest_marker=lambda _: None
-    )
     ledger.begin("a.py::test_x")
-    call: Any = SimpleNamespace(excinfo=SimpleNamespace(value=error))
-    hook = gating.pytest_runtest_makereport(item, call)
-    next(hook)
-    with pytest.raises(StopIteration):
-        hook.send(skipped)
+    hear(ledger, "a.py::test_x", "skipped", error)
     assert ledger.outcomes["a.py::test_x"] != "passed"
     assert ledger.unproved(before="two") == unproved
 

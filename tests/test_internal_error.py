@@ -30,13 +30,14 @@ def pytest_configure(config):
     setattr(module, {name!r}, breaks)
 """
 PLACES = [
-    *(("fixtures.run.checks_heard", name) for name in ("first_line",)),
+    *(("fixtures.run.ledger", name) for name in ("first_line", "check_name")),
     *(("fixtures.session.recorder", name) for name in ("redact_report", "check_name")),
     *(("fixtures.record.builder", name) for name in ("fill", "gather")),
     *(("fixtures.run.caveats", name) for name in ("of_record",)),
     *(("fixtures.record.exports.statements", name) for name in ("test_result",)),
     *(("fixtures.run.outcome", name) for name in ("sentence",)),
-    *(("fixtures.report.html", name) for name in ("head", "title_of", "words")),
+    *(("fixtures.session.hearing", name) for name in ("failure", "title_of")),
+    *(("fixtures.report.html", name) for name in ("head", "words")),
     *(("fixtures.report.rows", name) for name in ("title_cell",)),
     *(("fixtures.report.page", name) for name in ("finished",)),
     *(("fixtures.report.summary", name) for name in ("page", "notes")),

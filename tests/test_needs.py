@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.base.message import unexpected
-from fixtures.run.stages import GPU, Check, Ledger, declared_checks
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import GPU, Blocked, Check, declared_checks
+from tests.ledgers import hear
 from tests.suite_run import Suite
 
 TOP = Path(__file__).parent.parent
@@ -56,10 +58,6 @@ def test_message_has_its_parts_in_order() -> None:
     assert message == "docker.service is inactive; expected active; it was stopped; run: systemctl start docker"
 
 
-def report(outcome: str) -> pytest.TestReport:
-    return pytest.TestReport("x", ("x", 0, "x"), {}, outcome, None, "call")  # type: ignore[arg-type]
-
-
 def ledger() -> Ledger:
     return Ledger(
         [Check("one", f"f.py::{name}") for name in ("a[gpu0]", "a[gpu1]", "b", "c")] + [Check("two", "f.py::a")]
@@ -68,7 +66,7 @@ def ledger() -> Ledger:
 
 def failed(book: Ledger, name: str) -> None:
     book.begin(f"f.py::{name}", f"{name} is well.")
-    book.note("one", f"f.py::{name}", report("failed"))
+    hear(book, f"f.py::{name}", "failed", AssertionError())
 
 
 def test_cause_is_a_check_of_the_same_stage_and_gpu() -> None:
@@ -87,7 +85,8 @@ def test_cause_is_a_check_of_the_same_stage_and_gpu() -> None:
 def test_what_is_blocked_names_the_first_cause() -> None:
     book = ledger()
     failed(book, "b")
-    book.blocked["f.py::c"] = "f.py::b"
+    book.begin("f.py::c")
+    hear(book, "f.py::c", "skipped", Blocked("f.py::b"))
     assert book.cause("one", "c") == "f.py::b"
     assert book.blocked_by("c").cause == "f.py::b"
 

@@ -15,10 +15,12 @@ import pytest
 
 from fixtures.record.model import Record, from_json
 from fixtures.run import mode
-from fixtures.run.stages import Check, Ledger, declared_checks
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import Check, declared_checks
 from fixtures.run.suite import SuiteError
 from fixtures.session import prefetch
 from fixtures.template.template import Situation
+from tests.ledgers import has_heard
 from tests.suite_run import TOP, Suite
 
 # Numbers, the suite's folder, its files, and names of stages that only 920 has; `phoenix-920` is the project's name.
@@ -182,7 +184,7 @@ def test_stage_is_found_by_its_role_whatever_its_name(tmp_path: Path) -> None:
 def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[str, str], is_time: bool) -> None:
     """Whatever the stage and its checks are called."""
     ledger = Ledger([Check("before", "f.py::a"), Check("given", "f.py::b"), Check("given", "f.py::c")])
-    ledger.outcomes = {f"f.py::{name}": outcome for name, outcome in outcomes.items()}
+    has_heard(ledger, {f"f.py::{name}": outcome for name, outcome in outcomes.items()})
 
     def item(name: str, *marks: Any) -> Any:
         each = {mark.name: mark for mark in (pytest.mark.stage("given").mark, *marks)}

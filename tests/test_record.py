@@ -22,9 +22,9 @@ from fixtures.record.model import Record, Subject, Verdict, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
 from fixtures.run import caveats
-from fixtures.run.checks_heard import CheckResult, ChecksHeard
+from fixtures.run.ledger import CheckResult, Ledger
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import Check, Ledger
+from fixtures.run.stages import Check
 from fixtures.template import manifest
 from tests import schemas
 from tests.suite_run import Suite
@@ -307,12 +307,16 @@ def report(when: str, outcome: str = "passed", longrepr: str | None = None) -> A
 
 
 def test_check_passes_only_with_its_teardown() -> None:
-    heard = ChecksHeard()
-    for when in ("setup", "call"):
-        heard.hear(report(when))
-    assert heard.results([], {})[0].verdict == "passed"
-    heard.hear(report("teardown", "failed", longrepr="not stopped\nat line 3"))
-    (check, missing) = heard.results([Check("clone", "f.py::t"), Check("seal", "g.py::u")], {})
+    ledger = Ledger([Check("clone", "f.py::t"), Check("seal", "g.py::u")])
+    ledger.begin("f.py::t")
+    for phase in (report("setup"), report("call")):
+        ledger.expect(phase)
+        ledger.hear(phase)
+    assert ledger.results()[0].verdict == "passed"
+    failed = report("teardown", "failed", longrepr="not stopped\nat line 3")
+    ledger.expect(failed, AssertionError())
+    ledger.hear(failed)
+    (check, missing) = ledger.results()
     assert (check.verdict, check.reason, check.seconds, check.started) == ("failed", "not stopped", 3.0, 5.0)
     assert (missing.name, missing.verdict) == ("g.py::u", "not run")
 

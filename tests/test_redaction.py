@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fixtures.base.redaction import Redactor, looks_secret
 from fixtures.base.text import beginning, clean, ending, plain, short
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult
 from fixtures.serving.image import Image
 from fixtures.serving.server import Server
 from tests import schemas

@@ -11,7 +11,7 @@ from fixtures.gpu.sample import GpuSample
 from fixtures.record.model import CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks
-from fixtures.run.checks_heard import CheckResult
+from fixtures.run.ledger import CheckResult
 from fixtures.serving.served_model import ServedModel
 
 SERVE = ["docker", "run", "image", "/model"]

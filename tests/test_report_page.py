@@ -13,7 +13,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from fixtures.record.model import Record
 from fixtures.report import head
-from fixtures.run.stages import Ledger, declared_checks
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import declared_checks
 from tests.browser import Browser, browser
 
 CHECKS = Path(__file__).parent.parent / "tests_920/CHECKS"

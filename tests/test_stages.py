@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.run.stages import Check, Ledger, check_name, declared_checks
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import Check, check_name, declared_checks
+from tests.ledgers import hear
 
 TOP = Path(__file__).parent.parent
 CHECKS = TOP / "tests_920/CHECKS"
-
-
-def report(when: str, outcome: str) -> pytest.TestReport:
-    return pytest.TestReport("x", ("x", 0, "x"), {}, outcome, None, when)  # type: ignore[arg-type]
 
 
 def ledger() -> Ledger:
@@ -50,10 +48,10 @@ def test_passed_means_every_phase() -> None:
     book = ledger()
     book.begin("a")
     for phase in ("setup", "call", "teardown"):
-        book.note("one", "a", report(phase, "passed"))
+        hear(book, "a", when=phase)
     book.begin("b")
-    book.note("one", "b", report("call", "passed"))
-    book.note("one", "b", report("teardown", "failed"))
+    hear(book, "b")
+    hear(book, "b", "failed", when="teardown")
     assert book.unproved(before="two") == ["b"]
     assert book.unproved(before="three") == ["b", "c"]
 
@@ -62,22 +60,21 @@ def test_passed_means_every_phase() -> None:
 def test_what_did_not_pass_is_unproved(outcome: str) -> None:
     book = ledger()
     book.begin("a")
-    book.note("one", "a", report("setup", outcome))
+    hear(book, "a", outcome, when="setup")
     assert "a" in book.unproved(before="two")
 
 
 def test_expected_failure_is_unproved() -> None:
-    book, xfail = ledger(), report("call", "passed")
-    xfail.wasxfail = "known"
+    book = ledger()
     book.begin("a")
-    book.note("one", "a", xfail)
+    hear(book, "a", "waived")
     assert "a" in book.unproved(before="two")
 
 
 def test_failed_stage_blocks_later_ones_only() -> None:
     book = ledger()
     book.begin("c")
-    book.note("two", "c", report("call", "failed"))
+    hear(book, "c", "failed")
     assert [book.blocker(stage) for stage in ("one", "two", "three")] == [None, None, "two"]
 
 

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.record.model import Verdict
-from fixtures.run.stages import Check, Ledger, declared_checks
+from fixtures.run.ledger import Ledger
+from fixtures.run.stages import Check, declared_checks
 from fixtures.run.waivers import Waiver, WaiverError, load
+from tests.ledgers import hear
 from tests.suite_run import TOP, Suite
 
 CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
@@ -106,10 +108,8 @@ def test_bad_file_ends_with_4_and_touches_nothing(suite: Suite, content: str | N
 def test_waived_is_proved_only_for_sealing() -> None:
     for may_seal, unproved in (([], ["a"]), (["a"], [])):
         book = Ledger([Check("one", "a"), Check("two", "b")], may_seal)
-        report = pytest.TestReport("x", ("x", 0, "x"), {}, "skipped", None, "call")
-        report.wasxfail = "known"
         book.begin("a")
-        book.note("one", "a", report)
+        hear(book, "a", "waived")
         assert (book.unproved(before="two"), book.waived) == (unproved, ["a"])
         assert book.blocker("two") is None
 

@@ -22,7 +22,6 @@ import pytest
 from fixtures.base import in_thread
 from fixtures.base.declaration import load
 from fixtures.base.errors import BuildError
-from fixtures.base.inconclusive import Unseen
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.base.settings import Settings
 from fixtures.proxmox import container
@@ -30,13 +29,15 @@ from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExc
 from fixtures.record.model import Record
 from fixtures.run import outcome
 from fixtures.run.build import BUILD, Build
+from fixtures.run.ledger import Ledger
 from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES, Outcome
-from fixtures.run.stages import Ledger, check_name, declared_checks, stage_of
+from fixtures.run.stages import check_name, declared_checks
 from fixtures.run.suite import Suite
 from fixtures.session import clone_fixtures, gating, sealing, selection, verification
 from fixtures.session.command_line import take_lock
 from fixtures.template import end_state
+from tests.ledgers import hear
 from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
 
 TOP = Path(__file__).parent.parent.parent
@@ -348,12 +349,8 @@ class SuiteRun:
         """Tell the ledger what became of a phase of a check."""
         skipped = isinstance(error, pytest.skip.Exception)
         outcome: Any = "skipped" if skipped else "failed" if error else "passed"
-        name, long = check_name(item.nodeid), str(error or "")
-        report = pytest.TestReport(item.nodeid, ("", 0, ""), {}, outcome, long, when)  # type: ignore[arg-type]
-        stage = stage_of(item)  # type: ignore[arg-type]
-        unseen = isinstance(error, Unseen)
-        self.build.ledger.note(stage, name, report, simulated=unseen, raised=error is not None)
-        if report.failed:
+        hear(self.build.ledger, item.nodeid, outcome, error, when=when)
+        if outcome == "failed":
             self.failures.append(f"{item.name}: {type(error).__name__}: {error}")
             self.node.trace.append(f"    failed: {item.name}: {type(error).__name__}: {str(error)[:200]}")
 

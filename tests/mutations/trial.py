@@ -23,9 +23,10 @@ from fixtures.proxmox import container, kernel_log
 from fixtures.record.model import Record
 from fixtures.run import clone_acceptance
 from fixtures.run.build import Build
+from fixtures.run.ledger import Ledger
 from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES as KINDS
-from fixtures.run.stages import Ledger, declared_checks
+from fixtures.run.stages import declared_checks
 from fixtures.run.suite import Suite
 from fixtures.serving import fingerprint, image, performance
 from fixtures.serving import server as servers
@@ -37,6 +38,7 @@ from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, sea
 from fixtures.session.command_line import take_lock
 from fixtures.template.comparison import named_digest
 from fixtures.template.prefetch import Prefetch
+from tests.ledgers import has_heard
 from tests.model.hands import fresh
 from tests.model.node import ModelNode
 from tests.model.run import DECLARATION, SETTINGS, TOP, Clock, ModelLock, SuiteRun
@@ -247,7 +249,7 @@ class Trial:
         if self.state in ("cloned", "sealed") and self.check.stage != "preflight":
             for name, value in self._prior().items():
                 setattr(build, name, copy.copy(value))
-        build.ledger.outcomes.update(dict.fromkeys((each.name for each in build.ledger.checks), "passed"))
+        has_heard(build.ledger, dict.fromkeys((each.name for each in build.ledger.checks), "passed"))
         if self.check.stage == "accepted":
             self.spoiler.listens = True
             sealing.resume(build, named_digest(build.template, build.template.snapshot()))
