@@ -39,10 +39,11 @@ def report(text: str, name: str = "test_a", **more: object) -> Any:
 
 def ledger(**blocked: str) -> Ledger:
     gpus = {f"f.py::test_a[gpu{gpu}]": f"GPU {gpu}: It answers." for gpu in (0, 1)}
+    own = {"f.py::test_b": "It is free.", **gpus}
     names = ["f.py::test_a", "f.py::test_b", *gpus, *(f"f.py::{name}" for name in blocked)]
     book = Ledger([Check("preflight", name) for name in names])
     for name in names:
-        well = gpus.get(name, "It is well.")
+        well = own.get(name, "It is well.")
         claim = f"{name[6:]} claims this; a warning adds that." if name[6:] in blocked else well
         book.begin(name, claim)
         if cause := blocked.get(name[6:]):
@@ -73,7 +74,7 @@ def test_finding_says_what_why_and_how() -> None:
 
 
 def test_same_diagnosis_is_said_once() -> None:
-    said = lines(report(LOCKED), report(LOCKED, "test_b", title="It is free."))
+    said = lines(report(LOCKED), report(LOCKED, "test_b"))
     assert said[-1] == "   as in 1."
     assert len([line for line in said if "fix:" in line]) == 1
 
