@@ -60,7 +60,8 @@ class Place:
         folder = self.suite.reports / "latest"
         record = from_json((folder / "record.json").read_text())
         files = sorted(path.name for path in folder.iterdir())
-        return [(check.name, check.verdict, check.reason) for check in record.checks], files
+        place = str(self.suite.reports)  # named by the command of a failure
+        return [(check.name, check.verdict, check.reason.replace(place, "")) for check in record.checks], files
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,9 @@ def test_cuda_works_on_gpu(container: Container, build: Build, settings: Setting
     """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
     result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
     fault = result.fault(gpus.at(build.gpus, index).uuid)
-    assert not fault, f"{gpus.named(build.gpus, gpu, index)}: {fault}; run: {container.pasteable('nvidia-smi')}"
+    assert not fault, unexpected(
+        f"{gpus.named(build.gpus, gpu, index)}: {fault[0]}", fault[1], run=container.pasteable("nvidia-smi")
+    )
 
 
 @pytest.mark.needs("test_cuda_works_on_gpu[gpu]")
