@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fixtures.record.model import Record, from_json
+from tests import schemas
 
 TOP = Path(__file__).parent.parent
 NODE = """#!/bin/sh
@@ -33,6 +34,7 @@ class SuiteRun:
 
     @property
     def record(self) -> Record:
+        schemas.check_json(self.document("record.json"), schemas.RECORD)
         return from_json((self.folder / "record.json").read_text())
 
     def document(self, name: str) -> dict[str, object]:

@@ -14,10 +14,11 @@ from jsonschema.validators import validator_for
 from lxml import etree
 
 FOLDER = Path(__file__).parent
+RECORD = FOLDER.parents[1] / "docs/record.schema.json"
 PREDICATES = {"record": TestResult, "provenance": Provenance}
 
 
-def check_json(document: Any, schema: str) -> None:
+def check_json(document: Any, schema: str | Path) -> None:
     rules = json.loads((FOLDER / schema).read_text())
     validator = validator_for(rules)
     validator.check_schema(rules)
@@ -36,6 +37,7 @@ def check_statement(document: dict[str, Any], name: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Every file of a run follows the schema of its standard."""
+    check_json(json.loads((folder / "record.json").read_text()), RECORD)
     check_json(json.loads((folder / "ctrf.json").read_text()), "ctrf.schema.json")
     for name in PREDICATES:
         check_statement(json.loads((folder / f"{name}.intoto.json").read_text()), name)
