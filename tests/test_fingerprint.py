@@ -16,7 +16,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox.channel import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report.head import head
-from fixtures.run import caveats
+from fixtures.run import answers, caveats
 from fixtures.run.ledger import Ledger
 from fixtures.serving import agreement, fingerprint
 from fixtures.serving.agreement import COARSE, FLOOR, difference
@@ -26,7 +26,6 @@ from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference
 from fixtures.serving.served_model import Fingerprint, Reply, ServedModel, fingerprint_of
 from fixtures.serving.server import Server
-from fixtures.template import answers
 
 Body = dict[str, Any]
 Ask = Callable[[str, Body], tuple[int, Any]]

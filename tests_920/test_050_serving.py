@@ -8,13 +8,13 @@ from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
+from fixtures.run import answers
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
 from fixtures.serving import agreement, fingerprint, performance
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference
 from fixtures.serving.server import Server
-from fixtures.template import answers
 from fixtures.template.template import Template
 
 READY = pytest.mark.needs("test_server_gets_ready[gpu]")
