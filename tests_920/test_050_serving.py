@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.d
 
 
 class TestServer:
-    """One server after the other: the first with all GPUs, then one for each further GPU."""
+    """One server at a time: the first has all GPUs and proves GPU 0; each further GPU has one that sees it alone."""
 
     def test_server_gets_ready(self, server: Server, image: Image, template: Template) -> None:
         """The server becomes ready: healthy, model listed, one chat finished."""

@@ -1,7 +1,6 @@
-"""Seal: only if everything was checked and passed, the template is shut down, snapshotted twice and started again.
+"""Seal: if no check stands in the way, the suite shuts the template down, takes two snapshots and starts it again.
 
-That happens in the teardown of the fixture `seal`, after the check below; its steps are rows of the
-report.
+That happens in the teardown of the fixture `seal`, after the check below; its steps are rows of the report.
 """
 
 import pytest
@@ -14,7 +13,7 @@ pytestmark = [pytest.mark.stage("seal"), pytest.mark.order(60)]
 
 @pytest.mark.usefixtures("seal")
 def test_everything_passed(build: Build) -> None:
-    """Every check ran and passed; the template may be sealed."""
+    """Every check before sealing ran, and none failed; the template may be sealed."""
     unproved = build.ledger.unproved(before="seal")
     sentences = build.ledger.in_words(unproved)
     assert not unproved, unexpected(
