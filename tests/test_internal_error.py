@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from fixtures.record.model import Verdict
+from fixtures.record.model import Record, Verdict
+from fixtures.report import withdraw
 from fixtures.run.mode import Outcome
 from tests import schemas
 from tests.suite_run import Suite
@@ -83,6 +84,17 @@ def test_error_of_the_process_that_started_several_leaves_no_good_record(tmp_pat
     schemas.check_junit(run.folder / "junit.xml")
     for file in ("summary.md", "report.html", "junit.xml"):
         assert "internal error" in (run.folder / file).read_text()
+
+
+def test_withdrawn_record_is_not_signed(tmp_path: Path) -> None:
+    signed = ("record.dsse.json", "provenance.dsse.json", "record.intoto.json", "provenance.intoto.json")
+    for name in signed:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "record.json").write_text(Record("1", 1.0).to_json())
+    withdraw.of_node(tmp_path, "internal error")
+    assert sorted(path.name for path in tmp_path.glob("*.intoto.json")) == ["record.intoto.json"]
+    assert "FAILED" in (tmp_path / "record.intoto.json").read_text()
+    assert not list(tmp_path.glob("*.dsse.json"))
 
 
 @pytest.mark.parametrize(
