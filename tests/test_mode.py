@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fixtures.run import mode
-from fixtures.run.mode import BUILD, MODES, Mode
+from fixtures.run.mode import BUILD, MODES, May, Mode
 from fixtures.run.stages import INHERITED, RECORDED, ROLES, TRIAL
 from tests.suite_run import TOP
 
@@ -34,10 +34,17 @@ def test_no_option_is_a_build_and_of_two_the_stronger_is_meant() -> None:
 
 @pytest.mark.parametrize("each", MODES, ids=lambda each: each.id)
 def test_only_builds_replace_and_only_one_kind_shares_its_lock(each: Mode) -> None:
-    assert each.builds or not (each.replaces or each.destroys)
-    assert not (each.builds and each.compares)
-    assert each.replaces or not each.destroys
+    assert each.may(May.BUILD) or not (each.may(May.REPLACE) or each.may(May.DESTROY))
+    assert not (each.may(May.BUILD) and each.compares)
+    assert each.may(May.REPLACE) or not each.may(May.DESTROY)
     assert each.shares_lock == (each is mode.VERIFY)
+
+
+def test_what_each_may_change() -> None:
+    assert mode.VERIFY.may_change == ()
+    assert mode.VERIFY_DEEP.may_change == (May.SERVE, May.TRY)
+    assert mode.VERIFY_PARENT.may_change == (May.TRY,)
+    assert [each.id for each in MODES if each.may(May.BUILD)] == ["rebuild-clone", "rebuild", "build"]
 
 
 def test_what_each_selects() -> None:

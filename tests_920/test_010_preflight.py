@@ -10,6 +10,7 @@ from fixtures.proxmox.changes import protection
 from fixtures.proxmox.node import Node, address_of, plain_description, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
+from fixtures.run.mode import May
 from fixtures.run.preflight import refuse_unseen
 from fixtures.template import ephemeral_clone, storage
 from fixtures.template.clone import MARK
@@ -142,7 +143,7 @@ def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
 @pytest.mark.on_existing
 def test_nothing_half_made_is_left(node: Node, template: Template, build: Build) -> None:
     """No interrupted clone or seal left anything half-made; a build removes what this suite made."""
-    if not build.mode.builds:
+    if not build.mode.may(May.BUILD):
         return  # nothing is changed: the checks of locks and snapshots name it
     pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
     done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
@@ -186,7 +187,8 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     """This suite made the snapshot that --rebuild replaces."""
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
-    assert not build.mode.replaces or build.mode.destroys or template.snapshot_name not in foreign, unexpected(
+    only_replaces = build.mode.may(May.REPLACE) and not build.mode.may(May.DESTROY)
+    assert not only_replaces or template.snapshot_name not in foreign, unexpected(
         f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it",
         "one that this suite has sealed",
         cause="if it can go",
@@ -196,7 +198,7 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
 
 def test_container_may_be_destroyed(template: Template, build: Build) -> None:
     """With --rebuild-clone, the template is not protected, and this suite made everything that is destroyed."""
-    if not build.mode.destroys or not template.exists:
+    if not build.mode.may(May.DESTROY) or not template.exists:
         return
     found = template.changes.read(template.ctid)
     reason = protection(found, template.ctid) or template.removable(found)
@@ -209,7 +211,7 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
 
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
     """Nothing on the storage depends on the snapshot that a rebuild replaces."""
-    asked = build.mode.replaces and template.snapshot()
+    asked = build.mode.may(May.REPLACE) and template.snapshot()
     dependents = storage.dependents(template, template.snapshot_name) if asked else []
     if dependents is None:
         refuse_unseen(f"what depends on {template.ctid}@{template.snapshot_name}: its storage does not say")

@@ -7,6 +7,7 @@ from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node, stated_text
 from fixtures.run.build import Build
+from fixtures.run.mode import May
 from fixtures.run.preflight import GIB, DiskNeed, refuse_unseen
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
@@ -47,7 +48,7 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     why = image_room.why
     if not build.no_clone:
         why += ", and a throw-away clone as much again; --no-clone leaves that out"
-    if build.mode.replaces:
+    if build.mode.may(May.REPLACE):
         why += "; the accepted generation keeps its space until the new one is accepted"
     assert free >= needed, unexpected(
         f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed",

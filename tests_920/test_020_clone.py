@@ -5,6 +5,7 @@ import pytest
 from fixtures.base.message import unexpected
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
+from fixtures.run.mode import May
 from fixtures.template.template import Template
 
 pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
@@ -12,7 +13,7 @@ pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 
 def test_container_is_cloned(template: Template, build: Build) -> None:
     """The template is cloned from its parent's snapshot, or already exists as declared."""
-    if build.mode.destroys:
+    if build.mode.may(May.DESTROY):
         template.remove()
     template.ensure_cloned()
     assert template.exists, unexpected(f"{template.ctid} is not there", "that it was cloned", run="pct list")

@@ -35,7 +35,7 @@ def test_record_is_kept(comparison: Comparison, build: Build) -> None:
 def test_snapshot_is_the_recorded_one(comparison: Comparison, build: Build) -> None:
     """The snapshot is the sealed one, with its configuration, and is accepted."""
     assert not (drift := comparison.lines("snapshot")), drifted(build, drift)
-    half_done = build.situation is Situation.SEALED and not build.mode.builds
+    half_done = build.situation is Situation.SEALED and not build.resumes
     assert not half_done, unexpected(
         "it was sealed, but never accepted",
         "an accepted snapshot",
