@@ -26,7 +26,8 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     assert build.generation, unexpected(
         "not accepted: this run has neither sealed it nor read who did", "the generation that was sealed", run=show
     )
-    template.accept(build.generation, caveats.for_description(build, said=build.generation.description))
+    said = build.generation.description if build.generation.invocation == build.invocation else ""  # of this run
+    template.accept(build.generation, caveats.for_description(build, said=said))
     assert template.is_accepted(build.generation), unexpected(
         f"{template.ctid}@{template.snapshot_name} is not the accepted one",
         "the one that was sealed",

@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,8 +89,11 @@ SYSTEMD = {
 }
 
 
+@dataclass
 class WorldNode(ModelNode):
-    """The model of a node, with what its containers hold."""
+    """The model of a node, with what its containers hold; `given` is the GPUs of the last container of Docker's."""
+
+    given: tuple[int, ...] = (1,)
 
     def call(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes, str]:
         """Run a command: one of those that are answered here, else as the model does."""
@@ -99,6 +102,8 @@ class WorldNode(ModelNode):
             number = int(words[2])
             guest = self.guests.get(number)
             if guest and guest.running:
+                if gpus_given := re.search(r"--gpus (?:all|device=(\d+))", shlex.join(words)):
+                    self.given = (int(gpus_given[1]),) if gpus_given[1] else (0, 1)
                 said = inside_of(self, number, words[words.index(ENVIRONMENT[-1]) + 1 :], stdin)
                 if said is not None:
                     return 0, said.encode(), b"", ""
@@ -133,7 +138,7 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
     return None
 
 
-def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911, PLR0912 - one line a command
+def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911, PLR0912 - one line a command
     """What a command in a container prints, if the model does not know it."""
     declared, script = node.guests[number].config, stdin.decode(errors="replace")
     line = argv[2] if argv[:2] == ["sh", "-c"] else shlex.join(argv)
@@ -149,7 +154,7 @@ def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["sh", "-c", caches.GPUS]:
             return "NVIDIA-H100-80GB-HBM3"
         case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
-            return f"True 2.11.0+cu130 1 {UUIDS[1].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
+            return f"True 2.11.0+cu130 1 {UUIDS[node.given[0]].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
         case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server_log.LOGS, tidy.NOTE_IMAGE):
             return ""
         case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
@@ -159,7 +164,9 @@ def inside_of(node: ModelNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["docker", "image", "inspect", *_]:
             return json.dumps(IMAGE)
         case ["docker", "exec", _, "nvidia-smi", "-L"]:
-            return f"GPU 0: NVIDIA H100 80GB HBM3 (UUID: {UUIDS[1]})\n"
+            return "".join(
+                f"GPU {place}: NVIDIA H100 80GB HBM3 (UUID: {UUIDS[each]})\n" for place, each in enumerate(node.given)
+            )
         case ["docker", "run", *_]:
             return "0123456789ab"
         case ["df", *_]:
