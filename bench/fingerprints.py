@@ -380,7 +380,8 @@ vLLM does, without a C++ compiler and without `TORCH_COMPILE_DISABLE=1`), makes 
 
 ## What it finds
 
-`make fingerprints` makes this table. The faults are injected into the model's folder or the server's arguments.
+`make fingerprints` makes this table. The faults are injected into the model's folder or the server's arguments. What it
+finds on a real GPU is in [hardware/h200](hardware/h200/README.md).
 """
 
 

@@ -11,7 +11,7 @@ from fixtures.proxmox.container import Container
 from fixtures.run import answers
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
-from fixtures.serving import agreement, fingerprint, performance
+from fixtures.serving import agreement, fingerprint, image_change, performance
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference
 from fixtures.serving.server import Server
@@ -143,6 +143,18 @@ class TestServer:
             run=ready_server.pasteable,
         )
         agreement.report(f"GPU {gpu}", found)
+
+
+def test_image_change_is_within_its_limit(image: Image, build: Build, settings: Settings) -> None:
+    """What another image changes is known, and nothing is worse by more than `image_change_limit`."""
+    build.image_change = answers.image_changes(build, image)
+    worse = image_change.beyond(build.image_change, settings.image_change_limit)
+    assert not worse, unexpected(
+        f"with the image {image.digest}: {'; '.join(worse)}",
+        f"at most {settings.image_change_limit:g} % worse than with the image that it replaces",
+        cause="another release of vLLM; the report compares both images",
+        run=build.again("-o", f"vllm_image={build.image_change[0].was}"),
+    )
 
 
 def test_no_server_is_left(container: Container) -> None:

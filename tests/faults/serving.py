@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.fault import ROOT, Fault, Put, Words, both, docker, inside, node, setting, stand_in
+from tests.faults.fault import ROOT, Fault, Ground, Put, Words, both, docker, inside, node, setting, stand_in
 from tests.faults.stack import REAL, gpus_say
 from tests.lab.harness import Lab, until
 
@@ -315,6 +315,16 @@ MEASURED = (
         "not seen: whether the answers are right",
         words=stand_in("dies-of-scores"),
         outcome="built",
+    ),
+    serving(
+        "image-worse",
+        "in a rebuild another image is more surprised by plain English than the limit allows",
+        ("test_image_change_is_within_its_limit",),
+        other(LARGE),
+        "perplexity of plain English: ",
+        "% worse",
+        words=("--rebuild", "-o", "image_change_limit=50", *stand_in("other-scores")),
+        ground=Ground.ACCEPTED,
     ),
     serving(
         "gpu-hot-under-load",

@@ -9,7 +9,7 @@ import inspect
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ from fixtures.serving import fingerprint, image, performance
 from fixtures.serving import server as servers
 from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
-from fixtures.serving.served_model import Figure
+from fixtures.serving.served_model import Figure, Fingerprint, ServedModel
 from fixtures.serving.server import Readiness, Server
 from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, sealing, server_fixtures, verification
 from fixtures.session.command_line import take_lock
+from fixtures.template import record_store
 from fixtures.template.comparison import named_digest
 from fixtures.template.prefetch import Prefetch
 from tests.ledgers import has_heard
@@ -56,6 +57,7 @@ WORLD = replace(
     warm_caches="/var/lib/phoenix/caches",
     gpu_memory_mb=0,
     fingerprint=True,
+    image_change_limit=10.0,
     ready_deadline=60.0,
     answer_deadline=20.0,
     boot_deadline=60.0,
@@ -67,6 +69,7 @@ FIXTURES = {
     for name, each in vars(module).items()
     if hasattr(each, "_fixture_function_marker") or type(each).__name__ == "FixtureFunctionDefinition"
 }
+IMAGE_CHANGE = "test_image_change_is_within_its_limit"
 # Which checks a run needs another state and mode for than its stage has
 MODES = {
     "test_snapshot_may_be_replaced": ("accepted", "rebuild"),
@@ -79,6 +82,7 @@ MODES = {
     "test_situation_is_known": ("accepted", ""),
     "test_container_is_as_declared": ("cloned", ""),
     "test_container_starts": ("cloned", ""),
+    IMAGE_CHANGE: ("accepted", "rebuild"),
 }
 STATES = {"preflight": "fresh", "clone": "fresh", "sealed": "sealed", "recorded": "sealed"}
 STATES |= {"clone acceptance": "sealed", "accepted": "sealed"}  # all others: "cloned"
@@ -249,6 +253,8 @@ class Trial:
         if self.state in ("cloned", "sealed") and self.check.stage != "preflight":
             for name, value in self._prior().items():
                 setattr(build, name, copy.copy(value))
+        if self.check.short == IMAGE_CHANGE:
+            self._replace_another_image()
         has_heard(build.ledger, dict.fromkeys((each.name for each in build.ledger.checks), "passed"))
         if self.check.stage == "accepted":
             self.spoiler.listens = True
@@ -266,6 +272,27 @@ class Trial:
                 "cuda": {index: gpus.probe_cuda(inner, index, 0, deadline) for index in (0, 1)},
             }
         return self.shared.priors[self.state]
+
+    def _replace_another_image(self) -> None:
+        """Let the accepted snapshot be of another image, whose server was a little faster."""
+        build = self.build
+        build.gpus = gpus.listed(build.template.container, 5.0)
+        build.image = replace(image.inspect(build.template.container, WORLD.vllm_image, 5.0), digest="v@sha256:2")
+        now, was = (
+            ServedModel("all", [], 1.0, 2.0, 3.0, figures=[Figure("one request", each, "tokens/s", each, each)])
+            for each in (470.0, 500.0)
+        )
+        build.served = [replace(now, fingerprint=Fingerprint(perplexity=20.0))]
+        old = Record(
+            "1",
+            0.0,
+            image={**asdict(build.image), "digest": "v@sha256:1"},
+            gpus=[{"name": each.name} for each in build.gpus],
+        )
+        old.served = [replace(was, fingerprint=Fingerprint(perplexity=20.0))]
+        digest = named_digest(build.template, build.template.snapshot())
+        record_store.keep(build.node, digest, {"record.json": old.to_json()})
+        assert build.found_snapshot  # asked before anything is replaced; `test_situation_is_known` judges the answer
 
     def _given(self, name: str) -> Any:
         if name not in self._made:
