@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -17,6 +17,9 @@ from fixtures.proxmox import conf, integrity
 from fixtures.proxmox.changes import ChangeRefused
 from fixtures.proxmox.channel import Command
 from fixtures.proxmox.node import NodeError
+from fixtures.run import seal as seals
+from fixtures.run.mode import BUILD, REBUILD
+from fixtures.run.seal import Seal
 from fixtures.template import end_state, ephemeral_clone, repair, storage, template
 from fixtures.template.clone import MARK, Clone, CloneError
 from fixtures.template.generations import Generation
@@ -34,6 +37,11 @@ def node(monkeypatch: pytest.MonkeyPatch) -> SmallNode:
     one = SmallNode(monkeypatch)
     monkeypatch.setattr(template, "dependents", lambda *_: [])
     monkeypatch.setattr(template, "unchanged_since", lambda *_: True)
+    monkeypatch.setattr("fixtures.template.identity.forget_at_shutdown", lambda _: None)
+    monkeypatch.setattr("fixtures.proxmox.docker.own", lambda _: [])
+    monkeypatch.setattr("fixtures.run.caveats.for_description", lambda _: "")
+    monkeypatch.setattr(seals, "snapshot_facts", lambda _: None)
+    monkeypatch.setattr(seals, "keep", lambda *_: None)
     one.files[903] = conf_of(DECLARATION[903], "") + "[docker-gpu-snapshot]\nsnaptime: 1\n"
     one.files[920] = conf_of(DECLARATION[920], Template(one, DECLARATION, 920, SETTINGS).origin)
     one.on.add(920)
@@ -52,11 +60,24 @@ def ours(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> Template:
 
 def seal(ours: Template, *, replace: bool = False, accept: bool = True) -> Generation:
     """Seal as a run does, and let it be accepted."""
-    made: list[Generation] = []
-    ours.seal("proof", invocation="run", manifest="0" * 64, replace=replace, keep=made.append)
+    build: Any = SimpleNamespace(
+        **{"template": ours, "node": ours.node, "mode": REBUILD if replace else BUILD, "invocation": "run"},
+        **{
+            "image": None,
+            "manifest": {"template": {}},
+            "steps": [],
+            "unwritten": {},
+            "lock": SimpleNamespace(held=True),
+        },
+    )
+    with Seal(build) as one:
+        one.shut_down()
+        one.take_generation()
+        one.take_snapshot()
+        one.start()
     if accept:
-        ours.accept(made[0])
-    return made[0]
+        ours.accept(build.generation)
+    return cast(Generation, build.generation)
 
 
 # --- two snapshots a seal -----------------------------------------------------------------------------
@@ -138,13 +159,13 @@ def test_snapshot_with_a_pasted_description_is_not_replaced(ours: Template, node
 def test_name_that_somebody_takes_during_the_seal_is_not_ours_by_its_description(
     ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replaced = ours._remove_replaced
+    take_generation = Seal.take_generation
 
-    def somebody(*known: list[Generation], replace: bool) -> None:
+    def somebody(one: Seal) -> None:
+        take_generation(one)
         node.snapshot(920, NAME, node.read(920).snapshots[f"{NAME}-g1"].description)
-        replaced(*known, replace=replace)
 
-    monkeypatch.setattr(ours, "_remove_replaced", somebody)
+    monkeypatch.setattr(Seal, "take_generation", somebody)
     with pytest.raises(TemplateError, match="only --rebuild replaces a snapshot"):
         seal(ours)
     assert ours.sealed_generation() is None

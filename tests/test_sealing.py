@@ -43,7 +43,9 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(record_store, "keep", lambda _, digest, files: written.append(files))
     monkeypatch.setattr(sealing, "snapshot_facts", lambda _: NOW)
     build = SimpleNamespace(
-        template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None, record_text=lambda: "{}"
+        template=SimpleNamespace(container=None, sealed_generation=lambda: None),
+        node=None,
+        record_text=lambda **_: "{}",
     )
     sealing.resume(cast(Any, build), DIGEST)
     assert bool(written) is anew

@@ -218,7 +218,7 @@ class SuiteRun:
             accept=self.accept,
             keep=self.keep,
             invocation=maker,
-            record_text=lambda: Record(maker, 0.0, manifest=self.build.manifest).to_json(),
+            record_text=lambda **_: Record(maker, 0.0, manifest=self.build.manifest).to_json(),
         )
         self.build.__dict__["lock"] = ModelLock(self.node, maker)
         self.node.run = Run(maker, self.mode, self.accept)
@@ -314,7 +314,7 @@ class SuiteRun:
             gating.pytest_runtest_setup(item)  # type: ignore[arg-type]
             given = {name: self._given(name) for name in inspect.signature(item.call).parameters}
             if item.module is SEAL:
-                seal = sealing.seal.__wrapped__(self.build, SimpleNamespace(node=item))  # type: ignore[attr-defined]
+                seal = SEAL.seal.__wrapped__(self.build, SimpleNamespace(node=item))
                 next(seal)
             item.call(**given)
         except pytest.skip.Exception as reason:

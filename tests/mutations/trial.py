@@ -217,7 +217,7 @@ class Trial:
             WorldChannel(self.node, self.spoiler, self.shared.port),
             Ledger(declared_checks(TOP / "tests_920" / "CHECKS", (0, 1))),
             invocation=maker,
-            record_text=lambda: Record(maker, 0.0, manifest=build.manifest).to_json(),
+            record_text=lambda **_: Record(maker, 0.0, manifest=build.manifest).to_json(),
             mode=next((each for each in KINDS if each.id == mode), BUILD_MODE),
         )
         build.__dict__["lock"] = ModelLock(self.node, maker)
