@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,21 @@ def test_environment_is_overwritten_only_where_that_is_safe(
     monkeypatch.setattr(leftovers, "run", lambda *argv: f"{state}\n" if "show" in argv else "")
     leftovers._forget_environments([b"KEY=abc"])
     assert database.read_bytes() == left
+
+
+# As Docker 29.1.3 of Ubuntu 24.04 answered /v1.44/system/df, before and after the first pull.
+@pytest.mark.parametrize(
+    ("said", "layers"),
+    [
+        ({"Images": [], "Containers": [], "Volumes": [], "BuildCache": []}, 0),
+        ({"Images": None}, 0),
+        ({"LayersSize": 7, "Images": [{"Id": "sha256:1", "Size": 7}]}, 7),
+        ({"Images": [{"Id": "sha256:1", "Size": 7}]}, None),  # not known, so not nothing
+    ],
+)
+def test_docker_without_images_leaves_their_size_out(
+    said: dict[str, Any], layers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"/version": {"ApiVersion": "1.52"}, "/v1.44/system/df": said}
+    monkeypatch.setattr(leftovers, "ask_docker", answers.__getitem__)
+    assert leftovers.docker_usage().get("LayersSize") == layers
