@@ -43,6 +43,12 @@ def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
         ({"type": "lxc", "name": "T"}, "920 is on None, another node"),
         ({"type": "lxc", "name": "T", "node": "pve2"}, r"920 is on pve2, .*pct migrate 920 pve$"),
         ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is taken by \('qemu', 'T'\)"),
+        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "ignored"}, None),
+        (
+            {"type": "lxc", "name": "T", "node": "pve", "hastate": "started"},
+            "HA, which holds it started.*remove ct:920$",
+        ),
+        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "error"}, "HA, which holds it error"),
     ],
 )
 def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str], said: str | None) -> None:

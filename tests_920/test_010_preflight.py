@@ -234,7 +234,7 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
 
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
-    """The template's number is free, or belongs to a container of the declared name."""
+    """The template's number is free, or of a container of the declared name, which HA does not manage."""
     guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
     if guest is None:
         return
@@ -249,6 +249,13 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     found = stated_text(guest, "type"), name
     assert found == expected, unexpected(
         f"{template.ctid} is taken by {found}", expected, cause="declare another number, or remove it", run="pct list"
+    )
+    managed = guest.get("hastate") or "ignored"  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
+    assert managed == "ignored", unexpected(
+        f"{template.ctid} is managed by the cluster's HA, which holds it {managed}",
+        "a container that nobody else starts, stops or moves",
+        cause="HA queues what pct asks of it",
+        run=f"ha-manager remove ct:{template.ctid}",
     )
 
 
