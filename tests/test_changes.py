@@ -124,7 +124,10 @@ def test_seal_that_fails_leaves_an_accepted_snapshot_and_the_container_on(
     end = end_state.read(ours)
     words = end_state.sentence(ours, end, None)
     if dies_at == "snapshot":
-        assert f"the accepted generation is 920@{NAME}-g1, to clone from: pct clone 920 NUMBER" in words
+        assert (
+            f"the accepted generation is 920@{NAME}-g1, to clone from: pct clone 920 $(pvesh get /cluster/nextid) "
+            in words
+        )
         assert f"920@{NAME} was not sealed: there is no such snapshot" in words
     else:
         assert f"920@{NAME} is accepted, generation 1" in words

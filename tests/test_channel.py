@@ -95,6 +95,13 @@ def test_each_command_is_heard() -> None:
     assert told == [("here", ("true",), 0), ("here/ct920", ("false",), 1)]
 
 
+@pytest.mark.parametrize("way", [(), ("env", "A=b c")])
+def test_line_for_the_node_can_be_pasted_here(way: tuple[str, ...]) -> None:
+    line = "printf '%s|' one 'two three' $(echo four); echo $A"
+    shown = Channel("here", prefix=way).pasteable(line)
+    assert subprocess.check_output(["sh", "-c", shown], text=True) == f"one|two three|four|{'b c' * bool(way)}\n"
+
+
 def test_missing_program_is_named() -> None:
     with pytest.raises(ChannelError, match="can't run no-such-program"):
         LOCAL.run(["no-such-program"], deadline=10)

@@ -16,7 +16,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.report import sparkline
 from fixtures.run.ledger import Ledger
-from fixtures.run.stages import NOT_PROVED, Check
+from fixtures.run.stages import INCONCLUSIVE, Check
 from fixtures.serving import vllm
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
@@ -191,7 +191,7 @@ def test_spoilt_reference_is_named(tmp_path: Path) -> None:
 
 def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     """It is excused only where GPUs are simulated; the same exception on real hardware leaves the check unproved."""
-    for simulated, verdict, unproved in ((True, NOT_PROVED, []), (False, "skipped", ["a"])):
+    for simulated, verdict, unproved in ((True, INCONCLUSIVE, []), (False, "skipped", ["a"])):
         book = Ledger([Check("one", "a"), Check("two", "c")])
         book.begin("a")
         hear(book, "a", "skipped", NotProved("x"), simulated=simulated)

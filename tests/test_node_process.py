@@ -375,7 +375,7 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_plan_is_made_for_each_node(tmp_path: Path) -> None:
-    node = NODE.replace("  *) ", "  pvesh) echo '[]' ;;\n  *) ")
+    node = NODE.replace("  *) ", "  pvesh) echo '[]' ;;\n  ip) echo vmbr0 ;;\n  *) ")
     suite = Nodes(tmp_path, node)
     (tmp_path / "labs/stub/node").write_text(node)
     run = suite.both("--plan", "--parallel")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite_run import Suite
+from tests.suite_run import TOP, Suite
 from tests.test_pending import CONFIG
 
 # a node that answers questions and writes down whatever else it is asked to do
@@ -16,6 +16,7 @@ NODE = """#!/bin/sh
 case "$1 $2 $3" in
   python3*) exit 127 ;;
   hostname*) echo stub ;;
+  "ip -brief"*) echo 'vmbr0 UP aa:bb' ;;
   pveversion*) echo pve-manager/9.0.0/stub ;;
   "sh -c cd "*) [ "$5" = 920 ] && echo 'hostname: BaseTemplateVLLM' || exit 3 ;;
   *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
@@ -101,8 +102,25 @@ def test_plan(tmp_path: Path, words: tuple[str, ...], state: dict[str, object], 
     assert "Nothing was changed." in output
 
 
-def test_node_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
-    run = Suite(tmp_path).run("--plan")
-    assert run.status == 4
+def test_bridge_that_the_node_lacks_fails_the_plan(tmp_path: Path) -> None:
+    configs = (TOP / "phoenix_lxc_configs.json").read_text(encoding="utf-8").replace("vmbr0", "vmbr9")
+    (tmp_path / "configs.json").write_text(configs, encoding="utf-8")
+    output, status = plan(tmp_path, "-o", f"lxc_configs={tmp_path}/configs.json", exists=False)
+    assert status == 1
+    assert "preflight would fail: stub has no bridge vmbr9, only vmbr0; expected the declared bridge; " in output
+    assert "clones 920 from 903@docker-gpu-snapshot" in output, "the rest of the plan is shown"
+
+
+def test_folder_that_can_not_be_made_is_refused_as_by_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    suite = Suite(tmp_path)
+    for words in ((), ("--plan",)):
+        run = suite.run(*words, "-o", f"report_folder={tmp_path}/file/reports")
+        assert (run.status, "the record of this run can't be written" in run.output) == (4, True)
+
+
+def test_node_that_does_not_answer_is_one_line_without_secrets(tmp_path: Path) -> None:
+    run = Suite(tmp_path, told=": hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789").run("--plan")
+    assert (run.status, "hf_" in run.output) == (4, False), run.output
     assert "ERROR: --plan: the node can't be asked: " in run.output
     assert "Traceback" not in run.output

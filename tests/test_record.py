@@ -231,10 +231,10 @@ def test_verdict_of_a_run_that_was_cut_short(outcome: Outcome) -> None:
 
 
 def test_what_weakens_a_proof_is_in_every_view() -> None:
-    checks = [CheckResult(f"a.py::test_{v[0]}", "image", "A.", v) for v in ("not proved", "passed")]
-    weak = record(checks=checks, caveats=["1 inconclusive check: a.py::test_n"], simulated=["GPU"])
+    checks = [CheckResult(f"a.py::test_{v[0]}", "image", "A.", v) for v in ("inconclusive", "passed")]
+    weak = record(checks=checks, caveats=["1 inconclusive check: a.py::test_i"], simulated=["GPU"])
     predicate = statements.test_result(weak)["predicate"]
-    assert predicate["warnedTests"] == ["a.py::test_n"]
+    assert predicate["warnedTests"] == ["a.py::test_i"]
     assert predicate["configuration"][0]["annotations"] == {"caveats": weak.caveats, "simulated": ["GPU"]}
     schemas.check_statement(statements.test_result(weak), "record")
     (caveat,) = weak.caveats

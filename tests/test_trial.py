@@ -12,7 +12,7 @@ from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import docker
 from fixtures.run.clone_acceptance import CloneAcceptance
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import NOT_PROVED
+from fixtures.run.stages import INCONCLUSIVE
 from fixtures.template.clone import CloneError
 from tests.suite_run import Suite
 
@@ -95,7 +95,7 @@ def test_what_is_inconclusive_makes_a_run_partial_even_in_the_lab(tmp_path: Path
     (check,) = (check for check in run.record.checks if check.verdict not in ("passed", "not run"))
     assert (check.name.partition("::")[2], check.verdict, check.reason) == (
         "test_clone_serves",
-        NOT_PROVED,
+        INCONCLUSIVE,
         "GPU 0 is full",
     )
     assert "Inconclusive: GPU 0 is full." in run.output

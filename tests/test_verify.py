@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.node import Snapshot
 from fixtures.record.comparison import compare
 from fixtures.record.exports import vsa
@@ -319,7 +320,10 @@ def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, exp
     if expected in (Outcome.ABORTED, Outcome.PARTIAL):
         assert outcome.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
     build.compared.looked_inside = False
-    assert ("pct start 920;" in outcome.next_step(build, expected)) == (expected is Outcome.PARTIAL)
+    build.channel = Channel("ssh://root@pve", remote=("-o", "BatchMode=yes", "ssh://root@pve"))
+    assert ("ssh -t ssh://root@pve 'pct start 920'; pytest " in outcome.next_step(build, expected)) == (
+        expected is Outcome.PARTIAL
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,6 +389,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "compared": compared(*drifts),
         "situation": Situation.ACCEPTED,
         "template": SimpleNamespace(ctid=920, snapshot_name="s"),
+        "channel": Channel("local"),
         "end": EndState(exists=True, running=True, snapshot=ACCEPTED, ours=True),
         "found_snapshot": ACCEPTED,
         "accept": None,

@@ -272,16 +272,8 @@ def test_container_is_of_the_declared_parent(node: Node, template: Template) -> 
 
 def test_bridge_is_on_the_node(node: Node, template: Template) -> None:
     """The node has the bridge that the template is declared with."""
-    bridge = template.declared.network.bridge
-    done = node.run("ip", "-brief", "link", "show", only_reads=True)
-    assert done.exit_status == 0, unexpected(f"`ip link` on {node.name}: {done.err}", "its interfaces", run="ip link")
-    names = [line.partition(" ")[0].partition("@")[0] for line in done.out.splitlines()]
-    assert bridge in names, unexpected(
-        f"{node.name} has no bridge {bridge}, only {', '.join(names) or 'nothing'}",
-        "the declared bridge",
-        cause="network_config.bridge is wrong, or the bridge is not configured",
-        run="cat /etc/network/interfaces",
-    )
+    wrong = address.lacks_bridge(node, template.declared.network.bridge)
+    assert not wrong, wrong
 
 
 def test_address_is_free(node: Node, template: Template) -> None:

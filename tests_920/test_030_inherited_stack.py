@@ -11,6 +11,7 @@ from fixtures.proxmox import docker, file_system
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
+from fixtures.template.template import Template
 
 DOCKER = pytest.mark.needs("test_docker_is_running")
 GPU = pytest.mark.needs("test_gpus_are_listed", "test_gpu_may_be_used[gpu]")
@@ -159,7 +160,7 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
     )
 
 
-def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
+def test_gpu_may_be_used(container: Container, template: Template, build: Build, gpu: int) -> None:
     """The device files of this GPU are in the container, and its device rules allow access."""
     wrong = build.unusable[gpu] = gpus.unusable_nodes(container, gpu)
     before = [other for other, lines in build.unusable.items() if other != gpu and wrong and {*wrong} <= {*lines}]
@@ -169,7 +170,7 @@ def test_gpu_may_be_used(container: Container, build: Build, gpu: int) -> None:
         f"GPU {gpu}: {'; '.join(wrong)}",
         "devices that may be used",
         cause="pass them through in the parent, take its snapshot again",
-        run=gpus.passing(container, wrong),
+        run=gpus.passing(container, template.parent.ctid, wrong),
     )
 
 

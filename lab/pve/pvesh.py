@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -62,6 +63,8 @@ def _call(argv: list[str]) -> None:
 def _printed(answer: Any, form: str) -> str:
     if form != "text":
         return json.dumps(answer, sort_keys=True, indent=3 if form == "json-pretty" else None)
+    if isinstance(answer, str):
+        return answer
     # a plain listing; the real one draws a table, which is not made for programs either
     rows = answer if isinstance(answer, list) else [answer]
     return "\n".join(f"{key}: {value}" for row in rows for key, value in sorted(row.items()))
@@ -100,6 +103,11 @@ def _resources(given: Given) -> Any:
     rows = [{**_row(vmid), "type": "lxc", "id": f"lxc/{vmid}", "node": node} for vmid in conf.all_ids()]
     wanted = given.get("type")
     return rows if wanted == "vm" else [row for row in [*rows, *_nodes(given)] if wanted in (None, row["type"])]
+
+
+def _next_id(_: Given) -> Any:
+    """The lowest free number from 100, as a text (pve-cluster: next-id.lower)."""
+    return str(next(each for each in itertools.count(100) if each not in conf.all_ids()))
 
 
 def _containers(_: Given) -> Any:
@@ -201,6 +209,7 @@ _CT = "/nodes/{node}/lxc/{vmid}"
 HANDLERS: list[tuple[str, str, Mapping[str, Rule], Action]] = [
     ("get", "/version", {}, _version),
     ("get", "/nodes", {}, _nodes),
+    ("get", "/cluster/nextid", {}, _next_id),
     ("get", "/cluster/resources", {"type": _KINDS}, _resources),
     ("get", "/nodes/{node}/lxc", {}, _containers),
     ("get", "/nodes/{node}/storage", {}, _storages),

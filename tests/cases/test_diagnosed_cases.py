@@ -33,6 +33,7 @@ from fixtures.run import mode
 from fixtures.serving import image, model, performance
 from fixtures.serving.client import Client, ServerError
 from tests.faults.trial import explains
+from tests.small_node import DECLARATION
 from tests.test_failure_modes import TOOLKIT, toolkit
 
 # by name, as mypy knows these files as modules of their own
@@ -184,16 +185,22 @@ def test_reload_proves_nothing_where_no_gpu_was_listed_before(place: Place, tmp_
 
 
 @pytest.mark.parametrize("name", ["nvidia-uvm", "nvidiactl", "nvidia0"])
-def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("passed", [False, True])
+def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str, *, passed: bool) -> None:
+    """The command adds it to the parent; where the parent has it, it shows the container's."""
     for each in {"nvidia-uvm", "nvidiactl", "nvidia0"} - {name}:
         (tmp_path / each).symlink_to("/dev/null")
     place.shim("python3", PYTHON, python=sys.executable, dev=tmp_path)
-    place.shim("pvesh", '#!/bin/sh\necho \'{{"arch": "amd64"}}\'\n')
-    build = cast(Any, SimpleNamespace(missing=set(), unusable={}))
-    check = lambda: stack.test_gpu_may_be_used(place.container, build, 0)  # noqa: E731
+    found = [f"{tmp_path}/{name}", "/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"] if passed else []
+    config = {"arch": "amd64"} | {f"dev{number}": device for number, device in enumerate(found)}
+    place.shim("pvesh", "#!/bin/sh\necho '{config}'\n", config=json.dumps(config))
+    build, template = cast(Any, SimpleNamespace(unusable={})), cast(Any, SimpleNamespace(parent=DECLARATION[903]))
+    check = lambda: stack.test_gpu_may_be_used(place.container, template, build, 0)  # noqa: E731
     message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
     assert message.startswith(f"GPU 0: {tmp_path}/{name} is not there; ")
     assert {path.rstrip(";") for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
+    shown = "pct exec 920 -- ls -l" if passed else "pct set 903 --dev0"
+    assert f"; run: {shown} {tmp_path}/{name}" in message
 
 
 def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fixtures.run.stages import NOT_PROVED
+from fixtures.run.stages import INCONCLUSIVE
 from tests.faults.trial import GPUS, declared, sections, snapshots
 from tests.lab.harness import SNAPSHOT, Lab
 
@@ -126,7 +126,7 @@ class Watch:
         root = f"/lxc-disks/.snapshots/subvol-920-disk-0@{name}"
         sealed = json.loads(self.lab.node("cat", f"{root}/etc/phoenix/record.json"))
         passed = {
-            each["name"] for each in sealed["checks"] if each["verdict"] in ("passed", NOT_PROVED, "inconclusive")
+            each["name"] for each in sealed["checks"] if each["verdict"] in ("passed", INCONCLUSIVE, "inconclusive")
         }
         stages = list(dict.fromkeys(check.stage for check in declared(GPUS)))
         before = stages[: stages.index("seal")]

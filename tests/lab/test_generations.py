@@ -39,7 +39,9 @@ def test_rebuild_that_cannot_take_the_declared_name_says_what_to_clone(lab: Lab)
         run = lab.build(*WORDS, "--rebuild")
     assert (run.status, run.outcome) == (1, "failed")
     assert accepted(lab) == [f"{SNAPSHOT}-g1"]
-    says(run, f"the accepted generation is 920@{SNAPSHOT}-g1, to clone from: pct clone 920 NUMBER")
+    says(
+        run, f"the accepted generation is 920@{SNAPSHOT}-g1, to clone from: pct clone 920 $(pvesh get /cluster/nextid) "
+    )
     lab.node("pct", "clone", "920", "931", "--snapname", f"{SNAPSHOT}-g1", "--full", "1")
     lab.destroy(931)
 

@@ -93,7 +93,7 @@ def test_record_is_true(lab: Lab, built: Run) -> None:
         record.container["config"].items()
     )
     assert record.simulated == ["GPU", "Proxmox VE node"]
-    assert {check.verdict for check in record.checks} == {"passed", "not proved"}
+    assert {check.verdict for check in record.checks} == {"passed", "inconclusive"}
     assert [one.answers[-1]["text"] for one in record.served] == ["The capital of France is Paris."] * 2
 
 
