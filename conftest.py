@@ -19,6 +19,7 @@ pytest_plugins = [
     "fixtures.session.sealing",
     "fixtures.report.html",
     "fixtures.session.verification",
+    "fixtures.session.family",
     "fixtures.report.ci",
     "fixtures.session.plan",
     "fixtures.report.progress",

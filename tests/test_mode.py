@@ -37,7 +37,7 @@ def test_only_builds_replace_and_only_one_kind_shares_its_lock(each: Mode) -> No
     assert each.may(May.BUILD) or not (each.may(May.REPLACE) or each.may(May.DESTROY))
     assert not (each.may(May.BUILD) and each.compares)
     assert each.may(May.REPLACE) or not each.may(May.DESTROY)
-    assert each.shares_lock == (each is mode.VERIFY)
+    assert each.shares_lock == (each in (mode.VERIFY, mode.FAMILIES))
 
 
 def test_what_each_may_change() -> None:
@@ -58,6 +58,7 @@ def test_what_each_selects() -> None:
     assert selected == {
         "accept": [False, True, True],
         "verify-parent": [True, False, False],
+        "family": [False, False, False],
         "verify-deep": [False, True, True],
         "verify": [False, False, True],
         "rebuild-clone": [True, True, True],

@@ -138,7 +138,7 @@ def test_node_states_no_number(entry: Any) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"argv": 1e999}', "9" * 5000, "NaN", "[1]", "null", '"x"'])
 def test_what_a_node_has_noted_is_refused_and_no_error_of_python(text: str) -> None:
     """Of a task, a generation and a snapshot; and what an envelope holds."""
-    for parse in (lambda: tasks._parse(f"done eA== {text}"), lambda: generations._parse(text)):
+    for parse in (lambda: tasks._parse(f"done eA== {text}"), lambda: generations.parse(text)):
         with pytest.raises((ValueError, TypeError, KeyError)):
             parse()
     assert sealing._facts_kept(text) is None

@@ -7,10 +7,10 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fixtures.run.stages import Check, declared_checks
+from fixtures.run.stages import DESCENDANT, Check, declared_checks
 from tests.faults.fault import COMMAND_LINE, ROOT, Fault, Ground
 from tests.lab.harness import SNAPSHOT, STAND_IN, TOP, Lab, Run
 
@@ -20,6 +20,7 @@ NEVER = {  # checks that nothing in the lab turns red, and why
     "test_server_is_fast_enough": "only a real GPU's speed is judged; tests/test_gpu_checks.py",
     "test_nothing_depends_on_the_snapshot": "btrfs has no dependents, ZFS has; tests/test_dependents.py",
 }
+MEMBER = 931  # of the family, in its faults
 COPY = "/lxc-disks/.snapshots/ground"
 # The image that starts in a second, and deadlines that suit it.
 WORDS = (
@@ -230,8 +231,9 @@ def diagnoses(run: Run) -> list[str]:
 
 
 def declared(gpus: Iterable[int]) -> list[Check]:
-    """Every check of the build."""
-    return declared_checks(TOP / "tests_920/CHECKS", tuple(gpus))
+    """Every check of the build, and those of a family that consists of one container."""
+    found = declared_checks(TOP / "tests_920/CHECKS", tuple(gpus))
+    return [replace(check, name=check.name.replace(DESCENDANT, f"[{MEMBER}]")) for check in found]
 
 
 def short(name: str) -> str:
