@@ -95,7 +95,7 @@ class World:
 
     def __init__(self, **boxes: Box) -> None:
         self.boxes = {int(name[2:]): box for name, box in boxes.items()}
-        self.driver = DRIVER
+        self.driver, self.supposed, self.env = DRIVER, "", list[str]()
         self.elsewhere: dict[int, Box] = {}
         self.generations = [
             Generation(920, SNAPSHOT, number, "r", DIGESTS[number], sealed(number), {SNAPSHOT: number})
@@ -107,7 +107,7 @@ class World:
     def look(self) -> Family:
         node = Node(self, 5.0)  # type: ignore[arg-type]
         node.__dict__["name"] = "n"
-        return families.look(node, 5.0)
+        return families.look(node, 5.0, self.supposed)
 
     def one(self, ctid: int = 931) -> Descendant:
         family = self.look()
@@ -125,6 +125,8 @@ class World:
         for made in self.generations:
             files[f"/var/lib/phoenix-920/generations/920/{made.number}.json"] = json.dumps(asdict(made))
             files[f"/var/lib/phoenix-920/records/{made.manifest}/manifest.json"] = MANIFESTS[min(made.number, 2)]
+            record = {"image": {"env": self.env}}
+            files[f"/var/lib/phoenix-920/records/{made.manifest}/record.json"] = json.dumps(record)
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for name, text in {**files, **self.extra}.items():
@@ -270,6 +272,15 @@ def test_generation_that_the_node_does_not_remember_is_not_known() -> None:
     assert (one.row()["from"], verdict(one)) == ("unknown", "not known")
 
 
+@pytest.mark.parametrize("kept", ["{}", "", MANIFESTS[1]])
+def test_manifest_that_was_changed_on_the_node_proves_nothing(kept: str) -> None:
+    world = World(ct931=Box())
+    world.extra[f"/var/lib/phoenix-920/records/{DIGESTS[2]}/manifest.json"] = kept
+    family = world.look()
+    assert "is not the manifest that its folder is named after" in family.unknown[0]
+    assert [verdict(one) for one in family.members] == ["not known"]
+
+
 def test_same_number_on_another_node_of_the_cluster_is_another_container() -> None:
     world = World(ct931=Box())
     world.elsewhere = {931: Box(sealed(1)), 940: Box(), 941: Box("mine")}
@@ -300,6 +311,48 @@ def test_driver_that_moved_is_named_first_and_its_cause_once() -> None:
     )
     assert [step.partition(":")[0] for step in family.order(template)] == ["903", "920", "931", "932"]
     assert "packages bash: 5.2 -> 5.3" in family.members[0].row()["why"]
+
+
+NEEDS = "NVIDIA_REQUIRE_CUDA=cuda>={} brand=tesla,driver>=570,driver<571"
+
+
+@pytest.mark.parametrize(
+    ("driver", "needs", "verdicts", "why"),
+    [
+        (DRIVER, "12.9", "sound", ""),
+        ("590.48.01", "12.9", "broken", f"its NVIDIA libraries are {DRIVER}, the node's driver would be 590.48.01"),
+        ("560.35.03", "12.9", "broken", "its image needs cuda>=12.9, driver 560.35.03 serves CUDA 12.6"),
+        ("999.1", "12.9", "broken", "not known: whether the node has cuda>=12.9"),
+        (DRIVER, "", "not known", "does not say what it needs"),
+    ],
+)
+def test_driver_that_is_not_there_yet(driver: str, needs: str, verdicts: str, why: str) -> None:
+    world = World(ct931=Box())
+    world.supposed, world.env = driver, [NEEDS.format(needs)] if needs else []
+    one = world.one()
+    assert (verdict(one), why in one.row()["why"]) == (verdicts, True)
+
+
+def test_newer_driver_leaves_cdi_files_behind() -> None:
+    found = deepcopy(FOUND)
+    found["template"]["files"]["/etc/cdi/nvidia.yaml"] = "1"
+    node: Any = SimpleNamespace(version="pve-manager/9")
+    text = manifest.to_json(manifest.make(node, {}, found, {"caches": []}))
+    world = World(ct931=Box(f"phoenix-920: manifest sha256:{digest_of(text)}", carried=text))
+    world.boxes[931].found = {"template": manifest.from_json(text)["template"]}
+    made = replace(world.generations[1], number=3, manifest=digest_of(text))
+    world.generations.append(made)
+    world.extra[f"/var/lib/phoenix-920/records/{made.manifest}/manifest.json"] = text
+    world.supposed = "590.48.01"
+    assert "/etc/cdi/nvidia.yaml in it names the libraries of the driver of 580" in world.one().row()["why"]
+
+
+def test_supposed_driver_needs_the_family_and_is_a_version(tmp_path: Path) -> None:
+    suite = Suite(tmp_path)
+    for words in (("--if-driver", "590.48"), ("--family", "--if-driver", "new")):
+        run = suite.start(*words)
+        assert "expected a version such as 590.48.01, and --family" in run.communicate(timeout=120)[0]
+        assert run.returncode == 4
 
 
 def test_user_space_that_has_followed_the_driver_is_no_change() -> None:
