@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.inconclusive import Inconclusive
-from fixtures.gpu import node_gpus
+from fixtures.gpu import node_gpus, reboot
 from fixtures.proxmox import disk
 from fixtures.proxmox.channel import Command, DeadlineExceeded
 from fixtures.proxmox.node import Node
@@ -95,7 +95,7 @@ class World:
 
     def __init__(self, **boxes: Box) -> None:
         self.boxes = {int(name[2:]): box for name, box in boxes.items()}
-        self.driver, self.supposed, self.env = DRIVER, "", list[str]()
+        self.driver, self.supposed, self.boot, self.env = DRIVER, "", "", list[str]()
         self.elsewhere: dict[int, Box] = {}
         self.generations = [
             Generation(920, SNAPSHOT, number, "r", DIGESTS[number], sealed(number), {SNAPSHOT: number})
@@ -162,6 +162,8 @@ class World:
                 return 0, f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {self.driver}  Release".encode()
             case ["sh", "-c", node_gpus.SCRIPT]:
                 return 127, b""
+            case ["sh", "-c", reboot.ASK]:
+                return 0, self.boot.encode()
             case ["pvesh", "get", "/nodes/n/lxc", *_]:
                 rows = [{"vmid": str(ctid), "status": box.status} for ctid, box in self.boxes.items()]
                 return 0, json.dumps([*rows, {"vmid": "920", "status": "running"}]).encode()

@@ -183,6 +183,7 @@ def existing() -> list[CheckResult]:
         if check.name in reads or check.stage == "recorded"
         else CheckResult(check.name, check.stage, f"{check.name}.", "skipped", "existing: 920@s was built before")
         for check in checks
+        if check.role != "family"
     ]
 
 

@@ -7,9 +7,10 @@ import pytest
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.gpu import fit
+from fixtures.gpu import fit, reboot
 from fixtures.gpu.node_gpus import NodeGpus
-from fixtures.proxmox import kernel_log
+from fixtures.gpu.reboot import Boot
+from fixtures.proxmox import conf, kernel_log
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
@@ -68,6 +69,37 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
         run="nvidia-smi",
     )
     refuse_unseen(*hidden)
+
+
+def test_devices_are_made_before_guests_start(boot: Boot) -> None:
+    """After a reboot the node has its NVIDIA devices before it starts guests."""
+    uvm = reboot.UVM
+    refuse_unseen("" if "nvidia-uvm" in boot.majors else "nvidia-uvm in the node's /proc/devices")
+    assert boot.early or boot.late, unexpected(
+        f"no udev rule, enabled unit or line of /etc/modules-load.d makes {uvm}",
+        "one that runs before guests start",
+        cause="a program has made it since the last boot; after the next one guests start without it",
+        run="systemctl cat nvidia-persistenced; grep -r nvidia /etc/udev/rules.d /etc/modules-load.d",
+    )
+    refuse_unseen("" if boot.early else f"whether {', '.join(boot.late)} makes {uvm} before guests start")
+
+
+def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boot) -> None:
+    """No device rule of the container names a major number that moves."""
+    refuse_unseen("" if boot.majors else "any NVIDIA device in the node's /proc/devices")
+    there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
+    found = conf.read(node, there)
+    assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
+    section = found.sections.get(effective, found.head) if effective else found.head
+    rules, wrong = reboot.pinned(section.lines, boot)
+    assert not wrong, unexpected(
+        f"container {there} has {'; '.join(rules)}, nvidia-uvm is {boot.majors['nvidia-uvm']}",
+        "the major number in /proc/devices",
+        cause="modules were loaded in another order; a devN line names the path instead",
+        run=f"nano /etc/pve/lxc/{there}.conf",
+    )
+    if rules:
+        warn(f"{'; '.join(rules)}: this number may be another one after a reboot; a devN line names the path instead")
 
 
 def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:

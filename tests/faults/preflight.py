@@ -38,6 +38,12 @@ HALF_MADE = (
 )
 HUGE = ("-o", "vllm_image=vllm/vllm-openai:stand-in-huge")  # as large as the real one, by what the registry says
 SIMULATED = "/etc/simulated-gpu.conf"
+# /proc/devices of a node whose driver is loaded
+DEVICES = node(
+    "sed '/^Block/i 511 nvidia-uvm' /proc/devices > /run/devices; mount --bind /run/devices /proc/devices",
+    "umount /proc/devices",
+)
+RULES = "/etc/udev/rules.d/99-fault.rules"
 FULL = node(
     "fallocate -l $(($(df --output=avail -B1 /lxc-disks | tail -n 1) - 1000000000)) /lxc-disks/ballast",
     "rm /lxc-disks/ballast; for _ in $(seq 60); do btrfs filesystem sync /lxc-disks; "  # it frees in the background
@@ -121,6 +127,24 @@ FORESEEN = (
         "test_bridge_is_on_the_node",
         declared(network_config={"name": "eth0", "bridge": "vmbr7", "ip": "10.0.0.220/24", "gw": "10.0.0.1"}),
         "has no bridge vmbr7",
+    ),
+    preflight(
+        "nobody-makes-uvm",
+        "no udev rule or unit of the node makes /dev/nvidia-uvm when it boots",
+        "test_devices_are_made_before_guests_start",
+        DEVICES,
+        "no udev rule, enabled unit or line of /etc/modules-load.d makes /dev/nvidia-uvm",
+    ),
+    preflight(
+        "moved-major",
+        "a device rule names the major number that nvidia-uvm had before",
+        "test_device_rules_outlast_a_reboot",
+        both(
+            DEVICES,
+            node(f"mkdir -p /etc/udev/rules.d; echo 'RUN+=\"/usr/bin/nvidia-modprobe -u\"' > {RULES}", f"rm {RULES}"),
+            conf(920, r"s#^dev[0-9]+: /dev/nvidia-uvm$#lxc.cgroup2.devices.allow: c 238:* rwm#"),
+        ),
+        "nvidia-uvm is 511",
     ),
     preflight(
         "gpu-below-heading",

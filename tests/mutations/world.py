@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from fixtures.gpu import gpus, node_gpus
+from fixtures.gpu import gpus, node_gpus, reboot
 from fixtures.proxmox import address, conf, disk, docker, tasks
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
@@ -119,6 +119,8 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
     match argv:
         case ["sh", "-c", node_gpus.SCRIPT]:
             return report(0, 1) + CAPABILITIES
+        case ["sh", "-c", reboot.ASK]:
+            return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\n"
         case ["dmesg"]:
             return XID
         case ["uname", "-m"]:
@@ -328,6 +330,7 @@ class WorldChannel(ModelChannel):
 
 NAMES = {
     node_gpus.SCRIPT: "nvidia-smi -q -x",
+    reboot.ASK: "who makes NVIDIA's devices",
     gpus.LIST: "nvidia-smi -q -x",
     conf.READ: "the configuration file",
     tasks.TOLD: "the notes of earlier changes",
