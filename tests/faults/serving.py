@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fixtures.serving.all_reduce import HOST, NCCL
 from tests.faults.fault import ROOT, Fault, Ground, Put, Words, both, docker, inside, node, setting, stand_in
 from tests.faults.stack import REAL, gpus_say
 from tests.lab.harness import Lab, until
@@ -143,7 +145,17 @@ IMAGE = (
     ),
 )
 
+ADDS_UP_WRONG = json.dumps([{"name": name, "state": "wrong", "detail": "sums"} for name in (NCCL, HOST)])
 SERVING = (
+    serving(
+        "gpus-add-up-wrong",
+        "the GPUs together add up to wrong sums in every way",
+        ("test_gpus_add_up_together",),
+        docker(f"*all_reduce_probe*) cat >/dev/null; echo '{ADDS_UP_WRONG}'; exit 0;;"),
+        "no way of adding up works: no tensor parallel",
+        simulated=True,
+        diagnosis="D42",
+    ),
     serving(
         "model-missing",
         "the model's folder is not there",

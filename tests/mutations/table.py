@@ -75,6 +75,8 @@ EXCUSES = {
     r"^test_cuda_works_on_gpu .*: product": "judged by `test_gpu_computes`",
     r"Config\.(Env|Entrypoint) \| (missing|unknown)": "an image may have none; a server that needs it does not start",
     r"content in \d+: around\.": "a change around the template is reported as not re-proved and fails nothing",
+    r"`nvidia-smi topo": "only kept in the record",
+    r"adding up over all GPUs in 920: \*\.detail": "only words of a message",
     r"--query-gpu=name": "only names the folder of caches",
     r"^test_server_is_fast\w+ \| the reference(: (gpu|image|model|server_args))? \| (missing|unknown|not a number)$": (
         "without a reference of this GPU, image and model nothing is judged, and that is warned of"

@@ -24,7 +24,7 @@ from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.remote.container_probe import digest
-from fixtures.serving import caches, server_log
+from fixtures.serving import all_reduce, caches, server_log
 from fixtures.template import generations, identity, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import ModelNode
@@ -149,12 +149,19 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
     match argv:
         case ["nvidia-smi", "-q", "-x", "-i", index]:
             return report(int(index))
+        case ["nvidia-smi", "topo", "-m"]:
+            return "GPU0 X NV18\nGPU1 NV18 X\n"
         case ["sh", "-c", gpus.LIST]:
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", docker.LIST]:
             return docker.WHOLE
         case ["sh", "-c", caches.GPUS]:
             return "NVIDIA-H100-80GB-HBM3"
+        case ["sh", "-c", _, "sh", *rest] if all_reduce.SEND in rest:
+            asked = json.loads(stdin[len(all_reduce.PROBE.read_bytes()) :])
+            return json.dumps(
+                [{"name": way["name"], "state": "right", "detail": "as the CPU"} for way in asked["ways"]]
+            )
         case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
             return f"True 2.11.0+cu130 1 {UUIDS[node.given[0]].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
         case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server_log.LOGS, tidy.NOTE_IMAGE):
@@ -352,7 +359,8 @@ def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
     """A question in a few words."""
     words, script = list(argv), stdin.decode(errors="replace")
     place = f" in {where.rpartition('ct')[2]}" if "/ct" in where else ""
-    known = next((NAMES[text] for text in (*words[2:3], script) if text in NAMES), "")
+    known = "adding up over all GPUs" if all_reduce.SEND in words else ""
+    known = known or next((NAMES[text] for text in (*words[2:3], script) if text in NAMES), "")
     if known and words[2] == conf.READ:
         return f"{known} of {words[-1]}"
     if known:

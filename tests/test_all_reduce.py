@@ -1,0 +1,109 @@
+"""The sums of several GPUs: each verdict is produced by a fault, on a stub of PyTorch; tests/lab has the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.serving import all_reduce
+from fixtures.serving.all_reduce import NO_FIX, WITHOUT_OWN, WITHOUT_PEER, AllReduce, Fix, Way
+from tests.suite_run import TOP
+
+STUB, FAULT = TOP / "tests/stub", TOP / "tests/faults/all_reduce"
+PATH = f"{FAULT}:{STUB}"
+LIMIT, SHORT = 60.0, 2.0  # seconds: for what comes to its end, and for what hangs
+
+
+def proved(fault: str = "", gpus: int = 2, spoilt: str = "") -> AllReduce:
+    """The verdict with a fault, which spoils the ways of these names."""
+
+    def attempt(ways: Sequence[dict[str, Any]]) -> list[Way]:
+        return [way for each in ways for way in probe(each, fault, gpus)]
+
+    def probe(way: dict[str, Any], fault: str, gpus: int) -> list[Way]:
+        limit = SHORT if fault.endswith("hang") and way["name"] in spoilt.split("|") else LIMIT
+        asked = {"ranks": gpus, "cuda": False, "deadline": limit, "dtypes": ["float16", "float32"], "sizes": [4, 67]}
+        text = json.dumps({**asked, "ways": [way], "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}})
+        words, environment = [sys.executable, str(all_reduce.PROBE)], {**os.environ, "PYTHONPATH": PATH}
+        done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return all_reduce.read(json.loads(done.stdout))
+
+    return all_reduce.judged(attempt)
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_gpus_that_add_up_rightly_need_no_fix(gpus: int) -> None:
+    found = proved(gpus=gpus)
+    assert (found.verdict, found.fix) == (all_reduce.ALL_RIGHT, NO_FIX)
+    assert [(way.name, way.state) for way in found.ways] == [(way["name"], "right") for way in all_reduce.WAYS]
+    assert all(way.detail == "80 sums are those of the CPU" for way in found.ways)
+
+
+WRONG = "wrong: GPU 0: float16, 4 B, repeat 1: 1 of 2 numbers are not the CPU's sum"
+HUNG = "hung: GPU 0, 1: no end within 2 s, at "
+DIED = "died: GPU 1: ended with 3: RuntimeError: an illegal memory access was encountered"
+OWN, PEER, ALL = "vLLM's all-reduce", "NCCL|vLLM's all-reduce", "NCCL|NCCL without peer-to-peer|vLLM's all-reduce"
+
+
+@pytest.mark.parametrize(
+    ("fault", "spoilt", "verdict", "fix", "said"),
+    [
+        ("own:wrong", OWN, all_reduce.OWN_WRONG, WITHOUT_OWN, WRONG),
+        ("own:hang", OWN, all_reduce.OWN_WRONG, WITHOUT_OWN, HUNG),
+        ("own:die", OWN, all_reduce.OWN_WRONG, WITHOUT_OWN, DIED),
+        ("peer:wrong", PEER, all_reduce.PEER_WRONG, WITHOUT_PEER, WRONG),
+        ("peer:hang", PEER, all_reduce.PEER_WRONG, WITHOUT_PEER, HUNG),
+        ("all:die", ALL, all_reduce.NOTHING_RIGHT, NO_FIX, DIED),
+    ],
+)
+def test_each_fault_is_named_with_its_fix(fault: str, spoilt: str, verdict: str, fix: Fix, said: str) -> None:
+    found = proved(fault, spoilt=spoilt)
+    assert (found.verdict, found.fix) == (verdict, fix)
+    for way in found.ways:
+        text = f"{way.state}: {way.detail}"
+        assert text.startswith(said if way.name in spoilt.split("|") else "right: 80 sums")
+    assert len(found.ways) == (4 if fix != NO_FIX else 3)
+    assert all_reduce.fix_of({"all_reduce": asdict(found)}) == fix
+
+
+@pytest.mark.parametrize(
+    ("states", "verdict", "fix"),
+    [
+        ("right wrong right", all_reduce.ALL_RIGHT, NO_FIX),  # no server takes that way
+        ("right right unknown", all_reduce.NOT_KNOWN, NO_FIX),
+        ("unknown right wrong", all_reduce.NOT_KNOWN, NO_FIX),
+        ("wrong unknown wrong", all_reduce.NOT_KNOWN, NO_FIX),
+        ("died right unknown", all_reduce.PEER_WRONG, WITHOUT_PEER),
+    ],
+)
+def test_what_could_not_be_tried_is_never_right_or_wrong(states: str, verdict: str, fix: Fix) -> None:
+    names = (way["name"] for way in all_reduce.WAYS)
+    assert all_reduce.judge(dict(zip(names, states.split(), strict=True))) == (verdict, fix)
+
+
+@pytest.mark.parametrize(("state", "verdict"), [("wrong", all_reduce.NOTHING_RIGHT), ("unknown", all_reduce.NOT_KNOWN)])
+def test_fix_that_does_not_help_is_none(state: str, verdict: str) -> None:
+    def attempt(ways: Sequence[dict[str, Any]]) -> list[Way]:
+        return [
+            Way(each["name"], {"NCCL": "right", "NCCL without peer-to-peer": "right"}.get(each["name"], "wrong"), "")
+            if len(ways) > 1
+            else Way(each["name"], state, "")
+            for each in ways
+        ]
+
+    found = all_reduce.judged(attempt)
+    assert (found.verdict, found.fix) == (verdict, NO_FIX)
+
+
+def test_image_without_pytorch_is_not_known(tmp_path: Path) -> None:
+    words, asked = [sys.executable, "-S", str(all_reduce.PROBE)], {"ways": list(all_reduce.WAYS)}
+    done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path)
+    assert [way.state for way in all_reduce.read(json.loads(done.stdout))] == ["unknown"] * 3

@@ -1,0 +1,36 @@
+"""GPUs together: what tensor parallel does for every token is done over all GPUs and compared with the CPU."""
+
+import pytest
+
+from fixtures.base.inconclusive import Inconclusive, NotProved
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
+from fixtures.proxmox.container import Container
+from fixtures.run.build import Build
+from fixtures.run.stages import SIMULATED
+from fixtures.serving import all_reduce
+from fixtures.serving.image import Image
+
+pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(45), pytest.mark.deep]
+
+
+@pytest.mark.usefixtures("serving_memory")
+def test_gpus_add_up_together(build: Build, image: Image, container: Container, settings: Settings) -> None:
+    """All GPUs together add up tensors to the CPU's sums: by NCCL, with and without peer-to-peer, and by vLLM."""
+    count = len(build.template.declared.gpus)
+    if count < 2:
+        return  # a GPU alone has nobody to add up with
+    found = build.all_reduce = all_reduce.prove(container, image, settings, count, cuda=not build.simulated)
+    assert found.verdict != all_reduce.NOTHING_RIGHT, unexpected(
+        found,
+        "the CPU's sums by one way that servers can take",
+        cause="no model can be shared by these GPUs; look at IOMMU, ACS and the driver's peer-to-peer",
+        run=container.pasteable("nvidia-smi", "topo", "-m"),
+    )
+    if found.fix != all_reduce.NO_FIX:
+        warn(f"{found.verdict}, so servers are started with {found.fix}: {'; '.join(map(str, found.ways))}")
+    if build.simulated:
+        raise NotProved(f"{SIMULATED}; on the CPU {found}")
+    if found.verdict == all_reduce.NOT_KNOWN:
+        raise Inconclusive(str(found))
