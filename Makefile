@@ -35,10 +35,10 @@ test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in two 
 faults: test-tools $(VENV)/ready ## inject every fault by itself: docs/faults.md (30 minutes)
 	$(VENV)/bin/python -m tests.faults $(ARGS) $(if $(findstring --sample,$(ARGS)),,--write docs/faults.md)
 
-model: $(VENV)/ready ## run 5,000 examples on a modelled node (5 minutes)
+model: $(VENV)/ready ## try 5,000 random histories on a modelled node (5 minutes)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/test_node_model.py
 
-mutations: $(VENV)/ready ## each fact of each check spoilt in nine ways: docs/mutations.md (1 minute)
+mutations: $(VENV)/ready ## spoil each fact of each check in nine ways: docs/mutations.md (some minutes)
 	$(VENV)/bin/python -m tests.mutations docs/mutations.md
 
 kills: test-tools $(VENV)/ready ## end runs by signals, kill -9 and loss of power: docs/kills.md (1 hour)
@@ -47,7 +47,7 @@ kills: test-tools $(VENV)/ready ## end runs by signals, kill -9 and loss of powe
 warm-start: lab-tools $(VENV)/ready ## measure the start of clones with caches: docs/warm-start.md (20 minutes)
 	$(VENV)/bin/python -m bench.warm_start --write docs/warm-start.md
 
-fingerprints: lab-tools $(VENV)/ready ## what a fingerprint of the answers finds: docs/fingerprint.md (30 minutes)
+fingerprints: lab-tools $(VENV)/ready ## measure what a fingerprint of the answers finds: docs/fingerprint.md (30 minutes)
 	$(VENV)/bin/python -m bench.fingerprints --write docs/fingerprint.md
 
 samples: lab-tools test-tools $(VENV)/ready ## renew the sample reports and README's picture, in a lab of their own
@@ -113,7 +113,7 @@ lock: $(VENV)/ready ## rewrite both locks with the newest versions that pyprojec
 	$(COMPILE) --extra sign --output-file requirements.txt
 	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 
-wheelhouse: $(VENV)/ready ## dist/phoenix-920-*.tar: installs the suite where there is no network
+wheelhouse: $(VENV)/ready ## make dist/phoenix-920-*.tar, which installs the suite where there is no network
 	PATH=$(VENV)/bin:$$PATH .ci/wheelhouse dist
 
 # Its name is made of what is in it, so it is never out of date, and never remade while someone uses it.

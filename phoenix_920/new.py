@@ -48,11 +48,15 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="phoenix-920 new", description="Write the smallest suite of another template."
     )
-    parser.add_argument("ctid", type=int, metavar="NUMBER", help="of the container that becomes the template")
-    parser.add_argument("--parent", type=int, default=920, metavar="NUMBER", help="cloned from it; default: 920")
-    parser.add_argument("--name", help="of the container; default: Template and its number")
-    parser.add_argument("--address", help="such as 10.0.0.230/24; default: the next that the declaration leaves free")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where it is written; default: here")
+    parser.add_argument("ctid", type=int, metavar="NUMBER", help="number of the new template's container")
+    parser.add_argument(
+        "--parent", type=int, default=920, metavar="NUMBER", help="container that it is cloned from; default: 920"
+    )
+    parser.add_argument("--name", help="host name; default: Template and its number")
+    parser.add_argument(
+        "--address", help="such as 10.0.0.230/24; default: the next one that is free in the declaration"
+    )
+    parser.add_argument("--folder", type=Path, default=Path(), help="folder to write into; default: here")
     try:
         given = parser.parse_args(words)
     except SystemExit as end:

@@ -81,7 +81,7 @@ def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
     asked = [command["where"] for command in commands if command["argv"][:2] == ["sh", "-s"]]
     assert sorted(asked) == ["lab:stub", "lab:stub/ct920"]
     page = (run.folder / "report.html").read_text()
-    assert page.count("What was asked at that moment: node") == 1
+    assert page.count("State at that moment: node") == 1
     assert page.count("the first failure of this stage, and in evidence-preflight.txt") == len(
         failed(run.record.checks)
     ) - len({check.stage for check in failed(run.record.checks)})

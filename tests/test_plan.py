@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,6 +119,34 @@ def test_folder_that_can_not_be_made_is_refused_as_by_a_run(tmp_path: Path) -> N
     for words in ((), ("--plan",)):
         run = suite.run(*words, "-o", f"report_folder={tmp_path}/file/reports")
         assert (run.status, "the record of this run can't be written" in run.output) == (4, True)
+
+
+@pytest.mark.parametrize("words", [(), ("--plan",)])
+def test_login_that_is_not_root_is_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """The ssh hands its last word to a shell, as sshd does; on the node `id` says who that is."""
+    for name, script in {
+        "ssh": 'for word; do line=$word; done; exec sh -c "$line"',
+        "id": "echo 'uid=1000(admin) gid=1'",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests_920",
+        "--node=ssh://admin@pve",
+        f"--override-ini=report_folder={tmp_path}/r",
+    ]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        [*command, *words], cwd=TOP, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    said = (
+        "ERROR: --node ssh://admin@pve: the login is uid=1000(admin), but `pct` works for root alone: ssh://root@HOST"
+    )
+    assert (run.returncode, (run.stdout + run.stderr).strip()) == (4, said)
+    assert not (tmp_path / "r").exists()
 
 
 def test_node_that_does_not_answer_is_one_line_without_secrets(tmp_path: Path) -> None:

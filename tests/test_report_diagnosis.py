@@ -56,7 +56,7 @@ def test_row_tells_what_to_do_and_what_it_rests_on(page: Browser) -> None:
     assert "CT is locked (snapshot)" in diagnosis.text
     assert "grep ^lock /etc/pve/lxc/*.conf" in diagnosis.text
     asked = first.find_elements(By.TAG_NAME, "details")
-    assert asked[0].text == "What was asked at that moment: node"
+    assert asked[0].text == "State at that moment: node"
     asked[0].find_element(By.TAG_NAME, "summary").click()
     assert "all is quiet" in first.text
 

@@ -102,4 +102,4 @@ def test_what_is_inconclusive_makes_a_run_partial_even_in_the_lab(tmp_path: Path
     assert "The clone serves its model from the sealed image and gives the expected answer. GPU 0 is full" in (
         (run.folder / "summary.md").read_text().replace("\\", "")
     )
-    assert "GPU 0 is full" in (run.folder / "report.html").read_text().partition("Where the time went")[0]
+    assert "GPU 0 is full" in (run.folder / "report.html").read_text().partition('<h2 id="time">')[0]

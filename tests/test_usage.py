@@ -40,7 +40,7 @@ def test_mistake_is_one_line(words: list[str], said: str) -> None:
 
 def test_help_groups_our_options() -> None:
     out = run("--help").stdout
-    assert "a template container:" in out
+    assert "phoenix-920:" in out
     assert "--rebuild-clone" in out
 
 

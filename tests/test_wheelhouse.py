@@ -149,7 +149,7 @@ def test_folder_without_checks_is_named(installed: Path, tmp_path: Path) -> None
 
 def test_help_begins_with_our_options(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "bin/phoenix-920", "--help", cwd=tmp_path)
-    assert 0 < said.index("a template container:") < said.index("--rebuild") < said.index("general:")
+    assert 0 < said.index("phoenix-920:") < said.index("--rebuild") < said.index("general:")
 
 
 def test_shell_completes_our_options(installed: Path, tmp_path: Path) -> None:
