@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ NAME, KEY = "any", "any"
 
 
 @contextmanager
-def started(python: str, model: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
+def started(
+    python: str, model: str, *options: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
     """The process, the port and the log of a server that is being started; it is ended with the block."""
     port = free_port()
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", NAME]
@@ -22,7 +25,9 @@ def started(python: str, model: str, *options: str) -> Iterator[tuple[subprocess
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with log.open("wb") as sink:
-            process = subprocess.Popen(words, stdout=sink, stderr=sink, start_new_session=True)
+            process = subprocess.Popen(
+                words, stdout=sink, stderr=sink, start_new_session=True, env={**os.environ, **environment}
+            )
         try:
             yield process, port, log
         finally:
