@@ -18,7 +18,7 @@ from fixtures.proxmox.remote_agent import _Answer
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
 from fixtures.serving import pull_output, vllm
-from fixtures.session import sealing
+from fixtures.session import verification
 from fixtures.template import generations
 
 # what was seen to break a run or its record, and its like
@@ -141,4 +141,4 @@ def test_what_a_node_has_noted_is_refused_and_no_error_of_python(text: str) -> N
     for parse in (lambda: tasks._parse(f"done eA== {text}"), lambda: generations.parse(text)):
         with pytest.raises((ValueError, TypeError, KeyError)):
             parse()
-    assert sealing._facts_kept(text) is None
+    assert verification._facts_kept(text) is None

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.remote import container_probe
-from fixtures.session import sealing
+from fixtures.session import verification
 from fixtures.template import manifest, record_store
 from fixtures.template.storage import SnapshotFacts
 
@@ -41,13 +41,13 @@ def test_record_of_another_snapshot_is_replaced(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(record_store, "read_inside", lambda _, name: carried[name])
     monkeypatch.setattr(record_store, "read", lambda *_: files)
     monkeypatch.setattr(record_store, "keep", lambda _, digest, files: written.append(files))
-    monkeypatch.setattr(sealing, "snapshot_facts", lambda _: NOW)
+    monkeypatch.setattr(verification, "snapshot_facts", lambda _: NOW)
     build = SimpleNamespace(
         template=SimpleNamespace(container=None, sealed_generation=lambda: None),
         node=None,
         record_text=lambda **_: "{}",
     )
-    sealing.resume(cast(Any, build), DIGEST)
+    verification.resume(cast(Any, build), DIGEST)
     assert bool(written) is anew
     assert cast(Any, build).snapshot_facts == NOW
 
@@ -58,5 +58,5 @@ def test_manifest_that_is_not_the_snapshots_is_left_to_the_comparison(
 ) -> None:
     monkeypatch.setattr(record_store, "read_inside", lambda *_: content)
     build = SimpleNamespace(template=SimpleNamespace(container=None, sealed_generation=lambda: None), node=None)
-    sealing.resume(cast(Any, build), "another")
+    verification.resume(cast(Any, build), "another")
     assert not cast(Any, build).manifest

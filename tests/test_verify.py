@@ -22,7 +22,7 @@ from fixtures.run import mode, outcome
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check
-from fixtures.session import sealing
+from fixtures.session import verification
 from fixtures.template import comparison, manifest, record_store
 from fixtures.template.comparison import Comparison, ComparisonError, Drift
 from fixtures.template.end_state import EndState
@@ -178,7 +178,7 @@ def test_run_that_was_killed_after_acceptance_is_confirmed_by_the_next(
     made = SimpleNamespace(invocation="its run", manifest="d")
     template = SimpleNamespace(sealed_generation=lambda: made, snapshot=lambda: snapshot)
     build: Any = SimpleNamespace(node=None, template=template, invocation="this run")
-    sealing.confirm(build, "d")
+    verification.confirm(build, "d")
     assert [*added] == ([record_store.CONFIRMED] if kept else [])
     if kept:
         said = json.loads(added[record_store.CONFIRMED])

@@ -34,7 +34,7 @@ from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES, Outcome
 from fixtures.run.stages import check_name, declared_checks
 from fixtures.run.suite import Suite
-from fixtures.session import clone_fixtures, gating, sealing, selection, verification
+from fixtures.session import clone_fixtures, gating, selection, verification
 from fixtures.session.command_line import take_lock
 from fixtures.template import end_state
 from tests.ledgers import hear
@@ -247,7 +247,7 @@ class SuiteRun:
             self._judge()
             if self.report != "killed":
                 with contextlib.suppress(BuildError, KeyboardInterrupt, Killed):
-                    sealing.keep_record(self.build)
+                    verification.keep_record(self.build)
             self.node.run, self.node.lock = None, "" if self.build.lock.held else self.node.lock
         return self.report
 

@@ -34,7 +34,7 @@ from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
 from fixtures.serving.served_model import Figure, Fingerprint, ServedModel
 from fixtures.serving.server import Readiness, Server
-from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, sealing, server_fixtures, verification
+from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, server_fixtures, verification
 from fixtures.session.command_line import take_lock
 from fixtures.template import record_store
 from fixtures.template.comparison import named_digest
@@ -260,7 +260,7 @@ class Trial:
         has_heard(build.ledger, dict.fromkeys((each.name for each in build.ledger.checks), "passed"))
         if self.check.stage == "accepted":
             self.spoiler.listens = True
-            sealing.resume(build, named_digest(build.template, build.template.snapshot()))
+            verification.resume(build, named_digest(build.template, build.template.snapshot()))
             build.node.forget()
 
     def _prior(self) -> dict[str, Any]:
