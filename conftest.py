@@ -12,7 +12,7 @@ pytest_plugins = [
     "fixtures.session.server_fixtures",
     "fixtures.session.clone_fixtures",
     "fixtures.session.diagnosing",
-    "fixtures.session.hearing",
+    "fixtures.session.check_reports",
     "fixtures.session.recorder",
     "fixtures.session.internal_error",
     "fixtures.report.html",

@@ -18,7 +18,7 @@ from fixtures.report.terminal import Stages, finding, telling, together
 from fixtures.run.ledger import CheckResult, Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import Blocked, Check, declared_checks
-from fixtures.session.hearing import failure
+from fixtures.session.check_reports import failure
 from tests.ledgers import hear
 from tests.suite_run import Suite
 

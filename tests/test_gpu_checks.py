@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.inconclusive import NotProved, Unseen
+from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.gpu import health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
@@ -194,13 +194,13 @@ def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     for simulated, verdict, unproved in ((True, INCONCLUSIVE, []), (False, "skipped", ["a"])):
         book = Ledger([Check("one", "a"), Check("two", "c")])
         book.begin("a")
-        hear(book, "a", "skipped", NotProved("x"), simulated=simulated)
+        hear(book, "a", "skipped", Simulated("x"), simulated=simulated)
         assert book.outcomes == {"a": verdict}
         assert book.unproved(before="two") == unproved
-    assert issubclass(NotProved, pytest.skip.Exception)
+    assert issubclass(Simulated, pytest.skip.Exception)
 
 
-@pytest.mark.parametrize(("error", "unproved"), [(Unseen("not seen: x"), []), (NotProved("x"), ["a.py::test_x"])])
+@pytest.mark.parametrize(("error", "unproved"), [(Unseen("not seen: x"), []), (Simulated("x"), ["a.py::test_x"])])
 def test_what_was_not_seen_hinders_no_sealing(error: BaseException, unproved: list[str]) -> None:
     """On real hardware too, as a later check proves it by function; the check itself has never passed."""
     ledger = Ledger([Check("one", "a.py::test_x"), Check("two", "a.py::test_y")])

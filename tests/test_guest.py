@@ -44,7 +44,7 @@ class Container:
         return "LISTEN" if port in self.taken else ""
 
 
-def look(monkeypatch: pytest.MonkeyPatch, room: Any = EMPTY, **facts: Any) -> guest.Place:
+def look(monkeypatch: pytest.MonkeyPatch, room: Any = EMPTY, **facts: Any) -> guest.Host:
     def asked(*_: object) -> Gpu:
         if isinstance(room, Exception):
             raise room

@@ -37,7 +37,7 @@ PLACES = [
     *(("fixtures.run.caveats", name) for name in ("of_record",)),
     *(("fixtures.record.exports.statements", name) for name in ("test_result",)),
     *(("fixtures.run.outcome", name) for name in ("sentence",)),
-    *(("fixtures.session.hearing", name) for name in ("failure", "title_of")),
+    *(("fixtures.session.check_reports", name) for name in ("failure", "title_of")),
     *(("fixtures.report.html", name) for name in ("head", "words")),
     *(("fixtures.report.rows", name) for name in ("title_cell",)),
     *(("fixtures.report.page", name) for name in ("finished",)),

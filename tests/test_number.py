@@ -121,8 +121,8 @@ def test_nvidia_smi_states_no_number(word: str) -> None:
 @pytest.mark.parametrize("word", NO_NUMBERS)
 def test_logs_state_no_number(word: str) -> None:
     assert set(vllm.phases(f"Loading weights took {word} s\n").values()) <= {finite(word)}
-    vllm.sight(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
-    found = pull_output.sight(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
+    vllm.progress(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
+    found = pull_output.progress(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
     assert math.isfinite(found.done)
     assert math.isfinite(found.total)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.base.waiting import Sight
+from fixtures.base.waiting import Progress
 from fixtures.serving import pull_output, vllm
 from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
@@ -100,13 +100,13 @@ def test_pull_is_counted_in_bytes() -> None:
         "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Downloading  2.5MB/10MB\x1b[2B"
         "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Downloading [===>      ]  500kB/1.5GB\x1b[1B"
     )
-    assert pull_output.sight(drawn) == Sight("downloading, 0 of 2 layers are there", 3e6, 1.51e9, "B")
+    assert pull_output.progress(drawn) == Progress("downloading, 0 of 2 layers are there", 3e6, 1.51e9, "B")
     drawn += (
         "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Pull complete \x1b[2B\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Download complete \x1b[1B"
     )
-    assert pull_output.sight(drawn) == Sight("unpacking, 1 of 2 layers are there", 1e7, 1.51e9, "B")
+    assert pull_output.progress(drawn) == Progress("unpacking, 1 of 2 layers are there", 1e7, 1.51e9, "B")
     drawn += "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Extracting [=====>  ]  1GB/1.5GB\x1b[1B"
-    assert pull_output.sight(drawn).done == 1.01e9
+    assert pull_output.progress(drawn).done == 1.01e9
 
 
 def test_failed_pull_is_told_in_dockers_words() -> None:
@@ -115,13 +115,13 @@ def test_failed_pull_is_told_in_dockers_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "sight"),
+    ("log", "progress"),
     [
-        ("", Sight()),
-        ("(APIServer pid=1) INFO 11-24 05:02:29 [a.py:1] hello", Sight(line="[a.py:1] hello")),
+        ("", Progress()),
+        ("(APIServer pid=1) INFO 11-24 05:02:29 [a.py:1] hello", Progress(line="[a.py:1] hello")),
         (
             "(EngineCore pid=812) Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  5.25it/s]",
-            Sight(
+            Progress(
                 "loading the weights",
                 1,
                 2,
@@ -130,15 +130,18 @@ def test_failed_pull_is_told_in_dockers_words() -> None:
         ),
         (
             "Capturing CUDA graphs (FULL):   0%| | 0/51 [00:00]\rCapturing CUDA graphs (FULL):   4%| | 2/51 [00:00]",
-            Sight("capturing CUDA graphs", 2, 51, line="Capturing CUDA graphs (FULL):   4%| | 2/51 [00:00]"),
+            Progress("capturing CUDA graphs", 2, 51, line="Capturing CUDA graphs (FULL):   4%| | 2/51 [00:00]"),
         ),
         (
             "x Loading model from scratch...\nEnforce eager set, disabling torch.compile\nlast",
-            Sight("loading the weights", line="last"),
+            Progress("loading the weights", line="last"),
         ),
-        ("INFO:     Application startup complete.", Sight("serving", line="INFO:     Application startup complete.")),
+        (
+            "INFO:     Application startup complete.",
+            Progress("serving", line="INFO:     Application startup complete."),
+        ),
     ],
     ids=["nothing", "unknown", "weights", "graphs", "eager", "done"],
 )
-def test_phase_of_the_servers_start(log: str, sight: Sight) -> None:
-    assert vllm.sight(log) == sight
+def test_phase_of_the_servers_start(log: str, progress: Progress) -> None:
+    assert vllm.progress(log) == progress

@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.base.declaration import Declared
-from fixtures.base.inconclusive import Inconclusive, NotProved, Unseen
+from fixtures.base.inconclusive import Inconclusive, Simulated, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
@@ -236,7 +236,7 @@ def test_gpu_computes(build: Build, gpu: int) -> None:
     if result is None:
         pytest.skip("CUDA was not tried on this GPU")
     if result.product == "not supported" and build.simulated:
-        raise NotProved(SIMULATED)
+        raise Simulated(SIMULATED)
     assert result.product == "right", unexpected(
         f"GPU {gpu}: a product of matrices is {result.product} by its driver",
         "the CPU's numbers",

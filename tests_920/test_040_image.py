@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import NotProved, Unseen
+from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
@@ -49,7 +49,7 @@ def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
 def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
-        raise NotProved(SIMULATED)
+        raise Simulated(SIMULATED)
     said = gpus.torch_computes(container, image.digest, index, build.settings.boot_deadline)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import NotProved, Unseen
+from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
@@ -102,7 +102,7 @@ class TestServer:
     ) -> None:
         """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
         if build.simulated:
-            raise NotProved(SIMULATED)
+            raise Simulated(SIMULATED)
         reference = Reference(build.settings, gpus.at(build.gpus, index), image)
         slow = performance.compare(ready_server, reference, gpu, add=build.write_reference)
         assert not slow, unexpected(
