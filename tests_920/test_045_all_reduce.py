@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive, NotProved
+from fixtures.base.inconclusive import Inconclusive, Simulated
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
@@ -31,6 +31,6 @@ def test_gpus_add_up_together(build: Build, image: Image, container: Container, 
     if found.fix != all_reduce.NO_FIX:
         warn(f"{found.verdict}, so servers are started with {found.fix}: {'; '.join(map(str, found.ways))}")
     if build.simulated:
-        raise NotProved(f"{SIMULATED}; on the CPU {found}")
+        raise Simulated(f"{SIMULATED}; on the CPU {found}")
     if found.verdict == all_reduce.NOT_KNOWN:
         raise Inconclusive(str(found))
