@@ -37,12 +37,14 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.storage(pool)
-    assert storage.get("active", 1), unexpected(
+    assert storage.get("active", 1) not in (0, "0"), unexpected(
         f"storage {pool} is not active on {node.name}, so its room is not known",
         "an active one",
         cause="its pool is not imported, or its disk or server is not there",
         run="pvesm status; zpool import",
     )
+    unstated = storage.get("avail") is None
+    refuse_unseen(f"the free space of storage {pool}: the node has no figures; run: pvesm status" if unstated else "")
     free = node.free(pool) / GIB
     needed = image_room.gib * (1 if build.no_clone else 2)
     why = image_room.why

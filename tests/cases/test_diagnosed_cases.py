@@ -20,6 +20,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.base.errors import BuildError
+from fixtures.base.inconclusive import Unseen
 from fixtures.base.message import explained
 from fixtures.base.settings import API_KEY
 from fixtures.diagnosis import evidence
@@ -270,6 +271,41 @@ def test_case_12_full_storage_speaks_of_a_clone_only_where_one_is_tried(place: P
         )
         assert ("--no-clone" in message) is not no_clone
         assert modes == ["A12"]
+
+
+STORAGES: dict[
+    str, tuple[dict[str, Any], str]
+] = {  # what a storage says otherwise than a sound one, and what its two checks say of that
+    "lvmthin": ({"type": "lvmthin"}, ""),
+    "rbd, whose figures are text": ({"type": "rbd", "shared": 1, "avail": str(400 * 2**30)}, ""),
+    "nfs": ({"type": "nfs", "shared": 1}, "is of type nfs, which has no snapshots"),
+    "cifs": ({"type": "cifs", "shared": 1}, "is of type cifs, which has no snapshots"),
+    "lvm with snapshots of virtual machines only": ({"type": "lvm"}, "is of type lvm, which has no snapshots"),
+    "thin and full": ({"type": "lvmthin", "avail": 0}, "has 0.0 GiB free"),
+    "disabled": ({"active": 0, "enabled": 0, "avail": 0}, "is not active"),
+    "not active, in text": ({"active": "0", "avail": 0}, "is not active"),
+    "active, without figures": ({"avail": None}, "not seen: the free space of storage lxc-disks"),
+    "absent": ({"storage": "other"}, "has no storage named lxc-disks"),
+}
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_storage_of_every_kind(place: Place, tmp_path: Path, name: str) -> None:
+    differs, said = STORAGES[name]
+    sound = {"storage": "lxc-disks", "active": 1, "enabled": 1, "shared": 0, "type": "zfspool", "avail": 400 * 2**30}
+    (tmp_path / "rows.json").write_text(json.dumps([{**sound, **differs}]))
+    place.shim("pvesh", "#!/bin/sh\ncat {rows}\n", rows=tmp_path / "rows.json")
+    template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
+    build = cast(Any, SimpleNamespace(no_clone=True, mode=mode.BUILD))
+    needs = cast(Any, SimpleNamespace(gib=40.0, why="", unseen=""))
+    found = ""
+    try:
+        room.test_storage_can_snapshot(place.node, template)
+        room.test_storage_has_room(place.node, template, build, needs)
+    except (AssertionError, NodeError, Unseen) as error:
+        found = str(error)
+    assert said in found
+    assert bool(found) is bool(said)
 
 
 def test_case_14_os_version(place: Place) -> None:

@@ -1,0 +1,102 @@
+"""Values that cards show in odd places: behind passthrough, as virtual GPUs, cut into instances, asleep or lost.
+
+The words are nvidia-smi's for NVML's errors (nvml.h, nvmlReturn_t) and those of `man nvidia-smi`.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from fixtures.gpu import health, nvidia_smi
+
+SOUND = {
+    "persistence_mode": "Enabled",
+    "compute_mode": "Default",
+    "temperature/gpu_temp": "45 C",
+    "temperature/gpu_temp_slow_threshold": "93 C",
+    "fb_memory_usage/total": "24564 MiB",
+    "fb_memory_usage/free": "24263 MiB",
+}
+ALL = tuple(SOUND)
+CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differs, what fails, what is a warning
+    "sound": ({}, [], []),
+    "passthrough: a sensor that can't be read": ({"temperature/gpu_temp": "ERR!"}, [], ["temperature.gpu"]),
+    "passthrough: nothing can be read": (
+        dict.fromkeys(ALL, "Unknown Error"),
+        ["nothing is known of its health"],
+        ["temperature.gpu", "persistence_mode", "compute_mode"],
+    ),
+    "lost": ({"temperature/gpu_temp": "GPU is lost"}, ["temperature.gpu"], []),
+    "lost, in brackets": ({"fb_memory_usage/free": "[GPU is lost]"}, ["memory.free"], []),
+    "needs a reset": ({"persistence_mode": "Reset Required"}, ["persistence_mode"], []),
+    "needs a reset, as the driver asks": ({"gpu_recovery_action": "Drain and Reset"}, ["gpu_recovery_action"], []),
+    "no recovery action": ({"gpu_recovery_action": "None"}, [], []),
+    "a recovery action that the card does not have": ({"gpu_recovery_action": "N/A"}, [], []),
+    "may not be read": ({"compute_mode": "[Insufficient Permissions]"}, [], ["compute_mode"]),
+    "instances": ({"mig_mode/current_mig": "Enabled"}, ["mig.mode.current"], []),
+    "instances after the next reset": ({"mig_mode/current_mig": "Disabled", "mig_mode/pending_mig": "Enabled"}, [], []),
+    "Tegra: no value at all": (dict.fromkeys(ALL, "Not Supported"), ["nothing is known of its health"], []),
+    "laptop, asleep": ({"temperature/gpu_temp": "N/A", "persistence_mode": "Disabled"}, [], ["persistence_mode"]),
+    "degrees to the limit": (
+        {"temperature/gpu_temp_tlimit": "-2 C", "temperature/gpu_temp_slow_tlimit_threshold": "-2 C"},
+        ["temperature.gpu"],
+        [],
+    ),
+    "a counter that overflows": (
+        {"ecc_errors/volatile/dram_uncorrectable": str(2**64 - 1)},
+        [],
+        ["ecc.errors.uncorrected.volatile.total"],
+    ),
+    "reasons that the driver has dropped": (
+        {"clocks_event_reasons": "Requested functionality has been deprecated"},
+        [],
+        [],
+    ),
+    "held back below its power": (
+        {"gpu_power_readings/current_power_limit": "200 W", "gpu_power_readings/default_power_limit": "450 W"},
+        [],
+        ["enforced.power.limit"],
+    ),
+    "a virtual GPU with a licence": (
+        {"vgpu_software_licensed_product/license_status": "Licensed (Expiry: never)"},
+        [],
+        [],
+    ),
+    "a virtual GPU without a licence": (
+        {"vgpu_software_licensed_product/license_status": "Unlicensed (Restricted)"},
+        [],
+        ["vgpu.license"],
+    ),
+    "nobody may use it": ({"compute_mode": "Prohibited"}, ["compute_mode"], []),
+    "one at a time": ({"compute_mode": "Exclusive_Process"}, [], ["compute_mode"]),
+}
+
+
+def report(values: dict[str, str]) -> str:
+    log = ElementTree.Element("nvidia_smi_log")
+    gpu = ElementTree.SubElement(log, "gpu", id="00000000:0B:00.0")
+    for path, value in values.items():
+        place = gpu
+        for name in path.split("/"):
+            found = place.find(name)
+            place = ElementTree.SubElement(place, name) if found is None else found
+        place.text = value
+    return ElementTree.tostring(log, encoding="unicode")
+
+
+def fields(lines: list[str]) -> list[str]:
+    return [line.removeprefix(health.NOT_SEEN).split(" is ")[0].partition(":")[0] for line in lines]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_value_is_judged_by_what_it_means(name: str) -> None:
+    differs, fails, warns = CARDS[name]
+    card = nvidia_smi.read(f"stray words\n{report({**SOUND, **differs})}\nmore\n").gpus[0]
+    failures, warnings = health.judge(card.values, loaded=True)
+    if "nothing is known" in "".join(fails):
+        assert "nothing is known of its health" in failures[0]
+    else:
+        assert fields(failures) == fails
+    assert fields(warnings) == warns
