@@ -1,4 +1,4 @@
-"""`phoenix-920 [pytest options]` runs pytest for 920, or for the suite that it names; `phoenix-920 new` writes a suite.
+"""`phoenix-920 [pytest options]` runs pytest for 920, or the suite that it names. `new` writes a suite, `nightly` a timer.
 
 Everything of the suite lies below this package, so nothing named `fixtures` or `conftest` gets to the top of
 site-packages, where another distribution has a package `fixtures`.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from phoenix_920 import front, new
+from phoenix_920 import front, new, nightly
 from phoenix_920.front import SUITE
 
 
@@ -20,6 +20,8 @@ def main() -> int:
     words, here = sys.argv[1:], Path.cwd()
     if words[:1] == ["new"]:
         return new.main(words[1:])
+    if words[:1] == ["nightly"]:
+        return nightly.main(words[1:])
     found = front.suites(words, here)
     if missing := [folder for folder in found if not (folder / "CHECKS").is_file()]:
         print(f"{missing[0]}/CHECKS is not there: a suite lists its checks in it, stage by stage", file=sys.stderr)
