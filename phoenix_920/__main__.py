@@ -1,4 +1,4 @@
-"""`phoenix-920 [pytest options]` runs pytest for 920, or the suite that it names. `new` writes a suite, `nightly` a timer.
+"""`phoenix-920 [pytest options]` runs pytest for 920 or the suite that it names; `new` writes one, `nightly` a timer.
 
 Everything of the suite lies below this package, so nothing named `fixtures` or `conftest` gets to the top of
 site-packages, where another distribution has a package `fixtures`.

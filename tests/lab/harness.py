@@ -209,7 +209,8 @@ class Lab:
             output, _ = process.communicate(timeout=120)
             pytest.fail(f"the suite was not done after {seconds:g} s:\n{output}")
         print(output)
-        folder = max(self.reports.iterdir(), key=lambda path: path.stat().st_mtime, default=self.reports)
+        folders = (path for path in self.reports.iterdir() if path.is_dir())
+        folder = max(folders, key=lambda path: path.stat().st_mtime, default=self.reports)
         return Run(process.returncode, output, time.monotonic() - begun, folder.resolve())
 
     def build(self, *words: str, checks: str = "tests_920", seconds: float = 420) -> Run:
