@@ -11,7 +11,6 @@ pytest_plugins = [
     "fixtures.session.prefetch",
     "fixtures.session.server_fixtures",
     "fixtures.session.clone_fixtures",
-    "fixtures.session.diagnosing",
     "fixtures.session.check_reports",
     "fixtures.session.recorder",
     "fixtures.session.internal_error",
