@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
+SUDO = "" if os.geteuid() == 0 else "sudo "
 LAB_DISK_GIB, LAB_MEMORY_GIB = 20, 6  # image and model 5, the node's disk 12 and some room; vLLM's CPU build
 
 
@@ -45,10 +46,13 @@ def _said(*argv: str) -> str:
 def tests() -> Use:
     """The fast tests, and the suite against a node elsewhere."""
     version = ".".join(map(str, sys.version_info[:3]))
-    old = () if sys.version_info >= (3, 11) else (("Python 3.11 or newer", "apt-get install python3.11"),)
-    git = () if shutil.which("git") else (("git", "apt-get install git"),)
+    old = () if sys.version_info >= (3, 11) else (("Python 3.11 or newer", f"{SUDO}apt-get install python3.11"),)
+    gone = " ".join(each for each in ("git", "make") if not shutil.which(each))
+    tools = ((gone, f"{SUDO}apt-get install {gone}"),) if gone else ()
     return Use(
-        "run the fast tests, and the suite on a node elsewhere (--node ssh://root@HOST)", f"Python {version}", old + git
+        "run the fast tests, and the suite on a node elsewhere (--node ssh://root@HOST)",
+        f"Python {version}",
+        old + tools,
     )
 
 
@@ -56,9 +60,8 @@ def laboratory() -> Use:
     """The lab."""
     missing = []
     if os.geteuid() != 0:
-        missing.append(("root, for namespaces, mounts and containers", "sudo make lab-up"))
-    if packages := _said(str(TOP / "lab/tools"), "missing").split():
-        missing.append((f"packages: {' '.join(packages)}", "make lab-tools"))
+        missing.append(("root, for namespaces, mounts and containers", "sudo make accept"))
+    packages = len(_said(str(TOP / "lab/tools"), "missing").split())
     systems = Path("/proc/filesystems").read_text(encoding="utf-8").split()
     for each in ("btrfs", "overlay"):
         if each not in systems and not _said("modinfo", "--field", "name", each):
@@ -72,7 +75,8 @@ def laboratory() -> Use:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if memory < LAB_MEMORY_GIB:
         missing.append((f"{LAB_MEMORY_GIB} GiB of memory; there are {memory:.0f}", "a larger machine"))
-    return Use("build 920 in the lab (make accept)", f"{free} GiB free, {memory:.0f} GiB of memory", tuple(missing))
+    seen = f"{free} GiB free, {memory:.0f} GiB of memory" + f"; it installs {packages} packages" * bool(packages)
+    return Use("build 920 in the lab (make accept)", seen, tuple(missing))
 
 
 def node() -> Use:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from lab import cache, vllm
+from lab import cache, doctor, vllm
 from tests.suite_run import TOP
 
 
@@ -26,6 +27,19 @@ def test_accept_asks_for_root_before_it_makes_anything(tmp_path: Path) -> None:
             f"this needs root, for namespaces, mounts and containers; nothing was made: sudo make {goal}" in done.stderr
         )
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+@pytest.mark.parametrize(("sudo", "uid"), [("", 0), ("sudo ", 1000)])
+def test_doctor_says_what_to_type(sudo: str, uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lab installs its packages by itself, so they are no lack."""
+    monkeypatch.setattr(doctor, "SUDO", sudo)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor, "_said", lambda *argv: "lxc skopeo" if argv[-1] == "missing" else "")
+    assert doctor.tests().missing == (("git make", f"{sudo}apt-get install git make"),)
+    found = doctor.laboratory()
+    assert found.seen.endswith("; it installs 2 packages")
+    assert (found.missing[:1] == (("root, for namespaces, mounts and containers", "sudo make accept"),)) is bool(sudo)
 
 
 def test_what_is_built_says_its_size_and_time(

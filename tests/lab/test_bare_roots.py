@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ su user -c 'cd; /opt/phoenix-920/bin/phoenix-920 --plan' || echo "without sudo: 
 su user -c 'cd; sudo /opt/phoenix-920/bin/phoenix-920 --plan' || echo "with sudo: $?"
 su user -c 'cd; /opt/phoenix-920/bin/phoenix-920 --collect-only -q' | tail -n 1
 """
+DOCTOR = """
+cp -r /srv/checkout / && cd /checkout
+python3 -m lab.doctor || echo "doctor of root: $?"
+su user -c 'python3 -m lab.doctor' || echo "doctor of a user: $?"
+"""
 
 
 def root(name: str) -> Path:
@@ -75,6 +81,7 @@ def house(made: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "house"
     folder.mkdir()
     (folder / "house.tar").hardlink_to(made)
+    shutil.copytree(TOP / "lab", folder / "checkout/lab")
     return folder
 
 
@@ -104,7 +111,7 @@ def test_wheelhouse_installs_and_plans_over_ssh(
     lower, memory = root(name), tmp_path / "memory"
     memory.mkdir()
     with door(lab, house, monkeypatch) as node:
-        script = "\n".join([INSTALL, PLAN.format(node), AS_USER])
+        script = "\n".join([INSTALL, PLAN.format(node), AS_USER, DOCTOR])
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "bash", "-euc", ENTER, "bash"]
         done = subprocess.run(
             [*command, lower, memory, house, script], capture_output=True, text=True, check=False, timeout=300
@@ -119,3 +126,8 @@ def test_wheelhouse_installs_and_plans_over_ssh(
     assert "with sudo: 4" in said
     assert "the node can't be asked: local: can't run pvesh" in said, "as root it is asked"
     assert "tests collected" in said
+    root_s, _, user_s = said.rpartition("tests collected")[2].partition("doctor of root: 1")
+    assert "add it:  apt-get install git make" in root_s
+    assert "missing: root" not in root_s
+    assert "add it:  sudo apt-get install git make" in user_s
+    assert "missing: root, for namespaces, mounts and containers\n       add it:  sudo make accept" in user_s
