@@ -64,7 +64,7 @@ def test_report_holds_what_was_built(lab: Lab) -> None:
     (digest,) = re.findall(r"(?i)docker-content-digest: (\S+)", manifest)
     assert f"vllm/vllm-openai@{digest}" in record
     assert "The capital of France is Paris." in record
-    assert "SIMULATED GPU" in record
+    assert "SIMULATED: GPU and Proxmox VE node" in record
     served = json.loads((folder / "record.json").read_text())["served"]
     assert [bool(one["samples"]) for one in served] == [True, True]
     assert '<svg class="plot"' not in record  # what simulated GPUs show is not drawn
