@@ -7,6 +7,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from fixtures.base.redaction import Redactor
 from fixtures.serving import start_command
 
@@ -17,6 +19,33 @@ def test_server_is_named_after_its_model() -> None:
     for model, name in (("Qwen/Qwen2.5-0.5B", "vllm-Qwen2.5-0.5B"), ("/models/test-model/", "vllm-test-model")):
         assert start_command.owners_options(model)[1] == name
     assert start_command.owners_options("/models/ä b;c")[1] == "vllm-b-c"
+
+
+def test_unit_starts_the_same_server_and_belongs_to_its_owner(tmp_path: Path) -> None:
+    """It is pasted as it stands; the unit's line is read as systemd does."""
+    odd = (*RUN, "50% of $HOME", 'say "hi"', "back\\slash")
+    text = start_command.unit(start_command.text(odd, ["VLLM_API_KEY"]))
+    script = text.replace("/etc/", f"{tmp_path}/").replace("systemctl", "echo systemctl")
+    (tmp_path / "systemd/system").mkdir(parents=True)
+    said = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True, timeout=10).stdout
+    name = "vllm-Qwen2.5-0.5B"
+    assert said.splitlines() == ["systemctl daemon-reload", f"systemctl enable --now {name}"]
+    unit = (tmp_path / f"systemd/system/{name}.service").read_text()
+    line = next(each for each in unit.splitlines() if each.startswith("ExecStart=")).partition("=")[2]
+    words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
+    assert words[:3] == ["/usr/bin/docker", "run", "--rm"]
+    left_out = ("--detach", "--restart", "unless-stopped", "docker", "run")
+    assert [word.replace(f"{tmp_path}/", "/etc/") for word in words[3:]] == [
+        each for each in odd if each not in left_out
+    ]
+    assert "Restart=always" in unit
+    assert "phoenix" not in unit
+    assert (tmp_path / "vllm.env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("command", ["", "x", "a\ndocker run image", "made\npodman run --name x --restart no"])
+def test_command_of_another_form_gives_no_unit(command: str) -> None:
+    assert start_command.unit(command) == ""
 
 
 def test_pasted_command_makes_the_file_of_the_key_once(tmp_path: Path) -> None:

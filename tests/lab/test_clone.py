@@ -24,6 +24,7 @@ from fixtures.proxmox.container import Container
 from fixtures.proxmox.node import Node
 from fixtures.proxmox.run_lock import RunLock
 from fixtures.record.model import Record, from_json
+from fixtures.serving import start_command
 from fixtures.serving.image import inspect
 from fixtures.serving.server import Server
 from fixtures.template import identity
@@ -347,6 +348,7 @@ def test_declared_container_is_made_kept_and_proved_again(lab: Lab, accepted: No
         assert lab.inside("ls", "/var/lib/phoenix", ctid=951) == "caches\n"  # no id of a run
         lab.inside("sh", "-c", "echo >> /models/test-model/config.json", ctid=951)
         owners_container_is_left_alone(lab, record_of(run).clone["start_command"])
+        unit_serves_after_a_reboot(lab, record_of(run).clone["start_command"])
     finally:
         lab.node("sh", "-c", "pct stop 951; pct destroy 951")
 
@@ -392,6 +394,18 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     says(run, "container 951 is off, and not started as it was there before: pct start 951")
     assert lab.node("sh", "-c", STATE) == before
     assert lab.containers() == [903, 920, 951]
+
+
+def unit_serves_after_a_reboot(lab: Lab, command: str) -> None:
+    """As the report offers it; then the container is switched off and on, and nobody starts anything in it."""
+    lab.node("pct", "start", "951")
+    wait_for(lab, "pct exec 951 -- docker version")
+    lab.inside("docker", "rm", "--force", "vllm-test-model", ctid=951)
+    lab.inside("sh", "-ec", start_command.unit(command), ctid=951)
+    wait_for(lab, "curl --fail --silent http://10.0.0.151:8000/health")
+    lab.node("sh", "-c", "pct shutdown 951 && pct start 951")
+    wait_for(lab, "curl --fail --silent http://10.0.0.151:8000/health")
+    assert lab.inside("systemctl", "is-active", "vllm-test-model", ctid=951).strip() == "active"
 
 
 @contextlib.contextmanager
