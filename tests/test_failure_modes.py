@@ -340,6 +340,23 @@ def literals(pattern: re.Pattern[str] | None) -> list[str]:
     return re.findall(r"[A-Za-z' ,:]{6,}", plain)
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "mode"),
+    [
+        (["log"], "torch.OutOfMemoryError: CUDA out of memory.", "D3"),
+        (["--node", "pct start 920"], "CT is locked (backup)", "A6"),
+        (["docker pull x"], 'Get "https://x/v2/": EOF', "C5"),
+        (["docker run x"], "docker: Error response from daemon: network bridge not found", "C28"),
+        (["http"], '{"error": "Unauthorized"}', "D39"),
+        (["http"], "all is well", "no known failure mode fits"),
+    ],
+)
+def test_text_of_the_field_is_tried_by_hand(words: list[str], text: str, mode: str) -> None:
+    command = [sys.executable, "-m", "tests.cause", *words]
+    out = subprocess.run(command, cwd=TOP, input=text, capture_output=True, text=True, check=True).stdout
+    assert out.startswith(mode)
+
+
 def test_commands_are_about_the_template_of_the_run() -> None:
     names = {"CTID": "7310", "PARENT": "7300", "SNAPSHOT": "base"}
     texts = [text for mode in catalogue_for(names).values() for text in (mode.what, mode.why, mode.fix, *mode.confirm)]
