@@ -357,6 +357,19 @@ def test_supposed_driver_needs_the_family_and_is_a_version(tmp_path: Path) -> No
         assert run.returncode == 4
 
 
+def test_clone_with_other_libraries_is_no_reason_to_rebuild_the_template() -> None:
+    world = World(ct931=Box(libraries=("libcuda.so.590.48.01",)))
+    template: Any = SimpleNamespace(ctid=920)
+    assert [step.partition(":")[0] for step in world.look().order(template)] == ["931"]
+
+
+@pytest.mark.parametrize(("onboot", "verdicts"), [("1", "broken"), ("0", "not known")])
+def test_clone_that_did_not_come_back_at_boot_is_broken(onboot: str, verdicts: str) -> None:
+    one = World(ct931=Box(status="stopped", lines=(f"onboot: {onboot}",))).one()
+    assert verdict(one) == verdicts
+    assert ("it is to start at boot, and is off" in one.row()["why"]) == (onboot == "1")
+
+
 def test_user_space_that_has_followed_the_driver_is_no_change() -> None:
     world = World(ct931=Box(libraries=("libcuda.so.590.48.01",)))
     world.driver = "590.48.01"
