@@ -70,7 +70,7 @@ class Suite:
 
     def run(self, *words: str, plugin: str = "", beside: str = "", **env: str) -> SuiteRun:
         process = self.start(*words, plugin=plugin, beside=beside, **env)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=600)
         return SuiteRun(process.returncode, output, (self.reports / "latest").resolve())
 
     def folders(self) -> list[Path]:

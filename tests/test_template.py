@@ -60,13 +60,55 @@ def test_larger_disk_and_order_of_options_do_no_harm() -> None:
         ("hookscript", "local:snippets/x.sh"),
         ("dev0", "/dev/kvm"),
         ("dev1", "path=/dev/sda"),
-        ("lxc", [["lxc.mount.entry", "/root root none bind"]]),
-        ("lxc", [["lxc.hook.pre-start", "/x"]]),
+        ("dev2", "/dev/nvidia0/../sda"),
+        ("unused0", "lxc-disks:subvol-920-disk-7"),
+        ("entrypoint", "/bin/sh"),
+        ("env", "LD_PRELOAD=/x.so"),
+        ("rootfs", CONFIG["rootfs"] + ",mountoptions=discard"),
+        ("rootfs", CONFIG["rootfs"] + ",ro=1"),
+        ("net0", CONFIG["net0"] + ",tag=7"),
+        ("net0", CONFIG["net0"] + ",trunks=1;2"),
+        ("net0", CONFIG["net0"] + ",ip6=auto"),
+        *(
+            ("lxc", [[f"lxc.{key}", value]])
+            for key, value in (
+                ("mount.entry", "/root root none bind"),
+                ("mount.entry", "/dev/sda dev/sda none bind"),
+                ("mount.entry", "/dev/nvidia0/../../root root none bind"),
+                ("mount.auto", "proc:rw sys:rw"),
+                ("mount.fstab", "/x"),
+                ("hook.pre-start", "/x"),
+                ("hook.autodev", "/x"),
+                ("include", "/x.conf"),
+                ("cap.drop", ""),
+                ("cap.keep", "sys_admin"),
+                ("apparmor.profile", "unconfined"),
+                ("apparmor.raw", "mount,"),
+                ("seccomp.profile", "/x"),
+                ("idmap", "u 0 0 65536"),
+                ("init.cmd", "/x"),
+                ("environment", "A=b"),
+                ("net.1.link", "vmbr1"),
+                ("rootfs.path", "/x"),
+                ("cgroup2.devices.allow", "a"),
+                ("cgroup2.devices.allow", "c 1:1 rwm"),
+                ("cgroup2.devices.allow", "b 8:* rwm"),
+                ("namespace.share.net", "1"),
+            )
+        ),
     ],
 )
 def test_what_a_container_attaches_of_the_host_is_a_difference(key: str, value: Any) -> None:
     (line,) = attached({**CONFIG, key: value})
     assert line.startswith("lxc." if key == "lxc" else f"{key}: ")
+
+
+def test_ordinary_settings_are_no_difference() -> None:
+    """All that pct.conf(5) lists and that gives a container nothing of the host."""
+    words = {"arch": "amd64", "ostype": "ubuntu", "swap": 512, "onboot": 1, "startup": "order=2", "tags": "gpu"}
+    words |= {"nameserver": "10.0.0.1", "searchdomain": "a.b", "cpuunits": 100, "cpulimit": 4, "tty": 2, "cmode": "tty"}
+    words |= {"description": "mp0: /srv", "protection": 1, "timezone": "host", "digest": "0f", "lock": "backup"}
+    assert attached({**CONFIG, **words, "net0": CONFIG["net0"] + ",firewall=1,mtu=9000"}) == []
 
 
 def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +10,7 @@ import pytest
 from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import docker
 from fixtures.run.clone_acceptance import CloneAcceptance
-from fixtures.run.mode import Outcome
-from fixtures.run.stages import INCONCLUSIVE
 from fixtures.template.clone import CloneError
-from tests.suite_run import Suite
 
 
 class Clone:
@@ -73,33 +69,3 @@ def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
     with pytest.raises(CloneError, match="has come meanwhile"):
         trial.make()
     trial.end()
-
-
-PLUGIN = """
-import pytest
-from fixtures.run.build import Build
-from fixtures.base.inconclusive import Inconclusive
-Build.simulated = property(lambda _: True)
-def refuse():
-    raise Inconclusive("GPU 0 is full")
-def pytest_collection_modifyitems(items):
-    for item in items:
-        item.setup = lambda: None
-        item.runtest = refuse if item.name == "test_clone_serves" else lambda: None
-"""
-
-
-def test_what_is_inconclusive_makes_a_run_partial_even_in_the_lab(tmp_path: Path) -> None:
-    run = Suite(tmp_path).run("--accept", "951", "-o", "lxc_configs=lab/phoenix_lxc_configs.json", plugin=PLUGIN)
-    assert (run.status, run.record.outcome) == (0, Outcome.PARTIAL)
-    (check,) = (check for check in run.record.checks if check.verdict not in ("passed", "not run"))
-    assert (check.name.partition("::")[2], check.verdict, check.reason) == (
-        "test_clone_serves",
-        INCONCLUSIVE,
-        "GPU 0 is full",
-    )
-    assert "Inconclusive: GPU 0 is full." in run.output
-    assert "The clone serves its model from the sealed image and gives the expected answer. GPU 0 is full" in (
-        (run.folder / "summary.md").read_text().replace("\\", "")
-    )
-    assert "GPU 0 is full" in (run.folder / "report.html").read_text().partition('<h2 id="time">')[0]

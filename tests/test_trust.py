@@ -224,6 +224,18 @@ def test_part_of_a_run_is_said_everywhere(there: GoodSuite) -> None:
     assert (result(run), verified(run)) == ((0, Outcome.PARTIAL, Verdict.WARNED, "WARNED"), "FAILED")
 
 
+def test_what_is_inconclusive_makes_a_proof_partial(there: GoodSuite) -> None:
+    """Also with a simulated GPU, where it would be excused in a build."""
+    plugin = INCONCLUSIVE.replace("test_docker_is_running", "test_clone_serves").replace("Unseen", "Inconclusive")
+    run = there.run("--accept", "950", plugin=plugin + SPOILS)
+    assert result(run) == (0, Outcome.PARTIAL, Verdict.WARNED, "WARNED"), run.output
+    (check,) = (check for check in run.record.checks if check.name == WAIVED)
+    assert (check.verdict, check.reason) == ("not proved", "not seen: whether it runs")
+    assert "Inconclusive: not seen: whether it runs." in run.output
+    assert "not seen: whether it runs" in (run.folder / "summary.md").read_text()
+    assert "not seen: whether it runs" in (run.folder / "report.html").read_text().partition("Where the time went")[0]
+
+
 def test_second_seal_in_spite_of_another_failure_says_so(fresh: GoodSuite) -> None:
     """A run that goes on where another has sealed knows nothing of what that one was sealed in spite of."""
     checks = ("test_057_tidy.py::test_nothing_typed_is_inside", WAIVED)

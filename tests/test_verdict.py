@@ -184,10 +184,15 @@ def test_python_without_assertions_is_refused(suite: Suite, words: tuple[str, ..
     assert "python -O (PYTHONOPTIMIZE) removes the assertions" in run.output
 
 
-@pytest.mark.parametrize("name", ["fixtures.session.gating", "fixtures.session.recorder", "fixtures.session.selection"])
+@pytest.mark.parametrize(
+    "name",
+    ["fixtures.session.gating", "fixtures.session.recorder", "phoenix-920-recorder", "terminalreporter", "debugging"],
+)
 def test_no_part_of_the_suite_can_be_left_out(suite: Suite, name: str) -> None:
     run = suite.run("-p", f"no:{name}")
-    assert (run.status, f"-p no:{name}: no plugin of the suite can be left out" in run.output) == (4, True), run.output
+    assert (run.status, f"-p no:{name}: no plugin that the suite needs can be left out" in run.output) == (4, True), (
+        run.output
+    )
 
 
 @pytest.mark.parametrize("words", [("--setup-plan",), ("--setup-only",)])
@@ -235,3 +240,54 @@ def test_plugin_that_drops_checks_after_they_were_selected_fails_the_run(suite: 
     assert run.status == 1, run.output
     assert run.record.verdict is Verdict.FAILED
     assert any("a plugin ended the run before" in each for each in run.record.warnings)
+
+
+MARKED = """
+import pytest
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "test_parent_is_as_declared":
+            item.add_marker(pytest.mark.xfail({words}))
+"""
+LEAVES_OUT = """
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    return True
+"""
+REPLACES = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.runtest = lambda: None
+"""
+FORGIVES = """
+import pytest
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_{hook}(session):
+    done = yield
+    session.testsfailed, session.exitstatus = 0, 0
+    return done
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "plugin", "why"),
+    [
+        ((), MARKED.format(words=""), "not trusted: a mark, or pytest.xfail, expects its failure"),
+        ((), MARKED.format(words="run=False"), "not trusted: a mark, or pytest.xfail, expects its failure"),
+        ((), LEAVES_OUT, "not trusted: a plugin reports it as passed that has not called it"),
+        ((), REPLACES, "not trusted: a plugin reports it as passed that has not called it"),
+        ((), FORGIVES.format(hook="runtestloop"), "`pvesh"),
+        ((), FORGIVES.format(hook="sessionfinish"), "`pvesh"),
+        (("-p", "no:session"), "", "`pvesh"),
+        (("--runxfail",), MARKED.format(words=""), "`pvesh"),
+    ],
+)
+def test_failed_check_fails_the_run_whatever_pytest_is_told(
+    suite: Suite, words: tuple[str, ...], plugin: str, why: str
+) -> None:
+    """It is excused by a mark, not called at all, or not counted: the ledger decides, not pytest."""
+    run = suite.run("-k", "test_node_is_proxmox or test_parent_is_as_declared", *words, plugin=plugin)
+    assert (run.status, run.record.outcome, run.record.verdict) == (1, Outcome.FAILED, Verdict.FAILED), run.output
+    (check,) = [one for one in run.record.checks if one.name.endswith("test_parent_is_as_declared")]
+    assert (check.verdict, check.reason[: len(why)]) == ("failed", why)
