@@ -58,6 +58,8 @@ def test_collecting_touches_no_node() -> None:
         (["--accept", "940"], "container 940 is not declared"),
         (["--accept", "950", "--rebuild"], "--accept is a run of its own"),
         (["--verify-parent", "--verify"], "--verify-parent is a run of its own"),
+        (["--family", "--accept", "950"], "--accept is a run of its own"),
+        (["--accept", "950", "--no-clone"], "together with --no-clone"),
         (["--keep"], "--keep leaves the container of --accept in place"),
     ],
 )
