@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
         given = parser.parse_args(words)
     except SystemExit as end:
         return 4 if end.code else 0
-    folder = given.folder.absolute()
+    folder = given.folder.resolve()
     suite = folder / f"tests_{given.ctid}"
     try:
         entry = _write(folder, suite, given)
@@ -71,7 +71,9 @@ def main(words: list[str]) -> int:
     net = entry["network_config"]
     print(f"{suite}: {len([*suite.iterdir()])} files; your own stage is {OWN}")
     print(f"{folder / DECLARATION}: {given.ctid} is {entry['name']}, {net['ip']}, a clone of {given.parent}; adapt it")
-    print(f"what a build would do: phoenix-920 {suite} --plan")
+    script = Path(sys.argv[0]).absolute()
+    front = f"{script}" if script.name == "phoenix-920" else f"cd {SUITE} && {sys.executable} -m phoenix_920"
+    print(f"what a build would do: {front} {suite} --plan")
     return 0
 
 

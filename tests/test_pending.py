@@ -138,11 +138,16 @@ def test_command_names_this_interpreter(tmp_path: Path) -> None:
 
 
 def test_console_script_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/phoenix-920"])
+    monkeypatch.setattr(sys, "argv", ["/opt/x/bin/phoenix-920"])
     words = again.kept(["-c", "/x/pytest.ini", "--rootdir=/x", "-o", "home=/x", "--node", "lab", "-o", "a=b"])
     rest = "--node lab -o a=b --verify"
-    assert again.command(listed.TOP / "tests_920", words, "--verify") == f"phoenix-920 {rest}"
-    assert again.command(Path.cwd() / "own/tests_930", words, "--verify") == f"phoenix-920 own/tests_930 {rest}"
+    assert again.command(listed.TOP / "tests_920", words, "--verify") == f"/opt/x/bin/phoenix-920 {rest}"
+    assert (
+        again.command(Path.cwd() / "own/tests_930", words, "--verify") == f"/opt/x/bin/phoenix-920 own/tests_930 {rest}"
+    )
+    monkeypatch.setattr(sys, "argv", ["/src/phoenix_920/__main__.py"])
+    module = f"{sys.executable} -m phoenix_920 own/tests_930 {rest}"
+    assert again.command(Path.cwd() / "own/tests_930", words, "--verify") == module
 
 
 # --- CHECKS ------------------------------------------------------------------------------------------------
