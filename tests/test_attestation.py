@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.record import attestation
-from fixtures.record.attestation import AttestationError, changed_files, read_signer, sign, verify_envelope
+from fixtures.record.attestation import changed_files, read_signer, sign, verify_envelope
 from tests.suite_run import TOP, Suite
 
 STATEMENT = b'{"_type": "https://in-toto.io/Statement/v1", "subject": []}\n'
@@ -37,7 +38,7 @@ def envelope(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
 
 
 def refused(path: Path, key: Path) -> str:
-    with pytest.raises(AttestationError) as caught:
+    with pytest.raises(BuildError) as caught:
         verify_envelope(path, key)
     (line,) = str(caught.value).splitlines()
     return line
@@ -187,5 +188,5 @@ def test_key_that_can_not_be_used_ends_the_run_before_it_begins(
 
 def test_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, keys: tuple[Path, Path]) -> None:
     monkeypatch.setitem(sys.modules, "securesystemslib", None)
-    with pytest.raises(AttestationError, match=r"pip install 'securesystemslib\[crypto\]'"):
+    with pytest.raises(BuildError, match=r"pip install 'securesystemslib\[crypto\]'"):
         attestation.read_signer(keys[0])

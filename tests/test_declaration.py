@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.declaration import DeclarationError, load
+from fixtures.base.declaration import load
+from fixtures.base.errors import BuildError
 
 TOP = Path(__file__).parent.parent
 GOOD = json.loads((TOP / "phoenix_lxc_configs.json").read_text())
@@ -86,7 +87,7 @@ def test_features_are_accepted(tmp_path: Path, features: str) -> None:
     ],
 )
 def test_mistake_is_named(tmp_path: Path, keys: str, value: Any, said: str) -> None:
-    with pytest.raises(DeclarationError) as caught:
+    with pytest.raises(BuildError) as caught:
         load(written(tmp_path, with_value(keys, value)))
     (line,) = str(caught.value).splitlines()
     assert said in line
@@ -96,7 +97,7 @@ def test_mistake_is_named(tmp_path: Path, keys: str, value: Any, said: str) -> N
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"lxc_configs": 3}'])
 @pytest.mark.parametrize("check", [True, False])
 def test_nonsense_is_refused(tmp_path: Path, text: str, check: bool) -> None:
-    with pytest.raises(DeclarationError):
+    with pytest.raises(BuildError):
         load(written(tmp_path, text), check=check)
 
 
@@ -114,7 +115,7 @@ def test_nonsense_is_refused(tmp_path: Path, text: str, check: bool) -> None:
 )
 def test_what_is_no_declaration_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     (path := tmp_path / "configs.json").write_bytes(content)
-    with pytest.raises(DeclarationError) as caught:
+    with pytest.raises(BuildError) as caught:
         load(path)
     (line,) = str(caught.value).splitlines()
     assert said in line.replace(f"{path}:", ":").replace(f"{path} ", " "), line
@@ -122,7 +123,7 @@ def test_what_is_no_declaration_is_one_line(tmp_path: Path, content: bytes, said
 
 @pytest.mark.parametrize(("name", "said"), [("none.json", "No such file"), ("", "Is a directory")])
 def test_missing_file_is_named(tmp_path: Path, name: str, said: str) -> None:
-    with pytest.raises(DeclarationError, match=f"can't be read: {said}.*set lxc_configs"):
+    with pytest.raises(BuildError, match=f"can't be read: {said}.*set lxc_configs"):
         load(tmp_path / name)
 
 
@@ -133,12 +134,12 @@ def test_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
         ('"cores": 2,', '"cores": 2,\n"memory_mb": 4096,', ":11: lxc_configs.903.memory_mb", 9),
         ('"950": {', '"920": {', ":55: lxc_configs.920", 30),
     ):
-        with pytest.raises(DeclarationError) as caught:
+        with pytest.raises(BuildError) as caught:
             load(written(tmp_path, text.replace(old, new, 1)))
         (line,) = str(caught.value).splitlines()
         assert line.partition(".json")[2] == f"{place}: {once.format(first)}"
 
 
 def test_undeclared_container_is_named() -> None:
-    with pytest.raises(DeclarationError, match="container 930 is not declared"):
+    with pytest.raises(BuildError, match="container 930 is not declared"):
         load(TOP / "phoenix_lxc_configs.json")[930]

@@ -14,7 +14,6 @@ import pytest
 from fixtures.diagnosis import failure_modes
 from fixtures.diagnosis.failure_modes import (
     SAID,
-    CatalogueError,
     Mode,
     catalogue,
     catalogue_for,
@@ -299,7 +298,7 @@ def test_mistake_in_the_catalogue_is_named(
     text = failure_modes.CATALOGUE.read_text().replace(old.replace("\\\\", "\\"), new, 1)
     (tmp_path / "modes.toml").write_text(text)
     monkeypatch.setattr(failure_modes, "CATALOGUE", tmp_path / "modes.toml")
-    with pytest.raises(CatalogueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(said)):
         catalogue.__wrapped__()
 
 

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fixtures.base import settings as options
-from fixtures.base.declaration import DeclarationError, load
+from fixtures.base.declaration import load
+from fixtures.base.errors import BuildError
 from fixtures.base.settings import Settings
 from fixtures.run.stages import declared_checks
-from fixtures.run.waivers import WaiverError
 from fixtures.run.waivers import load as load_waivers
 from tests.suite_run import TOP, Suite
 
@@ -99,7 +99,7 @@ def declare(document: Any) -> None:
         path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
         try:
             declared = load(path)
-        except DeclarationError as error:
+        except BuildError as error:
             refused(error, f"{path}:", lines=21)
         else:
             for each in declared.containers.values():
@@ -156,5 +156,5 @@ def test_any_file_is_waivers_or_refused(content: bytes) -> None:
         path.write_bytes(content)
         try:
             load_waivers(path, declared_checks(TOP / "tests_920/CHECKS", (0, 1)))
-        except WaiverError as error:
+        except BuildError as error:
             refused(error, f"{path}: ")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.record.model import Record, from_json
 from fixtures.run import mode
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
-from fixtures.run.suite import SuiteError
 from fixtures.session import prefetch
 from fixtures.template.template import Situation
 from tests.ledgers import has_heard
@@ -159,7 +159,7 @@ def test_node_that_does_not_answer_another_template_blocks_all_of_it(tmp_path: P
 
 def test_role_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     (tmp_path / "CHECKS").write_text(CHECKS.replace("inherited", "inherted"))
-    with pytest.raises(SuiteError, match=r"CHECKS:6: stage 'given' has the role 'inherted'; did you mean inherited\?"):
+    with pytest.raises(BuildError, match=r"CHECKS:6: stage 'given' has the role 'inherted'; did you mean inherited\?"):
         declared_checks(tmp_path / "CHECKS", [0])
 
 

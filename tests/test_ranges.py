@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.base.ranges import RangeError, addresses, numbers
+from fixtures.base.ranges import addresses, numbers
 
 
 def test_ranges_are_read() -> None:
@@ -26,5 +26,5 @@ def test_ranges_are_read() -> None:
     ],
 )
 def test_mistake_is_named(read: Callable[[str], object], text: str, said: str) -> None:
-    with pytest.raises(RangeError, match=said):
+    with pytest.raises(ValueError, match=said):
         read(text)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import requests
 
+from fixtures.base.errors import BuildError
 from fixtures.base.settings import _environment
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import index_of
 from fixtures.serving import vllm
 from fixtures.serving.client import ServerError, _answer, says
-from fixtures.serving.image import Image, ImageError
+from fixtures.serving.image import Image
 from fixtures.session.server_fixtures import share
 
 DATA = Path(__file__).parent / "data/vllm"
@@ -45,7 +46,7 @@ def test_command_follows_the_entrypoint() -> None:
 
 @pytest.mark.parametrize("entrypoint", [(), ("sh",), ("vllm", "bench")])
 def test_unknown_entrypoint_is_refused(entrypoint: tuple[str, ...]) -> None:
-    with pytest.raises(ImageError, match="entrypoint"):
+    with pytest.raises(BuildError, match="entrypoint"):
         vllm.serve_command(image(*entrypoint), "/m", [])
 
 

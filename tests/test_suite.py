@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.run.suite import SuiteError, named
+from fixtures.base.errors import BuildError
+from fixtures.run.suite import named
 from tests.test_usage import run
 
 TOP = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ def test_no_name_means_920() -> None:
 def test_folder_names_the_container(tmp_path: Path) -> None:
     folder = tmp_path / "tests_930"
     folder.mkdir()
-    with pytest.raises(SuiteError, match="CHECKS is not there"):
+    with pytest.raises(BuildError, match="CHECKS is not there"):
         named([str(folder)], TOP, "tests_920")
     (folder / "CHECKS").touch()
     suite = named([f"{folder}/test_some.py"], TOP, "tests_920")

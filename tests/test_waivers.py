@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.record.model import Verdict
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
-from fixtures.run.waivers import Waiver, WaiverError, load
+from fixtures.run.waivers import Waiver, load
 from tests.ledgers import hear
 from tests.suite_run import TOP, Suite
 
@@ -77,18 +78,18 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake_is_named(name: str, tmp_path: Path) -> None:
     entry, said = MISTAKES[name]
-    with pytest.raises(WaiverError) as caught:
+    with pytest.raises(BuildError) as caught:
         load(write(tmp_path, entry), CHECKS)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_waiver_twice_and_other_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WaiverError, match="waived twice"):
+    with pytest.raises(BuildError, match="waived twice"):
         load(write(tmp_path, GOOD, GOOD), CHECKS)
     for text in ("", "[waivers]\n", "waiver = 3\n", "[waiver]\ncheck = 'x'\n"):
         (tmp_path / "waivers.toml").write_text(text)
-        with pytest.raises(WaiverError, match=r"expected \[\[waiver\]\] tables"):
+        with pytest.raises(BuildError, match=r"expected \[\[waiver\]\] tables"):
             load(tmp_path / "waivers.toml", CHECKS)
 
 
