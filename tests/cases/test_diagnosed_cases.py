@@ -350,6 +350,33 @@ def test_case_18_bashrc_noise(place: Place) -> None:
     assert (failing.exit_status, failing.out, failing.err) == (3, "", "no")
 
 
+NOISE = {  # lines of a login shell's start-up file, or of ssh's own output
+    "no line end": "printf 'Welcome to Proxmox VE'",
+    "colours": "printf '\\033[1;31mroot\\033[0m@pve\\r\\n'",
+    "bytes that are no text": "printf '\\377\\000\\376\\n'",
+    "another answer": "echo running; echo '[]'; echo 0",
+    "much": "head -c 300000 /dev/zero | tr '\\0' x; echo",
+    "on standard error": "echo 'Warning: Permanently added the host to the list of known hosts.' >&2",
+    "perl without its locale": "printf 'perl: warning: Setting locale failed.\\nperl: warning: LC_ALL unset\\n' >&2",
+    "another folder and another path": "cd /tmp; export PATH=$PATH:/opt/x",
+    "words of ours": "echo 'answer: 1'; echo __; echo 0123456789abcdef",
+    "a prompt of the distribution": '[ -z "$PS1" ] || return; echo not interactive',
+}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_of_a_login_shell_changes_no_answer(place: Place, tmp_path: Path, name: str) -> None:
+    (tmp_path / "rc").write_text(f"unset BASH_ENV\n{NOISE[name]}\n")
+    place.shim("ssh", '#!/bin/bash\nexport BASH_ENV={rc}\nexec bash -c "${{@: -1}}"\n', rc=tmp_path / "rc")
+    channel = open_channel("ssh://root@node")
+    for alone in (True, False):
+        assert channel.run(("printf", "one\\ntwo"), deadline=20, alone=alone).out == "one\ntwo"
+        failing = channel.run(("sh", "-c", "echo out; echo no >&2; exit 3"), deadline=20, alone=alone)
+        assert (failing.exit_status, failing.out) == (3, "out")
+        assert failing.err.splitlines()[-1] == "no"
+        assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff", alone=alone).stdout == b"\0bytes\xff"
+
+
 @pytest.mark.parametrize("name", ["answer.json", "answer_0_9.json"])
 def test_case_19_reasoning_null(place: Place, answering: Callable[..., Client], name: str) -> None:
     body = (DATA / "19-reasoning-null" / name).read_text().replace("MODEL", MODEL)
