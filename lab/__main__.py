@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 from lab import rootfs, vllm
 from lab.errors import LabError
@@ -19,18 +20,19 @@ DRIVER_TOOLS = """cp "$1"/nvidia-smi /usr/bin/nvidia-smi
 ln -sf "$1"/libnvidia-ml.so.* /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"""
 
 
-def up(machine: Machine, gpus: str = "simulated", *, take_over: bool = False) -> None:
+def up(machine: Machine, gpus: str = "simulated", *, take_over: bool = False, parent: Path | None = None) -> None:
     """Start the node with everything a build needs, and container 903 on it.
 
     Args:
         machine: The node.
         gpus: "simulated", or "host" for this machine's own.
         take_over: Whether to restart a node that another checkout has started.
+        parent: Another root file system for container 903 than Debian's.
     """
     declared = json.loads((CHECKOUT / "lab/phoenix_lxc_configs.json").read_text())
     if gpus == "host":
         declared = host.declaration(declared)
-    archive, made = rootfs.parent(), vllm.made(gpus)
+    archive, made = parent or rootfs.parent(), vllm.made(gpus)
     machine.power_on(gpus, take_over=take_over)
     machine.serve_registry(made / "registry")
     if gpus == "simulated":

@@ -73,7 +73,7 @@ def _create(declared: dict[str, Any], rootfs: Path, nodes: list[str]) -> None:
         "cores": declared["cores"],
         "memory": declared["memory_mb"],
         "swap": 512,
-        "ostype": "debian",
+        "ostype": "ubuntu" if "ubuntu" in rootfs.parent.name else "debian",
         "unprivileged": 0,
         "features": declared["features"],
         "rootfs": f"{declared['storage_pool']}:{declared['storage_size_gb']}",

@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.diagnosis.failure_modes import diagnose
 from lab.gpu import install
 
 HERE = Path(__file__).parent
@@ -524,7 +526,13 @@ def placed(runtime: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatc
     for name, place in places.items():
         monkeypatch.setattr(runtime, name, machine.root / place)
     monkeypatch.setattr(runtime, "SETTINGS", machine.root / "etc/simulated-gpu.conf")
+    monkeypatch.setattr(runtime, "CONFIG", machine.root / "etc/config.toml")
+    monkeypatch.setattr(runtime, "SPECIFICATIONS", (machine.root / "etc/cdi", machine.root / "run/cdi"))
     return runtime
+
+
+def set_mode(machine: Machine, text: str) -> None:
+    (machine.root / "etc/config.toml").write_text(f"[nvidia-container-cli]\n[nvidia-container-runtime]\n{text}\n")
 
 
 def config(*environment: str) -> dict[str, Any]:
@@ -688,10 +696,131 @@ def test_ctk_registers_the_runtime_beside_what_is_there(tmp_path: Path) -> None:
     runtime = {"args": [], "path": "nvidia-container-runtime"}
     assert json.loads(settings.read_text()) == {"storage-driver": "overlay2", "runtimes": {"nvidia": runtime}}
     refused = subprocess.run(
-        [sys.executable, install.HERE / "nvidia-ctk", "cdi", "generate"], capture_output=True, text=True, check=False
+        [sys.executable, install.HERE / "nvidia-ctk", "graphics"], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
     assert "SIMULATED" in refused.stderr
+
+
+def test_ctk_sets_keys_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('# a comment\n[nvidia-container-runtime]\nmode = "auto"\nlog-level = "info"\n')
+    words = (
+        "--set",
+        "nvidia-container-runtime.mode=cdi",
+        "--set",
+        "nvidia-container-cli.no-cgroups=false",
+        "--in-place",
+    )
+    command = [sys.executable, str(install.HERE / "nvidia-ctk"), "config", *words, f"--config={file}"]
+    subprocess.run(command, capture_output=True, check=True)
+    runtime = {"mode": "cdi", "log-level": "info"}
+    assert tomllib.loads(file.read_text()) == {
+        "nvidia-container-runtime": runtime,
+        "nvidia-container-cli": {"no-cgroups": False},
+    }
+    assert file.read_text().startswith("# a comment\n")
+
+
+# ---- its modes: each failure is that of the real one, and the catalogue knows it ----
+
+
+def failure(placed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str) -> list[str]:
+    """The failure modes that what Docker would show of a refusal is put down to."""
+    log = tmp_path / "log.json"
+    words = ("--log", str(log), "--log-format", "json", "create", "--bundle", str(tmp_path), "id")
+    with pytest.raises(SystemExit):
+        run_runtime(placed, monkeypatch, tmp_path, config(f"NVIDIA_VISIBLE_DEVICES={wanted}"), *words)
+    said = json.loads(log.read_text().splitlines()[-1])["msg"]
+    docker = "docker: Error response from daemon: failed to create task for container: failed to create shim task: "
+    shown = f"`sh -s` in container 920 ended with 125: {docker}OCI runtime create failed: {said}: unknown"
+    return [finding.mode.id for finding in diagnose({"failure": shown})]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("legacy", [], "7", "B12"),
+        ("legacy", ["nvidiactl"], "all", "B26"),
+        ("jit-cdi", [], "7", "B12"),
+        ("jit-cdi", [], "GPU-00000000-0000-0000-0000-000000000000", "B12"),
+        ("jit-cdi", ["nvidiactl"], "all", "B26"),
+        ("jit-cdi", ["libnvidia-ml.so.1"], "all", "B9"),
+        ("cdi", [], "7", "B36"),
+        ("cdi", ["specification"], "all", "B8"),
+        ("cdi", ["nvidia1"], "1", "B18"),
+        ("jit", [], "all", "B33"),
+    ],
+)
+def test_runtime_fails_as_the_real_one_does_in_its_mode(
+    placed: ModuleType,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    case: tuple[str, list[str], str, str],
+) -> None:
+    how, removed, wanted, mode = case
+    set_mode(machine, f'mode = "{how}"')
+    specify(placed, machine)
+    places = {"specification": "etc/cdi/nvidia.yaml", "libnvidia-ml.so.1": "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"}
+    for name in removed:
+        (machine.root / places.get(name, f"dev/{name}")).unlink()
+    assert failure(placed, monkeypatch, tmp_path, wanted) == [mode]
+
+
+def specify(placed: ModuleType, machine: Machine) -> None:
+    """As `nvidia-ctk cdi generate` does."""
+    file = machine.root / "etc/cdi/nvidia.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(placed.specification()))
+
+
+@pytest.mark.parametrize("how", ["legacy", "jit-cdi", "cdi", "auto"])
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("all", ["nvidia0", "nvidia1"]), ("1", ["nvidia1"]), (UUIDS[1], ["nvidia1"])]
+)
+def test_runtime_gives_the_same_in_every_mode(
+    placed: ModuleType, machine: Machine, how: str, wanted: str, given: list[str]
+) -> None:
+    set_mode(machine, f'mode = "{how}"')
+    specify(placed, machine)
+    spec = config(f"NVIDIA_VISIBLE_DEVICES={wanted}")
+    placed.give_gpus(spec)
+    assert sorted(devices(spec)) == sorted([*given, *CONTROL])
+    mounted = {Path(mount["destination"]).name for mount in spec["mounts"]}
+    assert {"nvidia-smi", "libcuda.so.1"} <= mounted
+
+
+def test_runtime_names_a_file_of_the_specification_that_an_update_has_moved(
+    placed: ModuleType, machine: Machine
+) -> None:
+    """It is runc that refuses it: see B18 in the catalogue."""
+    set_mode(machine, 'mode = "cdi"')
+    specify(placed, machine)
+    library = (machine.libraries / "libcuda.so.1").resolve()
+    spec = config("NVIDIA_VISIBLE_DEVICES=all")
+    placed.give_gpus(spec)
+    assert str(library) in [mount.get("source") for mount in spec["mounts"]]
+
+
+def test_runtime_with_a_broken_configuration_tells_docker_nothing(
+    placed: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_mode(machine, "mode = cdi")
+    log = tmp_path / "log.json"
+    with pytest.raises(SystemExit, match="failed to load config"):
+        run_runtime(
+            placed,
+            monkeypatch,
+            tmp_path,
+            config("NVIDIA_VISIBLE_DEVICES=all"),
+            "--log",
+            str(log),
+            "create",
+            "-b",
+            str(tmp_path),
+        )
+    assert not log.exists()
 
 
 # ---- installation ----

@@ -206,6 +206,23 @@ def prepare_root(root: str, settings: conf.Conf) -> None:
     _write(f"{root}/etc/hostname", f"{name}\n")
     _write(f"{root}/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n{address} {name}\n")
     _write(f"{root}/etc/resolv.conf", _resolv_conf(settings))
+    if os.path.exists(f"{root}/etc/netplan"):
+        _networkd(root, settings.head.values)
+
+
+def _networkd(root: str, values: dict[str, str]) -> None:
+    """Let Ubuntu's systemd-networkd configure the network (pve-container, Setup/Base.pm setup_systemd_networkd)."""
+    for key in (key for key in values if key.startswith("net") and key[3:].isdigit()):
+        net = net_options(values[key])
+        lines = [f"[Match]\nName = {net['name']}\n\n[Network]"]
+        lines += [f"Description = Interface {net['name']} autoconfigured by PVE"]
+        lines += [
+            f"{word} = {net[option]}" for word, option in (("Address", "ip"), ("Gateway", "gw")) if net.get(option)
+        ]
+        _write(f"{root}/etc/systemd/network/{net['name']}.network", "\n".join([*lines, "DHCP = no", ""]))
+    wanted = f"{root}/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+    if not os.path.lexists(wanted):
+        os.symlink("/usr/lib/systemd/system/systemd-networkd.service", wanted)
 
 
 def _resolv_conf(settings: conf.Conf) -> str:

@@ -245,11 +245,86 @@ def stop(given: Given) -> None:
     worker(action)
 
 
-def _running(given: Given) -> int:
+def _running(given: Given, what: str = "CT") -> int:
     vmid = number(given)
+    conf.load(vmid)
     if not guest.running(vmid):
-        raise Refusal(f"CT {vmid} not running")
+        raise Refusal(f"{what} {vmid} not running")
     return vmid
+
+
+def reboot(given: Given) -> None:
+    """Shut a container down and start it again, with what waits for its next start."""
+    vmid = _running(given, "VM")  # as the real one calls it
+    shut_down(given)
+    worker(lambda: _start(vmid, skip_lock=False))
+
+
+def suspend(given: Given) -> None:
+    """Refuse: what a checkpoint holds can't be simulated."""
+    raise _not_simulated("suspend", f"container {_running(given)}")
+
+
+def resume(given: Given) -> None:
+    """Refuse: no container of the lab was ever suspended."""
+    vmid = number(given)
+    conf.load(vmid)
+    if guest.running(vmid):
+        raise Refusal(f"CT {vmid} already running")
+    raise _not_simulated("resume", f"container {vmid}")
+
+
+def make_template(given: Given) -> None:
+    """Refuse, as the real one does or as the lab has no base volumes."""
+    settings = conf.load(number(given))
+    settings.check_lock()
+    if settings.snapshots:
+        raise Refusal("unable to create template, because CT contains snapshots")
+    if settings.is_template:
+        raise Refusal("you can't convert a template to a template")
+    if guest.running(settings.vmid):
+        raise Refusal("you can't convert a CT to template if the CT is running")
+    raise _not_simulated("template", "base volumes")
+
+
+def check_file_system(given: Given) -> None:
+    """Refuse: the lab's volumes are subvolumes, which the real one does not check either."""
+    vmid = number(given)
+    settings = conf.load(vmid)
+    disk = given.get("device", "rootfs")
+    if disk not in settings.head.values:
+        raise Refusal(f"cannot run command on unknown device {disk}" if disk != "rootfs" else "missing 'rootfs'")
+    if guest.running(vmid):
+        raise Refusal("cannot run fsck on active container")
+    volume = settings.head.values[disk].partition(",")[0]
+    raise Refusal(f"unable to run fsck for '{volume}' (format == subvol)")
+
+
+def rescan(given: Given) -> None:
+    """Say that the volumes are looked at; those of the lab have the size that is configured."""
+    if "vmid" in given:
+        conf.load(number(given))
+    if true(given, "dryrun"):
+        print("NOTE: running in dry-run mode, won't write changes out!")
+    print("rescan volumes...")
+
+
+def pending(given: Given) -> None:
+    """Print each setting as it is now, and as it will be after the next start."""
+    settings = conf.load(number(given))
+    now, waiting = dict(settings.head.values), dict(settings.pending.values)
+    gone = split_list(waiting.pop("delete", ""))
+    if settings.head.description:
+        now["description"] = escape(settings.head.description).replace("\n", "%0A")
+    for key in sorted({*now, *waiting}):
+        if key in now:
+            print(f"{'del' if key in gone else 'cur'} {key}: {now[key]}")
+        if key in waiting:
+            print(f"new {key}: {waiting[key]}")
+
+
+def _not_simulated(verb: str, what: str) -> Refusal:
+    return Refusal(f"not simulated: the lab's pct can't {verb} {what}; the real one can")
 
 
 def destroy(given: Given) -> None:
@@ -298,9 +373,14 @@ ACTIONS: dict[str, Callable[[Given], None]] = {
     "create": copies.create,
     "delsnapshot": delete_snapshot,
     "destroy": destroy,
+    "fsck": check_file_system,
     "list": list_all,
     "listsnapshot": list_snapshots,
+    "pending": pending,
+    "reboot": reboot,
+    "rescan": rescan,
     "resize": resize,
+    "resume": resume,
     "rollback": roll_back,
     "set": set_options,
     "shutdown": shut_down,
@@ -308,5 +388,7 @@ ACTIONS: dict[str, Callable[[Given], None]] = {
     "start": start,
     "status": status,
     "stop": stop,
+    "suspend": suspend,
+    "template": make_template,
     "unlock": unlock,
 }

@@ -46,10 +46,10 @@ NOT_HERE_EITHER: dict[str, Rule] = {
     **dict.fromkeys(("password", "ssh-public-keys"), schema.ANY),
     **dict.fromkeys(("force", "ha-managed", "ignore-unpack-errors", "restore", "unique"), schema.BOOL),
 }
-# Verbs of the real one that the lab does not have.
+# Verbs of the real one that the lab does not simulate.
 NO_VERBS = (
-    *("console", "cpusets", "df", "enter", "fsck", "fstrim", "help", "migrate", "mount", "move-volume", "pending"),
-    *("pull", "push", "reboot", "remote-migrate", "rescan", "restore", "resume", "suspend", "template", "unmount"),
+    *("console", "cpusets", "df", "enter", "fstrim", "help", "migrate", "mount", "move-volume"),
+    *("pull", "push", "remote-migrate", "restore", "unmount"),
 )
 
 _CREATE = {
@@ -76,9 +76,14 @@ VERBS: dict[str, tuple[str, dict[str, Rule]]] = {
     "delsnapshot": ("vmid snapname", {"force": schema.BOOL, "snapname": schema.NAME}),
     "destroy": ("vmid", {"destroy-unreferenced-disks": schema.BOOL, "force": schema.BOOL, "purge": schema.BOOL}),
     "exec": (f"vmid {REST}", {REST: schema.ANY, "keep-env": schema.BOOL}),
+    "fsck": ("vmid", {"device": Rule(choices=DISKS), "force": schema.BOOL}),
     "list": ("", {}),
     "listsnapshot": ("vmid", {}),
+    "pending": ("vmid", {}),
+    "reboot": ("vmid", {"timeout": Rule("integer", least=0)}),
+    "rescan": ("", {"dryrun": schema.BOOL, "vmid": schema.VMID}),
     "resize": ("vmid disk size", _RESIZE),
+    "resume": ("vmid", {}),
     "rollback": ("vmid snapname", {"snapname": schema.NAME, "start": schema.BOOL}),
     "set": ("vmid", {**SETTINGS, **NOT_HERE, **_SET}),
     "shutdown": ("vmid", {"forceStop": schema.BOOL, "timeout": Rule("integer", least=0)}),
@@ -86,6 +91,8 @@ VERBS: dict[str, tuple[str, dict[str, Rule]]] = {
     "start": ("vmid", {"debug": schema.BOOL, "skiplock": schema.BOOL}),
     "status": ("vmid", {"verbose": schema.BOOL}),
     "stop": ("vmid", {"overrule-shutdown": schema.BOOL, "skiplock": schema.BOOL}),
+    "suspend": ("vmid", {}),
+    "template": ("vmid", {}),
     "unlock": ("vmid", {}),
 }  # fmt: skip
 
@@ -110,7 +117,7 @@ def verb_of(word: str) -> str:
         usage = "".join(f"       {command(verb).usage}\n" for verb in VERBS)
         raise ParameterError(f"ERROR: {problem}\nUSAGE: pct <COMMAND> [ARGS] [OPTIONS]\n\n{usage}", 255)
     if found[0] in NO_VERBS:
-        raise ParameterError(f"the lab's pct has no '{found[0]}'; the real one has", 255)
+        raise ParameterError(f"not simulated: the lab's pct has no '{found[0]}'; the real one has", 255)
     return found[0]
 
 

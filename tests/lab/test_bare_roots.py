@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 
 from lab import cache
+from lab.rootfs import KEYRING
+from lab.rootfs import UBUNTU as ARCHIVE
 from tests.lab.harness import TOP, Lab
 
 pytestmark = pytest.mark.lab
 
 PACKAGES = "python3,openssh-client,socat,sudo"  # Python as the system has it, without pip and venv
-KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 UBUNTU = ("--components=main,universe", f"--keyring={KEYRING}")
 SYSTEMS: dict[str, tuple[Any, ...]] = {  # options of mmdebstrap, suite, mirror if not Debian's
     "bookworm": ((), "bookworm"),
     "trixie": ((), "trixie"),
-    "noble": (UBUNTU, "noble", "http://archive.ubuntu.com/ubuntu"),
+    "noble": (UBUNTU, "noble", ARCHIVE),
 }
 # Its own network has not even a loopback; what it changes is in memory, and gone with it.
 ENTER = """

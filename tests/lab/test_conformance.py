@@ -239,8 +239,15 @@ REFUSED = {
     ),
     "destroy": "| 931 932 | 931 --frob | 999",
     "exec": "| 931 | 931 -- true | 931 ls -l | 931 --frob -- true | nosuch -- true | 99 -- true | 999 -- true",
+    "fsck": "| 931 932 | 931 --frob | 931 --device disk0 | 931 --device mp0 | 931 | 999",
     "list": "931 | --frob",
     "listsnapshot": "| 931 first | 931 --frob | 999",
+    "pending": "| 931 932 | 931 --frob | 999",
+    "reboot": "| 931 | 931 now | 931 --frob | 931 --timeout -1 | 999",
+    "rescan": "931 | --frob | --vmid 999 | --dryrun maybe",
+    "resume": "| 931 | 931 932 | 931 --frob | 999",
+    "suspend": "| 931 | 931 932 | 931 --frob | 999",
+    "template": "| 931 | 931 932 | 931 --frob | 999",
     "resize": (
         "| 931 rootfs | 931 rootfs 9G now | 931 rootfs 9G --frob | 931 disk0 9G | 931 mp0 9G | 931 rootfs 9GB"
         "| 931 rootfs -1G | 931 rootfs nine | 931 rootfs 7G | 931 rootfs 8G | 931 rootfs +0 | 931 rootfs 9G --digest 00"
@@ -509,6 +516,45 @@ ENDS = {
 def test_refusals_end_with_the_status_that_the_real_one_has_shown(node: Node, still: str, line: str) -> None:
     answer = node.run(*line.split())
     assert (answer.status, answer.refused) == (ENDS[line], True), answer
+
+
+# Seen on the real one, or in its sources (pve-container, src/PVE/CLI/pct.pm, src/PVE/API2/LXC.pm and LXC/Status.pm).
+WORDS = {
+    "reboot 931": "VM 931 not running",
+    "suspend 931": "CT 931 not running",
+    "template 931": "unable to create template, because CT contains snapshots",
+    "fsck 931": "unable to run fsck for 'lxc-disks:subvol-931-disk-0' (format == subvol)",
+    "resume 931": "not simulated: the lab's pct can't resume container 931; the real one can",
+    "migrate 931 elsewhere": "not simulated: the lab's pct has no 'migrate'; the real one has",
+}
+
+
+@pytest.mark.parametrize("line", WORDS)
+def test_verbs_that_change_nothing_here_say_what_the_real_one_says_or_that_they_are_not_simulated(
+    node: Node, still: str, line: str
+) -> None:
+    answer = node.pct(line)
+    assert (answer.status, answer.err.strip()) == (255, WORDS[line])
+
+
+def test_a_reboot_brings_what_waits_for_the_next_start(node: Node, ct: str) -> None:
+    """And `pct pending` shows it before, `pct rescan` finds nothing to change."""
+    node.must("pct", "start", ct)
+    node.must("pct", "set", ct, "--features", "nesting=1,keyctl=1")
+    assert "\ncur features: nesting=1\nnew features: nesting=1,keyctl=1\n" in node.pct(f"pending {ct}").out
+    assert node.pct(f"suspend {ct}").err.startswith("not simulated: ")
+    assert node.pct(f"fsck {ct}").err == "cannot run fsck on active container\n"
+    assert node.pct(f"resume {ct}").err == f"CT {ct} already running\n"
+    before = node.confs()
+    assert node.pct("rescan --dryrun 1").out == (
+        "NOTE: running in dry-run mode, won't write changes out!\nrescan volumes...\n"
+    )
+    assert node.confs() == before
+    node.must("pct", "reboot", ct, "--timeout", "30")
+    assert node.pct(f"status {ct}").out == "status: running\n"
+    assert "\ncur features: nesting=1,keyctl=1\n" in (now := node.pct(f"pending {ct}").out)
+    assert "new " not in now
+    node.must("pct", "stop", ct)
 
 
 def test_a_description_is_written_as_the_real_one_writes_it(node: Node, ct: str) -> None:

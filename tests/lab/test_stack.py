@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.base.errors import BuildError
+from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.reload import list_around_reload
@@ -54,6 +56,36 @@ def test_gpus_that_a_reload_takes_away_are_missed(container: Container) -> None:
         container.ask("rm", "/etc/systemd/system-generators/forget-gpus")
     assert len(found.before) == 2
     assert found.after == ["Failed to initialize NVML: Unknown Error"]
+
+
+SPECIFY = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+MODES = {  # of NVIDIA's runtime, what is done besides, and the failure mode that comes of it
+    "jit-cdi": ("", ""),
+    "cdi": (SPECIFY, ""),
+    "cdi without a specification": ("", "B8"),
+    "cdi after an update of the driver": (f"{SPECIFY}; sed -i 's/580[.]76[.]05/550.1/' /etc/cdi/nvidia.yaml", "B18"),
+    "cdi with one GPU less": (f"{SPECIFY}; sed -i 's/nvidia1/nvidia9/' /etc/cdi/nvidia.yaml", "B18"),
+    "cdy": ("", "B33"),
+    "cdi in a file that is no TOML": ("echo '[' >> /etc/nvidia-container-runtime/config.toml", "B20"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_toolkit_in_each_of_its_modes(container: Container, name: str) -> None:
+    script, mode = MODES[name]
+    setting = f"nvidia-ctk config --set nvidia-container-runtime.mode={name.split(maxsplit=1)[0]} --in-place"
+    try:
+        container.ask("sh", "-ec", f"{setting}\n{script}")
+        if not mode:
+            found = list_around_reload(container, 60)
+            assert len(found.before) == 2
+            assert found.after == found.before
+            return
+        with pytest.raises(BuildError) as error:
+            list_around_reload(container, 60)
+        assert [finding.mode.id for finding in diagnose({"failure": str(error.value)})] == [mode], error.value
+    finally:
+        container.ask("sh", "-c", "rm -rf /etc/cdi /etc/nvidia-container-runtime")
 
 
 def sleep_in_docker(container: Container, *labels: str) -> None:
