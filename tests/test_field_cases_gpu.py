@@ -77,7 +77,9 @@ def test_case_02_cuda_na_header(said: list[str]) -> None:
         check("test_driver_serves_the_image")(TEMPLATE, env("02-cuda-na-header"), gpus)
 
 
-@pytest.mark.parametrize("brand", ["Tesla", "NVIDIA"])
+@pytest.mark.parametrize(
+    "brand", ["Tesla", "NVIDIA", "NVIDIA RTX", "Quadro RTX", "NVIDIA RTX Virtual Workstation", "NVIDIA Virtual PC"]
+)
 def test_case_03_t4_brand(said: list[str], brand: str) -> None:
     gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "Tesla T4", brand, "15360 MiB")
     check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
