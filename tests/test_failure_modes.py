@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -264,6 +265,18 @@ def test_cause_takes_the_place_of_its_consequence() -> None:
     }
     assert [finding.mode.id for finding in diagnose(late)] == ["D4"]
     assert [finding.mode.id for finding in diagnose({**late, "log": "CUDA out of memory"})] == ["D3"]
+    died = "RuntimeError: Engine core initialization failed. See root cause above."
+    assert [finding.mode.id for finding in diagnose({**late, "log": died})] == ["D37"]
+    refused = f"1 validation error for VllmConfig\n{died}"
+    assert [finding.mode.id for finding in diagnose({**late, "log": refused})] == ["D43"]
+    assert [finding.mode.id for finding in diagnose({**late, "log": f"CUDA out of memory\n{died}"})] == ["D3"]
+
+
+def test_of_two_modes_that_any_other_explains_one_is_left() -> None:
+    general = [mode for mode in catalogue().values() if "any" in mode.caused_by]
+    findings = [failure_modes.Finding(mode, (("log", ""),)) for mode in general]
+    for pair in itertools.combinations(findings, 2):
+        assert not all(failure_modes._explained(one, pair) for one in pair)
 
 
 def test_signatures_are_quick_on_the_longest_evidence() -> None:
