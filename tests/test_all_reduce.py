@@ -9,10 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from fixtures.base.number import write_json
+from fixtures.run import answers
 from fixtures.serving import all_reduce
 from fixtures.serving.all_reduce import NO_FIX, WITHOUT_OWN, WITHOUT_PEER, AllReduce, Fix, Way
 from tests.suite_run import TOP
@@ -107,3 +110,18 @@ def test_image_without_pytorch_is_not_known(tmp_path: Path) -> None:
     words, asked = [sys.executable, "-S", str(all_reduce.PROBE)], {"ways": list(all_reduce.WAYS)}
     done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path)
     assert [way.state for way in all_reduce.read(json.loads(done.stdout))] == ["unknown"] * 3
+
+
+@pytest.mark.parametrize("fix", [NO_FIX, WITHOUT_OWN, WITHOUT_PEER])
+def test_later_runs_take_the_fix_from_the_record(monkeypatch: pytest.MonkeyPatch, fix: Fix) -> None:
+    """A run that only accepts a clone, or resumes after sealing, has not tried the GPUs itself."""
+    found = AllReduce(all_reduce.OWN_WRONG, [], fix)
+    monkeypatch.setattr(answers, "sealed_record", lambda _: {"all_reduce": json.loads(write_json(asdict(found)))})
+    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=None))) == fix
+    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=found))) == fix
+
+
+@pytest.mark.parametrize("document", [None, {}, {"all_reduce": None}, {"all_reduce": {"fix": {"arguments": ["--x"]}}}])
+def test_record_that_names_no_known_fix_gives_none(monkeypatch: pytest.MonkeyPatch, document: Any) -> None:
+    monkeypatch.setattr(answers, "sealed_record", lambda _: document)
+    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=None))) == NO_FIX

@@ -307,6 +307,25 @@ def test_servers_of_a_run_are_compared_if_they_serve_the_same(tmp_path: Path) ->
     assert "the reference" not in compared(a_build(tmp_path), whole(), model="another")
 
 
+@pytest.mark.parametrize(("shift", "contradicts"), [(-0.29, False), (-0.31, True)])
+def test_several_gpus_answer_as_one_up_to_rounding(tmp_path: Path, shift: float, *, contradicts: bool) -> None:
+    build = a_build(tmp_path, served=(whole(),))
+    one = cast(Any, SimpleNamespace(fingerprint=whole(shift), model="m", command=[*COMMAND[:-1], "2"]))
+    found = answers.with_one_gpu(build, one)
+    assert (found.contradicts, found.limit, found.other) == (contradicts, COARSE, "those of one GPU (all)")
+    assert one.fingerprint.agreements == [found]
+
+
+@pytest.mark.parametrize("place", [2, 3, 5])  # another image, another model, a server of several GPUs
+def test_several_gpus_are_compared_with_one_of_the_same_model_only(tmp_path: Path, place: int) -> None:
+    other = [*COMMAND[:place], "x@sha256:1" if place == 2 else "2", *COMMAND[place + 1 :]]
+    build = a_build(tmp_path)
+    build.served = [ServedModel("all", other, None, None, None, fingerprint=whole())]
+    one = cast(Any, SimpleNamespace(fingerprint=whole(), model="m", command=[*COMMAND[:-1], "2"]))
+    with pytest.raises(Unseen, match="no server of this model on one GPU has known answers"):
+        answers.with_one_gpu(build, one)
+
+
 def test_nothing_to_compare_with_is_said() -> None:
     with pytest.raises(
         Unseen,
@@ -323,7 +342,11 @@ def test_a_fingerprint_is_valid_json_whatever_the_server_said() -> None:
 def test_that_it_is_turned_off_weakens_the_proof() -> None:
     def caveats_of(*, on: bool) -> list[str]:
         build: Any = SimpleNamespace(
-            ledger=Ledger([]), unsearched="", no_clone=False, served=[1], settings=SimpleNamespace(fingerprint=on)
+            ledger=Ledger([]),
+            unsearched="",
+            no_clone=False,
+            served=[1],
+            settings=SimpleNamespace(fingerprint=on, expected_word="Paris"),
         )
         return caveats.of_run(build, [])
 

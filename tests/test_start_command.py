@@ -6,11 +6,15 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from fixtures.base.redaction import Redactor
 from fixtures.serving import start_command
+from fixtures.serving.all_reduce import NO_FIX, WITHOUT_PEER
+from fixtures.serving.image import Image
 
 RUN = ("docker", "run", "--detach", *start_command.owners_options("Qwen/Qwen2.5-0.5B"), "a b@sha256:0", "--model", "$x")
 
@@ -64,3 +68,19 @@ def test_pasted_command_makes_the_file_of_the_key_once(tmp_path: Path) -> None:
     assert kept == file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
     assert shlex.split(text.splitlines()[-1]) == list(RUN)
+
+
+def test_what_the_gpus_need_stands_in_every_start_command() -> None:
+    """In the options of Docker and in the arguments of vLLM, not in the file of secrets: it is none."""
+    image = Image("vllm/vllm-openai:latest", "vllm/vllm-openai@sha256:0", ("vllm", "serve"), 1)
+    told = cast(Any, SimpleNamespace(test_model="m", server_port=8000, server_mounts=(), server_args=("--x",)))
+    words = start_command.docker_run(image, told, "all", 2, fix=WITHOUT_PEER, options=["--name", "y"])
+    before, after = words[: words.index(image.digest)], words[words.index(image.digest) + 1 :]
+    assert before[-4:] == ["--name", "y", "--env", "NCCL_P2P_DISABLE=1"]
+    assert after == ["m", "--tensor-parallel-size", "2", "--disable-custom-all-reduce", "--x"]
+    plain = start_command.docker_run(image, told, "all", 2, fix=NO_FIX, options=["--name", "y"])
+    assert [word for word in words if word not in plain] == [
+        "--env",
+        "NCCL_P2P_DISABLE=1",
+        "--disable-custom-all-reduce",
+    ]

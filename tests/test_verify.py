@@ -395,6 +395,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "accept": None,
         "sealing": [],
         "declaration": SimpleNamespace(containers={}),
+        "family": None,
         "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
         "pending": Pending(),
         "only_reads": True,

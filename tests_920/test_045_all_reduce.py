@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive, Simulated
+from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
@@ -33,4 +33,4 @@ def test_gpus_add_up_together(build: Build, image: Image, container: Container, 
     if build.simulated:
         raise Simulated(f"{SIMULATED}; on the CPU {found}")
     if found.verdict == all_reduce.NOT_KNOWN:
-        raise Inconclusive(str(found))
+        raise Unseen(f"not seen: {found}")

@@ -40,6 +40,8 @@ FAULTS = {
     "refuses-scores": "gives no log probabilities of a prompt",
     "dies-of-scores": "dies when it is asked for the log probabilities of a prompt",
     "refuses-salt": "does not know cache_salt",
+    "dies-together": "dies if several GPUs share the model",
+    "other-scores-together": "gives other log probabilities if several GPUs share the model",
     "talks": "writes 50 MB into its log before it serves",
     "talks-on": "writes 200 MB",
 }
@@ -172,11 +174,14 @@ def main() -> None:
     parser.add_argument("verb", choices=["serve"])
     parser.add_argument("model")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--tensor-parallel-size", type=int, default=1)
     words, _ = parser.parse_known_args()  # vLLM has hundreds of options, and none of them matters here
     fault = os.environ.get("STAND_IN", "")
     if fault not in FAULTS:
         sys.exit(f"vllm (stand-in): STAND_IN={fault} is no fault; there are {', '.join(FAULTS)}")
     print(f"INFO stand-in for vLLM: serves {words.model} (STAND_IN={fault})", flush=True)
+    if fault.endswith("-together"):
+        fault = fault.removesuffix("-together") if words.tensor_parallel_size > 1 else ""
     if fault == "dies":
         time.sleep(1)
         sys.exit("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")

@@ -146,6 +146,9 @@ IMAGE = (
 )
 
 ADDS_UP_WRONG = json.dumps([{"name": name, "state": "wrong", "detail": "sums"} for name in (NCCL, HOST)])
+# The test model has nine attention heads, which two GPUs can't share; the stand-in reads no model
+CONFIG = "/lxc-disks/subvol-903-disk-0/models/test-model/config.json"
+SPLIT = node(f"""sed -i 's/heads": 9/heads": 8/' {CONFIG}""", f"""sed -i 's/heads": 8/heads": 9/' {CONFIG}""")
 SERVING = (
     serving(
         "gpus-add-up-wrong",
@@ -155,6 +158,24 @@ SERVING = (
         "no way of adding up works: no tensor parallel",
         simulated=True,
         diagnosis="D42",
+    ),
+    serving(
+        "tensor-parallel-dies",
+        "a server over all GPUs dies while it loads",
+        ("test_all_gpus_serve_together",),
+        SPLIT,
+        "the server died while",
+        words=stand_in("dies-together"),
+        simulated=True,
+    ),
+    serving(
+        "tensor-parallel-answers-otherwise",
+        "all GPUs together give other answers than one alone",
+        ("test_all_gpus_answer_as_one_does",),
+        SPLIT,
+        "all GPUs together differ from those of one GPU (all)",
+        words=stand_in("other-scores-together"),
+        simulated=True,
     ),
     serving(
         "model-missing",

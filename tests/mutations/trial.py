@@ -28,7 +28,7 @@ from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES as KINDS
 from fixtures.run.stages import FAMILY, declared_checks
 from fixtures.run.suite import Suite
-from fixtures.serving import fingerprint, image, performance
+from fixtures.serving import fingerprint, image, performance, vllm
 from fixtures.serving import server as servers
 from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
@@ -43,7 +43,7 @@ from tests.ledgers import has_heard
 from tests.model.hands import fresh
 from tests.model.node import ModelNode
 from tests.model.run import DECLARATION, SETTINGS, TOP, Clock, ModelLock, SuiteRun
-from tests.mutations.world import MODEL, Answer, Handler, HttpServer, WorldChannel, WorldNode
+from tests.mutations.world import DIGEST, MODEL, Answer, Handler, HttpServer, WorldChannel, WorldNode
 
 GPU = 1  # of the two the one whose facts can be mistaken for the other's
 WORLD = replace(
@@ -87,6 +87,9 @@ MODES = {
 STATES = {"preflight": "fresh", "clone": "fresh", "sealed": "sealed", "recorded": "sealed"}
 STATES |= {"clone acceptance": "sealed", "accepted": "sealed"}  # all others: "cloned"
 EARLIER = {"cloned": "fresh", "sealed": "cloned", "accepted": "cloned", "fresh": "fresh"}
+
+
+COMPARE = ("test_answers_agree", "test_clone_answers_as_its_template", "test_all_gpus_answer_as_one_does")
 
 
 @dataclass
@@ -301,7 +304,7 @@ class Trial:
             self._made[name] = self._make(name)
         return self._made[name]
 
-    def _make(self, name: str) -> Any:  # noqa: PLR0911 - one line a fixture
+    def _make(self, name: str) -> Any:  # noqa: PLR0911, PLR0912 - one line a fixture
         build = self.build
         match name:
             case "build":
@@ -316,6 +319,12 @@ class Trial:
                 return build.image
             case "prefetch":
                 return Prefetch(build.template)
+            case "joint_server" if self.check.short == "test_all_gpus_answer_as_one_does":
+                alone, together = self._ready_server(), self._ready_server()
+                for server, ways in ((alone, 1), (together, 2)):
+                    server.command = [DIGEST, MODEL, *vllm.tensor_parallel(ways)]
+                build.served.append(alone.served())
+                return together
             case "ready_server":
                 return self._ready_server()
             case "clone" | "clone_image" | "clone_server":
@@ -360,7 +369,7 @@ class Trial:
         one._client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
         one.ready = Readiness(1.0, 2.0, 3.0)
         one.figures = [Figure("one request", 470.0, "tokens/s", 470.0, 470.0)]
-        if self.check.short in ("test_answers_agree", "test_clone_answers_as_its_template"):
+        if self.check.short in COMPARE:
             self.spoiler.listens, before = False, self.spoiler.listens
             one.fingerprint = fingerprint.take(one, 20)
             self.spoiler.listens = before

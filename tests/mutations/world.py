@@ -77,7 +77,7 @@ TIDY: dict[str, dict[str, Any]] = {
 PAGES = {
     "/manifests/": {"layers": [{"size": 8 << 30}], "config": {"digest": "sha256:1"}},
     "/blobs/": {"config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=12.9", "TORCH_CUDA_ARCH_LIST=8.0 9.0+PTX"]}},
-    "config.json": {"num_attention_heads": 14, "hidden_size": 896, "quantization_config": {"group_size": 128}},
+    "config.json": {"num_attention_heads": 14, "hidden_size": 896, "quantization_config": {"group_size": 64}},
     "/api/models/": {"siblings": [{"rfilename": "model.safetensors", "size": 600_000_000}]},
 }
 CUDA = {"error": "", "cuda": "13.0", "count": 2, "copied": 1 << 20, "taken": 1 << 30, "product": "right"}

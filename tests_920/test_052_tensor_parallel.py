@@ -1,0 +1,69 @@
+"""Tensor parallel: one server over all GPUs, as clones may start theirs; the template may declare fewer."""
+
+import pytest
+
+from fixtures.base.inconclusive import Unseen
+from fixtures.base.message import unexpected
+from fixtures.base.settings import Settings
+from fixtures.run import answers
+from fixtures.run.build import Build
+from fixtures.serving import fingerprint
+from fixtures.serving.image import Image
+from fixtures.serving.server import Server
+from fixtures.template.template import Template
+
+pytestmark = [
+    pytest.mark.stage("serving"),
+    pytest.mark.order(52),
+    pytest.mark.deep,
+    pytest.mark.needs("test_gpus_add_up_together"),
+]
+
+
+def known(joint_server: Server | str) -> Server | None:
+    """The server over all GPUs; None if the first server was one. Raises Unseen if there is none."""
+    if isinstance(joint_server, Server):
+        return joint_server
+    if joint_server:
+        raise Unseen(f"not seen: whether all GPUs serve together: {joint_server}")
+    return None
+
+
+def test_all_gpus_serve_together(
+    joint_server: Server | str, image: Image, template: Template, settings: Settings
+) -> None:
+    """One server over all GPUs, by tensor parallel, gives the expected answer."""
+    server = known(joint_server)
+    if server is None:
+        return
+    server.start(image, len(template.declared.gpus))
+    server.wait_until_ready()
+    answer = server.chat(settings.test_prompt)
+    assert (answer.status, answer.model) == (200, settings.test_model), unexpected(
+        f"asked {answer.question!r}: status {answer.status} of {answer.model!r}",
+        f"status 200 of {settings.test_model!r}",
+        run=server.pasteable,
+    )
+    problem = answer.lacks(settings.expected_word)
+    assert not problem, unexpected(problem, f"the word {settings.expected_word!r} in the answer", run=server.pasteable)
+
+
+@pytest.mark.needs("test_all_gpus_serve_together")
+def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, settings: Settings) -> None:
+    """All GPUs together answer, token by token, as one of them does alone, up to what rounding can make."""
+    server = known(joint_server)
+    if server is None:
+        return
+    if not settings.fingerprint:
+        raise Unseen("not seen: turned off; -o fingerprint=on asks for the probabilities of the answers")
+    found = server.fingerprint = fingerprint.take(server, settings.answer_deadline)
+    assert not found.wrong, unexpected(found.wrong, "finite log probabilities", run=server.pasteable)
+    if found.refused:
+        raise Unseen(f"not seen: whether the answers are right: {found.refused}")
+    agrees = answers.with_one_gpu(build, server)
+    assert not agrees.contradicts, unexpected(
+        f"all GPUs together {agrees}",
+        "the same answers up to rounding",
+        cause="what the GPUs add up together is wrong in a way that no sum of small numbers shows",
+        run=server.pasteable,
+    )
