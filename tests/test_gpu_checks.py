@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.base.inconclusive import Simulated, Unseen
-from fixtures.gpu import health, nvidia_smi
+from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.report import sparkline
@@ -176,6 +176,18 @@ def test_two_very_different_runs_do_not_allow_any_speed(tmp_path: Path) -> None:
 def test_gpus_are_told_apart_by_their_uuid() -> None:
     lines = ["GPU 0: NVIDIA H100 (80 GB) (UUID: GPU-1)", "  MIG 1g.10gb Device 0: (UUID: MIG-2)", "Failed to", ""]
     assert uuids(lines) == ["GPU-1"]
+
+
+def test_gpu_is_named_by_what_its_owner_can_find() -> None:
+    """By its device, its PCI address and its UUID, where the order of the devices is not that of the addresses."""
+    first = Gpu(0, "GPU-a", "H100", "580", 81559, "9.0", "00000000:01:00.0", minor=1)
+    second = Gpu(1, "GPU-b", "H100", "580", 81559, "9.0", "00000000:41:00.0", minor=0)
+    cards = [first, second]
+    assert [gpus.index_of(cards, device, (0, 1)) for device in (0, 1)] == [1, 0]
+    assert [gpus.selector(cards, device) for device in (0, 1)] == ["GPU-b", "GPU-a"]
+    assert gpus.named(cards, 0, 1) == "GPU 0 (H100, 00000000:41:00.0, GPU-b)"
+    assert gpus.named(cards, 1, 0) == "GPU 1 (H100, 00000000:01:00.0, GPU-a)"
+    assert (gpus.selector([], 1), gpus.named([], 1, 0)) == ("1", "GPU 1 (index 0 in the container)")
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -13,6 +15,7 @@ from fixtures.gpu.gpus import index_of
 from fixtures.serving import vllm
 from fixtures.serving.client import ServerError, _answer, says
 from fixtures.serving.image import Image
+from fixtures.serving.server import Server
 from fixtures.session.server_fixtures import share
 
 DATA = Path(__file__).parent / "data/vllm"
@@ -104,3 +107,18 @@ def test_docker_is_told_a_gpus_number_in_the_container_not_on_the_node() -> None
 )
 def test_answer_says_a_word_only_as_a_word_that_is_not_denied(text: str, word: str, said: bool) -> None:
     assert says(text, word) is said
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ('{"Status": "exited", "ExitCode": 137}', " (exit status 137)"),
+        ('{"Status": "running", "ExitCode": 0}', ""),
+        *((text, "") for text in ("", "[]", "null", "{}", '{"Status": "exited"}', "Error: No such object", '"exited"')),
+    ],
+)
+def test_end_of_a_server_that_does_not_answer_is_said_as_far_as_docker_knows_it(state: str, said: str) -> None:
+    """What Docker answers is no reason for an error of Python in place of the check's sentence."""
+    container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(out=state, succeeded=True))
+    server: Any = SimpleNamespace(container=container, name="vllm_test_container")
+    assert Server._exit(server) == said

@@ -274,6 +274,7 @@ class HttpServer(ThreadingHTTPServer):
     """The test server; `spoil` may change its answers, as those of commands."""
 
     daemon_threads = True
+    request_queue_size = 64  # a busy machine accepts them late, and those beyond the queue would be cut off
     spoil: Spoil = staticmethod(lambda _, answer: answer)
 
 
