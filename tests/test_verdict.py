@@ -148,13 +148,6 @@ def test_check_that_is_not_listed_once_is_refused(suite: Suite, plugin: str, sai
     assert {check.verdict for check in run.record.checks} == {"not run"}
 
 
-def test_failed_first_changes_no_order(suite: Suite) -> None:
-    """The cache of pytest says which files are new and what has failed; its options sort by that."""
-    cache = ("-p", "cacheprovider", "-o", f"cache_dir={suite.top}/cache")
-    first = suite.run(*cache)
-    assert told(suite.run(*cache, "--ff", "--nf"))[:3] == told(first)[:3]
-
-
 def test_case_31_warnings_as_errors(suite: Suite) -> None:
     """Filters of warnings change no verdict: what a check warns of stays a warning."""
     alone = suite.run(plugin=WARNS)
