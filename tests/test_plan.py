@@ -102,6 +102,7 @@ def test_plan(tmp_path: Path, words: tuple[str, ...], state: dict[str, object], 
     for each in said:
         assert each in output, output
     assert "Nothing was changed." in output
+    assert "changed since it was sealed" not in output, "it is said once, above the stages"
 
 
 def test_bridge_that_the_node_lacks_fails_the_plan(tmp_path: Path) -> None:
