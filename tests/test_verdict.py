@@ -253,6 +253,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.runtest = lambda: None
 """
+SWALLOWS = """
+import contextlib, pytest
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with contextlib.suppress(Exception):
+        yield
+"""
 FORGIVES = """
 import pytest
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -268,8 +275,9 @@ def pytest_{hook}(session):
     [
         ((), MARKED.format(words=""), "not trusted: a mark, or pytest.xfail, expects its failure"),
         ((), MARKED.format(words="run=False"), "not trusted: a mark, or pytest.xfail, expects its failure"),
-        ((), LEAVES_OUT, "not trusted: a plugin reports it as passed that has not called it"),
-        ((), REPLACES, "not trusted: a plugin reports it as passed that has not called it"),
+        ((), LEAVES_OUT, "not trusted: a plugin reports it as passed, but it did not come to its end"),
+        ((), SWALLOWS, "not trusted: a plugin reports it as passed, but it did not come to its end"),
+        ((), REPLACES, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), FORGIVES.format(hook="runtestloop"), "`pvesh"),
         ((), FORGIVES.format(hook="sessionfinish"), "`pvesh"),
         (("-p", "no:session"), "", "`pvesh"),
