@@ -61,7 +61,7 @@ lint: $(VENV)/ready ## run ruff, mypy, shellcheck, and check the workflows' sche
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fixtures phoenix_920 tests_920 lab tests bench conftest.py
-	$(VENV)/bin/shellcheck *.sh bench/*.sh .ci/* lab/tools lab/node-init tests/debian13
+	$(VENV)/bin/shellcheck *.sh bench/*.sh .ci/* lab/tools lab/node-init lab/list-machines tests/debian13
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from fixtures.proxmox.channel import Command
 from fixtures.proxmox.conf import ABSENT, Configuration, Section, parse
 from fixtures.proxmox.node import Node
 
+POOL = "rpool/data"
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 SETTINGS: Settings = SimpleNamespace(  # type: ignore[assignment]
     shutdown_deadline=1.0, clone_deadline=1.0, boot_deadline=1.0, clone_ctids=(990, 991)
@@ -36,6 +37,7 @@ class SmallNode(Node):
         unreadable: Whether a configuration file can't be read.
         volumes: What the storage holds under each number.
         stored: The snapshots of 920's disk that the storage has; None for those that the configuration has.
+        written: Bytes that were written since a snapshot.
         active: The tasks that run.
     """
 
@@ -51,6 +53,7 @@ class SmallNode(Node):
         self.unreadable = False
         self.volumes: dict[int, list[str]] = {}
         self.stored: list[str] | None = None
+        self.written = "0"
         self.active: list[dict[str, str]] = []
         self.time = 1000
         monkeypatch.setattr(tasks, "run", self._task)
@@ -64,18 +67,23 @@ class SmallNode(Node):
         status, out = 0, b""
         if "generations" in argv[-1]:
             status, out = (0, "".join(self.journal.values()).encode()) if self.journal else (3, b"")
-        elif argv[0] == "pvesm":
-            rows = [f"{each} subvol rootdir 0 {argv[-1]}" for each in self.volumes.get(int(argv[-1]), [])]
-            out = "\n".join(("Volid Format Type Size VMID", *rows)).encode()
         elif argv[0] == "zfs":
-            number = int(argv[-1].split("-")[1])
-            known = [*self.read(number).snapshots] if number in self.files else []
-            names = self.stored if self.stored is not None else known
-            out = "".join(f"{argv[-1]}@{name}\n" for name in names).encode()
+            out = self._zfs(argv).encode()
         elif argv[0] == "sh":
             text = self.files.get(int(argv[-1]))
             status, out = (1, b"") if self.unreadable else (ABSENT, b"") if text is None else (0, text.encode())
         return Command("n", argv, 0.0, 0.0, status, out, b"")
+
+    def _zfs(self, argv: Sequence[str]) -> str:
+        """What `zfs` prints of a pool, of the snapshots of a volume, or of what was written since one."""
+        if argv[1] == "get":
+            return self.written
+        if argv[-1] == POOL:
+            held = (name.partition(":")[2] for names in self.volumes.values() for name in names)
+            return "".join(f"{line}\n" for line in (POOL, *(f"{POOL}/{name}" for name in held)))
+        number = int(argv[-1].split("-")[1])
+        known = [*self.read(number).snapshots] if number in self.files else []
+        return zfs_list(argv[-1], self.stored if self.stored is not None else known)
 
     def running(self, ctid: int) -> bool:
         return ctid in self.on
@@ -86,10 +94,11 @@ class SmallNode(Node):
         return {**section.values, "description": section.description}
 
     def storage(self, name: str) -> dict[str, Any]:
-        return {"type": "zfspool"}
+        return {"type": "zfspool", "pool": POOL}
 
     def get(self, path: str, **_: str) -> Any:
-        return self.active if path == "tasks" else {"pool": "rpool/data"}
+        assert path == "tasks"
+        return self.active
 
     def read(self, ctid: int) -> Configuration:
         return parse(self.files[ctid].encode())
@@ -144,6 +153,11 @@ class SmallNode(Node):
     def verbs(self) -> list[str]:
         """The commands that changed something, in short."""
         return [" ".join((*words[:2], *words[3:4])) for words in self.done]
+
+
+def zfs_list(dataset: str, snapshots: Iterable[str], clones: str = "-") -> str:
+    """What `zfs list -H -p -t snapshot -o name,guid,createtxg,clones` prints (OpenZFS 2.3)."""
+    return "".join(f"{dataset}@{name}\t{number}\t4{number}\t{clones}\n" for number, name in enumerate(snapshots, 1))
 
 
 def _text(name: str, section: Section) -> str:

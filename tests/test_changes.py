@@ -17,14 +17,15 @@ from fixtures.proxmox import conf, integrity
 from fixtures.proxmox.changes import ChangeRefused
 from fixtures.proxmox.channel import Command
 from fixtures.proxmox.node import NodeError
+from fixtures.proxmox.volume import StoredSnapshot, Volume
 from fixtures.run import seal as seals
 from fixtures.run.mode import BUILD, REBUILD
 from fixtures.run.seal import Seal
-from fixtures.template import end_state, ephemeral_clone, repair, storage, template
+from fixtures.template import end_state, ephemeral_clone, repair
 from fixtures.template.clone import MARK, Clone, CloneError
 from fixtures.template.generations import Generation
 from fixtures.template.template import Situation, Template, TemplateError
-from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
+from tests.small_node import DECLARATION, POOL, SETTINGS, SmallNode, conf_of, zfs_list
 
 NAME = "vllm-base-snapshot"
 DISK = "lxc-disks:subvol-920-disk-0"
@@ -35,8 +36,6 @@ LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot
 def node(monkeypatch: pytest.MonkeyPatch) -> SmallNode:
     """A node with the parent and a running 920 that this suite has cloned."""
     one = SmallNode(monkeypatch)
-    monkeypatch.setattr(template, "dependents", lambda *_: [])
-    monkeypatch.setattr(template, "unchanged_since", lambda *_: True)
     monkeypatch.setattr("fixtures.template.identity.forget_at_shutdown", lambda _: None)
     monkeypatch.setattr("fixtures.proxmox.docker.own", lambda _: [])
     monkeypatch.setattr("fixtures.run.caveats.for_description", lambda _: "")
@@ -196,7 +195,7 @@ def test_snapshot_with_dependents_or_unknown_ones_is_not_deleted(
 ) -> None:
     """`pct delsnapshot` would leave it half deleted and the container locked."""
     seal(ours)
-    monkeypatch.setattr(template, "dependents", lambda *_: found)
+    monkeypatch.setattr(Template, "dependents", lambda *_: found)
     with pytest.raises(TemplateError, match="was not deleted"):
         seal(ours, replace=True)
     assert not [words for words in node.done if words[1] == "delsnapshot"]
@@ -255,14 +254,12 @@ def test_seal_that_was_cut_short_is_finished(ours: Template, node: SmallNode) ->
 
 
 @pytest.mark.parametrize("what", ["it has run", "storage has written", "it is by hand"])
-def test_seal_is_not_finished_on_another_state(
-    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_seal_is_not_finished_on_another_state(ours: Template, node: SmallNode, what: str) -> None:
     cut(ours, node)
     if what == "it has run":
         node.on.add(920)
     elif what == "storage has written":
-        monkeypatch.setattr(template, "unchanged_since", lambda *_: False)
+        node.written = "4096"
     else:
         node.delete(920, f"{NAME}-g1")
         node.snapshot(920, f"{NAME}-g1", "mine")
@@ -552,7 +549,7 @@ def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
 
     def run(*argv: str, **_: object) -> Command:
         names = next(names for volume, names in stored.items() if argv[-1].endswith(volume.partition(":")[2]))
-        return Command("n", argv, 0.0, 0.0, 0, "".join(f"{argv[-1]}@{name}\n" for name in names).encode(), b"")
+        return Command("n", argv, 0.0, 0.0, 0, zfs_list(argv[-1], names).encode(), b"")
 
     with mock.patch.object(node, "run", run):
         (one,) = integrity.mismatches(node, 920, found, [NAME])
@@ -583,7 +580,7 @@ def test_snapshots_that_would_go_with_a_container(
     """What the clock took of a throw-away clone is nobody's; what it took of a template is its owner's."""
     node = cast(SmallNode, ours.node)
     node.stored = stored
-    with mock.patch.object(node, "storage", return_value={"type": kind}):
+    with mock.patch.object(node, "storage", return_value={"type": kind, "pool": POOL}):
         reason = integrity.stored_only(node, node.read(920), throw_away=throw_away)
     assert re.search(said, reason) if said else not reason
 
@@ -604,20 +601,20 @@ def test_snapshot_that_a_seal_has_left_on_the_storage_only_is_named(ours: Templa
     assert str(one).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
 
 
-@pytest.mark.parametrize("disk", ["/pool/images/920/vm-920-disk-0/disk.raw", "/pool/images/920/vm-920-disk-0"])
-def test_btrfs_snapshot_is_deleted_by_its_number(disk: str) -> None:
+def test_btrfs_snapshot_is_deleted_by_its_number() -> None:
     """Wherever it lies: a listing has paths from the top of the file system, not from where that is mounted."""
     table = (
-        "ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 path a/vm-920-disk-0@one\n"
-        "ID 258 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 path a/vm-1920-disk-0@two\n"
+        "ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u1 path a/vm-920-disk-0@one\n"
+        "ID 258 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u2 path a/vm-1920-disk-0@two\n"
     )
 
     def run(*argv: str, only_reads: bool) -> SimpleNamespace:
-        return SimpleNamespace(succeeded=True, out=disk if argv[0] == "pvesm" else table)
+        return SimpleNamespace(succeeded=True, out=table)
 
-    node = SimpleNamespace(run=run, storage=lambda _: {"type": "btrfs"})
-    found = integrity.stored_snapshots(node, "pool:920/vm-920-disk-0.raw")  # type: ignore[arg-type]
-    assert found == {"one": "btrfs subvolume delete --subvolid 257 /pool/images/920/vm-920-disk-0"}
+    node = SimpleNamespace(run=run, storage=lambda _: {"type": "btrfs", "path": "/pool"})
+    found = Volume(node, "pool:920/vm-920-disk-0.raw").snapshots()  # type: ignore[arg-type]
+    delete = "btrfs subvolume delete --subvolid 257 /pool/images/920/vm-920-disk-0"
+    assert found == {"one": StoredSnapshot(delete, {"uuid": "u1", "generation": "5"}, [])}
 
 
 def test_nothing_is_cloned_on_a_reading_that_was_not_whole(ours: Template, node: SmallNode) -> None:
@@ -658,20 +655,16 @@ def test_configuration_file_is_read() -> None:
 
 
 @pytest.mark.parametrize(("printed", "unchanged"), [("0", True), ("4096", False), ("", False), ("-", False)])
-def test_zfs_says_whether_something_was_written(
-    monkeypatch: pytest.MonkeyPatch, node: SmallNode, printed: str, unchanged: bool
-) -> None:
+def test_zfs_says_whether_something_was_written(node: SmallNode, printed: str, unchanged: bool) -> None:
     """As OpenZFS 2.2 prints `written@SNAPSHOT` with -H -p."""
     asked: list[tuple[str, ...]] = []
 
-    def ask(_: object, *argv: str) -> str:
+    def run(*argv: str, **_: object) -> Command:
         asked.append(argv)
-        return f"{printed}\n"
+        return Command("n", argv, 0.0, 0.0, 0, f"{printed}\n".encode(), b"")
 
-    monkeypatch.setattr(node, "storage", lambda _: {"type": "zfspool"})
-    monkeypatch.setattr(node, "get", lambda _: {"pool": "rpool/data"})
-    monkeypatch.setattr(storage, "_ask", ask)
-    assert storage.unchanged_since(Template(node, DECLARATION, 920, SETTINGS), f"{NAME}-g1") is unchanged
+    with mock.patch.object(node, "run", run):
+        assert Volume(node, DISK).unchanged_since(f"{NAME}-g1") is unchanged
     assert asked[0][-2:] == (f"written@{NAME}-g1", "rpool/data/subvol-920-disk-0")
 
 

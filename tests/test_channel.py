@@ -219,7 +219,6 @@ def test_environment_of_the_suite_is_ours(monkeypatch: pytest.MonkeyPatch) -> No
     fresh = Channel("far", prefix=("env",))
     far, inside = fresh, fresh.inside("ct1", ("env",))
     outputs = [channel.run(("env",), deadline=10).out for channel in (LOCAL, far, inside)]
-    outputs += [LOCAL.run(("env",), deadline=10, alone=True).out]
     process = LOCAL.spawn(("env",), deadline=10, output=subprocess.PIPE)
     outputs.append(process.communicate()[0].decode())
     fresh.close()

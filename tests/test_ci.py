@@ -15,7 +15,15 @@ from tests import workflows
 from tests.suite_run import TOP, Suite
 from tests.workflows import GITHUB, GITLAB, scripts
 
-SHELL = ["phoenix_hypervisor_setup_920.sh", "lab/tools", "lab/node-init", ".ci/run", ".ci/hardware", ".ci/install"]
+SHELL = [
+    "phoenix_hypervisor_setup_920.sh",
+    "lab/tools",
+    "lab/node-init",
+    "lab/list-machines",
+    ".ci/run",
+    ".ci/hardware",
+    ".ci/install",
+]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What depends on a snapshot, as ZFS says it."""
+"""What depends on a snapshot, as its storage says it."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ from typing import Any
 import pytest
 
 from fixtures.proxmox.channel import Command
-from fixtures.template.storage import dependents
+from fixtures.proxmox.node import NodeError
+from fixtures.template.clone import Clone
+from tests.small_node import DECLARATION, POOL, zfs_list
+
+NAME = "vllm-base-snapshot"
+BTRFS = f"ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u path disks/subvol-920-disk-0@{NAME}"
 
 
-class Node:
-    """Answers as a node with the storage does; `zfs get -H -o property,value clones` as OpenZFS 2.2 prints it."""
+def clone(kind: str, printed: str) -> Clone:
+    """A container on a storage of some type, whose node prints the same whatever it is asked."""
+    node: Any = SimpleNamespace(
+        config=lambda ctid, snapshot: {"rootfs": "local-zfs:subvol-920-disk-0,size=64G"},
+        storage=lambda name: {"type": kind, "pool": POOL, "path": "/disks"},
+        run=lambda *argv, only_reads: Command("n", argv, 0.0, 0.0, 0, printed.encode(), b""),
+    )
+    return Clone(node, DECLARATION[920], DECLARATION[903], None)  # type: ignore[arg-type]
 
-    def __init__(self, kind: str, clones: str) -> None:
-        self.kind, self.clones = kind, clones
-        self.asked: list[str] = []
 
-    def config(self, ctid: int, snapshot: str) -> dict[str, str]:
-        assert (ctid, snapshot) == (920, "vllm-base-snapshot")
-        return {"rootfs": "local-zfs:subvol-920-disk-0,size=64G"}
-
-    def storage(self, name: str) -> dict[str, str]:
-        assert name == "local-zfs"
-        return {"type": self.kind}
-
-    def get(self, path: str) -> dict[str, str]:
-        assert path == "/storage/local-zfs"
-        return {"pool": "rpool/data"}
-
-    def run(self, *argv: str, only_reads: bool) -> Command:
-        self.asked = list(argv)
-        return Command("n", argv, 0.0, 0.0, 0, f"clones\t{self.clones}\n".encode(), b"")
+def zfs(clones: str, name: str = NAME) -> str:
+    return zfs_list(f"{POOL}/subvol-920-disk-0", [name], clones)
 
 
 @pytest.mark.parametrize(
-    ("kind", "clones", "found"),
+    ("kind", "printed", "found"),
     [
-        ("zfspool", "rpool/data/mine,rpool/data/other", ["rpool/data/mine", "rpool/data/other"]),
-        ("zfspool", "-", []),
-        ("zfspool", "", []),
-        ("btrfs", "", []),
+        ("zfspool", zfs("rpool/data/mine,rpool/data/other"), ["rpool/data/mine", "rpool/data/other"]),
+        ("zfspool", zfs("-"), []),
+        ("zfspool", zfs(""), []),
+        ("btrfs", BTRFS, []),
         ("rbd", "", None),
     ],
 )
-def test_dependents_of_a_snapshot(kind: str, clones: str, found: list[str] | None) -> None:
-    node = Node(kind, clones)
-    clone: Any = SimpleNamespace(node=node, ctid=920)
-    assert dependents(clone, "vllm-base-snapshot") == found
-    if kind == "zfspool":
-        assert node.asked[-1] == "rpool/data/subvol-920-disk-0@vllm-base-snapshot"
+def test_dependents_of_a_snapshot(kind: str, printed: str, found: list[str] | None) -> None:
+    assert clone(kind, printed).dependents(NAME) == found
+
+
+@pytest.mark.parametrize(
+    "printed", ["", zfs("-", "other"), zfs("").replace("\t\n", "\n"), zfs("-").replace("\t1", "\t-"), "x", "\t\t\t"]
+)
+def test_snapshot_that_zfs_does_not_clearly_list_is_not_without_dependents(printed: str) -> None:
+    with pytest.raises(NodeError, match="lists no snapshot"):
+        clone("zfspool", printed).dependents(NAME)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import Node, NodeError
+from fixtures.proxmox.volume import Volume
 from fixtures.remote import container_probe
 from fixtures.serving.image import inspect
 from fixtures.template import manifest, record_store, storage
@@ -267,55 +268,51 @@ def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
 # --- storage ------------------------------------------------------------------------------------------
 
 
-def template(kind: str, says: dict[str, str]) -> Any:
-    """A template on a storage of some type, whose node answers to commands by their first word."""
-
-    def run(*argv: str, only_reads: bool) -> Any:
-        command = SimpleNamespace(succeeded=argv[0] in says, out=says.get(argv[0], ""), argv=argv)
-        commands.append(argv)
-        return command
-
+def marks(kind: str, printed: str, rootfs: str = "pool:subvol-920-disk-0,size=64G") -> Any:
+    """What is noted of the snapshot "s" on a storage of some type, whose commands print this; and the last of them."""
     commands: list[tuple[str, ...]] = []
-    fake = SimpleNamespace(
+
+    def run(*argv: str, only_reads: bool) -> Command:
+        commands.append(argv)
+        return Command("n", argv, 0.0, 0.0, 0, printed.encode(), b"")
+
+    node: Any = SimpleNamespace(
+        config=lambda ctid, snapshot: {"rootfs": rootfs},
+        storage=lambda name: {"type": kind, "pool": "rpool/data", "path": "/pool", "vgname": "pve"},
         run=run,
-        name="n",
-        commands=commands,
-        config=lambda ctid, snapshot: {"rootfs": "pool:subvol-920-disk-0,size=64G"},
-        storage=lambda name: {"storage": name, "type": kind},
-        get=lambda path: {"pool": "rpool/data"} if path == "/storage/pool" else None,
     )
     snapshot = SimpleNamespace(name="s", taken=7, description="d")
-    return SimpleNamespace(node=fake, ctid=920, snapshot_name="s", snapshot=lambda: snapshot)
+    root = lambda snapshot: Volume(node, rootfs)  # noqa: E731
+    one: Any = SimpleNamespace(node=node, ctid=920, snapshot_name="s", snapshot=lambda: snapshot, root=root)
+    return storage.snapshot_facts(one).storage, commands[-1][-1]
 
 
 def test_zfs_says_guid_and_transaction() -> None:
-    one = template("zfspool", {"zfs": "guid\t123456789\ncreatetxg\t42\n"})
-    facts = storage.snapshot_facts(one)
-    assert facts.storage == {"type": "zfspool", "guid": "123456789", "createtxg": "42"}
-    assert one.node.commands[-1][-1] == "rpool/data/subvol-920-disk-0@s"
+    found, asked = marks("zfspool", "rpool/data/subvol-920-disk-0@s\t123456789\t42\t-\n")
+    assert found == {"type": "zfspool", "guid": "123456789", "createtxg": "42"}
+    assert asked == "rpool/data/subvol-920-disk-0"
 
 
 def test_btrfs_says_uuid_and_generation_of_the_right_snapshot() -> None:
     row = "ID 257 gen 30 cgen {} top level 5 otime 2026-11-25 02:14:31 uuid {} path {}"
     names = ("disks/subvol-920-disk-0@s", "disks/subvol-920-disk-0@s-old", "x/subvol-1920-disk-0@s")
     table = "\n".join(row.format(number, f"u{number}", name) for number, name in enumerate(names))
-    facts = storage.snapshot_facts(template("btrfs", {"pvesm": "/pool/subvol-920-disk-0", "btrfs": table}))
-    assert facts.storage == {"type": "btrfs", "uuid": "u0", "generation": "0"}
-    with pytest.raises(NodeError, match="lists 0 snapshots"):
-        storage.snapshot_facts(template("btrfs", {"pvesm": "/pool/subvol-921-disk-0", "btrfs": table}))
+    assert marks("btrfs", table)[0] == {"type": "btrfs", "uuid": "u0", "generation": "0"}
+    with pytest.raises(NodeError, match="lists no snapshot s of pool:subvol-921-disk-0"):
+        marks("btrfs", table, "pool:subvol-921-disk-0")
+    with pytest.raises(NodeError, match="does not say which snapshot s"):
+        marks("btrfs", f"{table}\n{table}")
 
 
 def test_btrfs_snapshot_of_a_disk_with_a_size_is_that_of_its_folder() -> None:
     """The disk is an image; the folder that holds it is the subvolume."""
     row = "ID 257 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u path images/920/vm-920-disk-0@s"
-    says = {"pvesm": "/pool/images/920/vm-920-disk-0/disk.raw", "btrfs": row}
-    one = template("btrfs", says)
-    assert storage.snapshot_facts(one).storage == {"type": "btrfs", "uuid": "u", "generation": "5"}
-    assert one.node.commands[-1][-1] == "/pool/images/920/vm-920-disk-0"
+    found = marks("btrfs", row, "pool:920/vm-920-disk-0.raw,size=64G")
+    assert found == ({"type": "btrfs", "uuid": "u", "generation": "5"}, "/pool/images/920/vm-920-disk-0")
 
 
 def test_other_storage_says_only_its_type() -> None:
-    assert storage.snapshot_facts(template("lvmthin", {})).storage == {"type": "lvmthin"}
+    assert marks("lvmthin", "  snap_subvol-920-disk-0_s\n")[0] == {"type": "lvmthin"}
 
 
 def test_name_of_a_file_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:

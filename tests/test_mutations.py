@@ -59,7 +59,8 @@ def test_every_failure_says_what_was_seen_and_expected_and_what_to_run(table: li
 @pytest.mark.parametrize("name", BY_FIELD)
 def test_no_check_passes_on_a_field_that_is_wrong(shared: Bench, name: str) -> None:
     (check,) = (each for each in checks() if each.short == name)
-    found = [explained(cell, []) for cell in Probe(shared, check).cells() if ": " in cell.fact]
+    cells = [cell for cell in Probe(shared, check).cells() if ": " in cell.fact and ".vmlist" not in cell.fact]
+    found = [explained(cell, []) for cell in cells]  # the list of machines is judged by another check
     assert found
     excused = {"missing", "swapped"}  # as the page says of dev0, and of fields that a card may lack
     assert [cell for cell in found if cell.unwanted and not (cell.outcome == "passed" and cell.way in excused)] == []

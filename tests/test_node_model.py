@@ -26,7 +26,7 @@ FAULTS = (
     *("lost", "lost after", "late", "late after", "killed", "killed after", "interrupted", "interrupted after"),
 )
 READINGS = (
-    *("conf", "list", "config", "snapshots", "running", "zfs", "storages", "exec", "guests"),
+    *("conf", "files", "sockets", "zfs", "storages", "exec"),
     *("read_record", "keep_record", "read_generations", "write_generation", "told", "stored", "volumes", "active"),
 )
 ALWAYS = -1

@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from fixtures.base.redaction import Redactor
 from fixtures.base.text import beginning, clean, ending, inert, plain, short, tail
 from fixtures.diagnosis import evidence, failure_modes
-from fixtures.proxmox import conf, integrity, web
+from fixtures.proxmox import conf, pmxcfs, volume, web
 from fixtures.remote import secret_files
 from fixtures.serving import client, pull_output, vllm
 from tests import patterns
@@ -31,6 +31,11 @@ ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/base/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
     "fixtures/remote/secret_files.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_files.BEGINNINGS.pattern],
     "fixtures/remote/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
+    "fixtures/proxmox/volume.py: re.fullmatch(own, line.rstrip())": [
+        r"pool/((?:subvol|basevol|vm|base)-920-[^@/]+)",
+        r"(?:images/)?(920/[^@/]+|[a-z]+-920-disk-[^@/]+)",
+        r"\A[^:]+:(\S+)\s.*\s920",
+    ],
     "fixtures/serving/vllm.py: re.finditer(pattern, line)": [pattern for _, pattern in vllm.PHASES],
     "fixtures/serving/vllm.py: re.search(words, log)": list(vllm.TOOK.values()),
     "lab/pve/schema.py: re.fullmatch(pattern, value)": [],  # of options of a command line
@@ -112,6 +117,12 @@ def test_pattern_of_the_catalogue_takes_no_time(pattern: Pattern) -> None:
         assert spent[0] < SECONDS, made
 
 
+def files(text: str) -> None:
+    """The node's files, of any text."""
+    with suppress(ValueError):
+        pmxcfs.parse(f"{text}\nend", "n")
+
+
 NAMES = {f"SECRET_{number}": f"abc-{number}-" + "defghi" * number for number in range(1, 20)}
 READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "clean": (clean, ("\x1b]", "\x1b[0", "\r\n", "\u200b")),
@@ -133,7 +144,9 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "pull_output.plain": (pull_output.plain, ("\x1b[0", "\r", "0")),
     "says": (lambda text: client.says(text, "paris"), ("paris", "not in ", " ", "not paris ")),
     "configuration": (lambda text: conf.parse(text.encode()), ("[a]\n", "a : ", "#a\n", "[pve:pending]\n#", " ")),
-    "snapshots of btrfs": (integrity.btrfs_snapshots, ("ID 1 path a/", " path ", "\n")),
+    "storage.cfg": (pmxcfs.storages, ("zfspool: a\n", "\tpool a\n", " ", "a:")),
+    "files": (files, ("a YQ==\n", " ", "lxc/1.conf \n")),
+    "snapshots of btrfs": (volume.btrfs_snapshots, ("ID 1 path a/", " path ", "\n")),
     "HTTP": (lambda text: web.parse(text.encode()), ("HTTP/1.1 200\r\n\r\n", "HTTP/\r\n\r\n", "HTTP/a: b\r\n")),
 }
 

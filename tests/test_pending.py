@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.errors import BuildError
-from fixtures.proxmox.node import Snapshot
+from fixtures.proxmox.conf import Snapshot
 from fixtures.record import origin, pending
 from fixtures.record.model import Record
 from fixtures.run import again, listed

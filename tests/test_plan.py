@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import pve_files
 from tests.suite_run import TOP, Suite
 from tests.test_pending import CONFIG
 
@@ -21,11 +21,9 @@ case "$1 $2 $3" in
   "ip -brief"*) echo 'vmbr0 UP aa:bb' ;;
   pveversion*) echo pve-manager/9.0.0/stub ;;
   "sh -c cd "*) [ "$5" = 920 ] && echo 'hostname: BaseTemplateVLLM' || exit 3 ;;
-  *"get /nodes/stub/lxc/920/snapshot"*) echo '{snapshots}' ;;
-  *"get /nodes/stub/lxc/920/config"*) echo '{config}' ;;
-  *"get /nodes/stub/lxc/903/config"*) echo '{{}}' ;;
-  *"get /nodes/stub/lxc "*|*"get /nodes/stub/lxc") echo '{containers}' ;;
-  *) echo "$@" >> {log}; exit 1 ;;
+  "sh -c say"*) cat {folder}/files ;;
+  "sh -c sed"*) cat {folder}/sockets ;;
+  *) echo "$@" >> {folder}/done; exit 1 ;;
 esac
 """
 MARKED = "phoenix-920: sealed 2026-11-25T00:00:00Z manifest sha256:1"
@@ -35,14 +33,12 @@ def plan(
     tmp_path: Path, *words: str, description: str | None = None, exists: bool = True, others: tuple[int, ...] = ()
 ) -> tuple[str, int]:
     suite, log = Suite(tmp_path), tmp_path / "done"
-    taken = {"name": "vllm-base-snapshot", "description": description, "snaptime": 1}
-    found = [{"name": "current"}, *([] if description is None else [taken])]
-    containers = [{"vmid": 920, "name": "BaseTemplateVLLM", "status": "running"}] if exists else []
-    containers += [{"vmid": ctid, "name": "other", "status": "running"} for ctid in others]
-    text = NODE.format(
-        snapshots=json.dumps(found), containers=json.dumps(containers), log=log, config=json.dumps(CONFIG)
-    )
-    (suite.top / "labs/stub/node").write_text(text)
+    own = "".join(f"{key}: {value}\n" for key, value in CONFIG.items())
+    taken = "" if description is None else f"\n[vllm-base-snapshot]\n#{description}\n{own}snaptime: 1\n"
+    confs = {**({920: own + taken} if exists else {}), **dict.fromkeys(others, "hostname: other\n")}
+    (tmp_path / "files").write_text(pve_files.files(confs, "stub"))
+    (tmp_path / "sockets").write_text(pve_files.sockets(*confs))
+    (suite.top / "labs/stub/node").write_text(NODE.format(folder=tmp_path))
     run = suite.run("--plan", *words)
     assert not log.exists(), log.read_text()
     assert not suite.folders(), "a plan leaves no report"

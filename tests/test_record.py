@@ -84,7 +84,7 @@ def test_failed_run_leaves_all_files(suite: Suite) -> None:
     assert (run.record.outcome, run.record.verdict) == (Outcome.FAILED, Verdict.FAILED)
     assert run.record.finished > run.record.started > 0
     assert run.record.checks[0].verdict == "passed"
-    assert run.record.checks[2].reason.startswith("`pvesh get")
+    assert run.record.checks[2].reason.startswith("`cat /etc/pve/.members")
     assert {check.stage for check in run.record.checks if check.verdict == "skipped"} > {"clone", "seal"}
     assert run.record.node["version"] == "pve-manager/9.0.0/stub"
     assert run.record.subjects[0].name == f"run:{run.record.invocation}"

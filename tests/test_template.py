@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from fixtures.base.declaration import load
-from fixtures.proxmox.channel import Channel
-from fixtures.proxmox.node import Node, Snapshot, net_option, plain_description
+from fixtures.proxmox import conf
+from fixtures.proxmox.conf import Snapshot
+from fixtures.proxmox.node import net_option, plain_description
 from fixtures.template.clone import MARK, attached, config_differences, disk_gib, gpu_differences
 from fixtures.template.template import Situation, Template, bind_mounts
 from tests.small_node import SETTINGS, SmallNode, conf_of
@@ -182,10 +183,9 @@ def test_situation(monkeypatch: pytest.MonkeyPatch, snapshots: dict[str, Any], s
 
 def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:
     """A snapshot is taken of what a container has now (pve-container, `[pve:pending]`)."""
-    node = Node(Channel("none"))
-    node.__dict__["name"] = "n"
-    assert node.config_question(920)[2:5] == ("/nodes/n/lxc/920/config", "--current", "1")
-    assert node.config_question(920, "one")[2:5] == ("/nodes/n/lxc/920/config", "--snapshot", "one")
+    found = conf.parse(b"memory: 1\n\n[pve:pending]\nmemory: 2\n\n[one]\nmemory: 3\n")
+    assert (found.head.config, found.sections["one"].config) == ({"memory": "1"}, {"memory": "3"})
+    assert list(found.snapshots) == ["one"]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,11 @@ class Node:
         return self.rows[ctid]
 
     def run(self, *argv: str, only_reads: bool = False) -> SimpleNamespace:
-        done = argv[0] == "pvesm" or argv[-1] in self.answering
-        return SimpleNamespace(succeeded=done, exit_status=int(not done), out="Volid Format Type Size VMID")
+        done = argv[0] == "zfs" or argv[-1] in self.answering
+        return SimpleNamespace(succeeded=done, exit_status=int(not done), out="rpool/data")
+
+    def storage(self, name: str) -> dict[str, str]:
+        return {"type": "zfspool", "pool": "rpool/data"}
 
 
 def settings(**values: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fixtures.proxmox.channel import Channel
-from fixtures.proxmox.node import Snapshot
+from fixtures.proxmox.conf import Snapshot
 from fixtures.record.comparison import compare
 from fixtures.record.exports import vsa
 from fixtures.record.model import Record, Subject, Verdict
@@ -95,7 +95,7 @@ class World:
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
-            ask_ahead=lambda: None,
+            open=lambda: None,
             again=lambda *more: " ".join(("pytest", *more)),
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})

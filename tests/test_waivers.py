@@ -123,7 +123,7 @@ def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     assert f"Waived: {ONE}." in run.record.sentence
     (check,) = [check for check in run.record.checks if check.name == ONE]
     assert check.verdict == "waived"
-    assert check.reason.startswith("waived: until 2999-12-31: 903 is being renamed; it said: `pvesh get")
+    assert check.reason.startswith("waived: until 2999-12-31: 903 is being renamed; it said: `cat /etc/pve/")
     assert any(line.startswith(f"{ONE}: waived until") for line in run.record.warnings)
     tests = {test["name"]: test for test in run.document("ctrf.json")["results"]["tests"]}  # type: ignore[index]
     assert tests[ONE]["status"] == "other"

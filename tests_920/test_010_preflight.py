@@ -12,7 +12,7 @@ from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.run.preflight import refuse_unseen
-from fixtures.template import ephemeral_clone, storage
+from fixtures.template import ephemeral_clone
 from fixtures.template.clone import MARK
 from fixtures.template.repair import half_made_clone, half_made_snapshot
 from fixtures.template.template import Situation, Template, bind_mounts
@@ -159,7 +159,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
 @pytest.mark.on_existing
 def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
     """The template's storage and configuration list the same sealed snapshots, and all are complete."""
-    found = conf.read(node, template.ctid)
+    found = node.read_conf(template.ctid)
     apart = template.mismatches(found) if found else []
     assert not apart, unexpected(
         "; ".join(each.what for each in apart),
@@ -174,7 +174,7 @@ def test_storage_agrees_with_the_configuration(node: Node, template: Template) -
 def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> None:
     """No task holds a lock on the template, nor on its parent during a build."""
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
-    found = {ctid: conf.read(node, ctid) for ctid in numbers}
+    found = {ctid: node.read_conf(ctid) for ctid in numbers}
     held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
     assert not held, unexpected(
         f"locked: {held}",
@@ -212,7 +212,7 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
 def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> None:
     """Nothing on the storage depends on the snapshot that a rebuild replaces."""
     asked = build.mode.may(May.REPLACE) and template.snapshot()
-    dependents = storage.dependents(template, template.snapshot_name) if asked else []
+    dependents = template.dependents(template.snapshot_name) if asked else []
     if dependents is None:
         refuse_unseen(f"what depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
     assert not dependents, unexpected(
@@ -308,7 +308,7 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
 def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
     """The configuration passes the GPUs outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
-    found = conf.read(node, there)
+    found = node.read_conf(there)
     assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
     lines = conf.misplaced(found, effective, template.declared.gpus)
     bare = [line.rpartition("] ")[2].partition(": ") for line in lines]

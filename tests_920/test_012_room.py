@@ -36,7 +36,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
 def test_storage_has_room(node: Node, template: Template, build: Build, image_room: DiskNeed) -> None:
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
-    storage = node.storage(pool)
+    storage = node.figures(pool)
     assert storage.get("active", 1) not in (0, "0"), unexpected(
         f"storage {pool} is not active on {node.name}, so its room is not known",
         "an active one",

@@ -10,7 +10,7 @@ from fixtures.base.warning import warn
 from fixtures.gpu import fit, reboot
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.gpu.reboot import Boot
-from fixtures.proxmox import conf, kernel_log
+from fixtures.proxmox import kernel_log
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
@@ -88,7 +88,7 @@ def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boo
     """No device rule of the container names a major number that moves."""
     refuse_unseen("" if boot.majors else "any NVIDIA device in the node's /proc/devices")
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
-    found = conf.read(node, there)
+    found = node.read_conf(there)
     assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
     section = found.sections.get(effective, found.head) if effective else found.head
     rules, wrong = reboot.pinned(section.lines, boot)

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from lab.pve.errors import Refusal
 
 FOLDER = "/etc/pve/lxc"
+LIST = "/usr/share/pve-lab/lab/list-machines"
 LOCKS = "/run/lock/lxc"
 PENDING = "pve:pending"
 SECTION = re.compile(r"^\[(pve:pending|[a-z][a-z0-9_-]+)\]\s*$", re.IGNORECASE)
@@ -119,6 +121,7 @@ class Conf:
         with open(f"{path}.tmp.{os.getpid()}", "w") as file:
             file.write("".join(parts))
         os.replace(f"{path}.tmp.{os.getpid()}", path)
+        list_machines()
 
 
 def file_of(vmid: int) -> str:
@@ -130,6 +133,11 @@ def all_ids() -> list[int]:
     """Numbers of all containers."""
     names = os.listdir(FOLDER) if os.path.isdir(FOLDER) else []
     return sorted(int(name[:-5]) for name in names if name.endswith(".conf") and name[:-5].isdigit())
+
+
+def list_machines() -> None:
+    """Let /etc/pve/.vmlist be what pmxcfs would make of the files."""
+    subprocess.run([LIST], check=True, timeout=20)
 
 
 def load(vmid: int) -> Conf:

@@ -86,12 +86,14 @@ def remove(vmid: int) -> None:
     """Remove a container with its volumes, its snapshots and its configuration."""
     if os.path.exists(conf.file_of(vmid)) and "rootfs" not in conf.load(vmid).head.values:
         os.unlink(conf.file_of(vmid))  # what its configuration does not name stays on the storage
+        conf.list_machines()
         return
     for name in storage.snapshots(vmid):
         storage.delete(storage.path(vmid, name))
     storage.delete(storage.path(vmid))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(conf.file_of(vmid))
+        conf.list_machines()
 
 
 def clone(given: Given) -> None:

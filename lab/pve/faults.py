@@ -8,7 +8,8 @@ and the like one kind.
 
 Moments in the middle of a verb are named too. At `snapshot-half`, `clone-half` and `delsnapshot-half` the
 configuration is written and the storage not yet asked; at `snapshot-stored`, `clone-copied` and
-`delsnapshot-freed` the storage has done its part, and the configuration does not know of it.
+`delsnapshot-freed` the storage has done its part, and the configuration does not know of it; at
+`snapshot-done` all is done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import os
 import signal
 import subprocess
 import time
+
+from lab.pve import conf
 
 FILE = "/etc/pve/lab-faults"
 
@@ -45,7 +48,8 @@ def strike(*verbs: str) -> None:
             case ["lie"]:
                 os._exit(0)
             case ["sh", *words]:
-                subprocess.run(["sh", "-c", " ".join(words)], stdin=subprocess.DEVNULL, check=False, timeout=60)
+                line = f"{' '.join(words)}\n{conf.LIST}"
+                subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, check=False, timeout=60)
             case ["status", "random"]:
                 pass
             case _:  # a fault that is misspelt would make a test pass that tests nothing

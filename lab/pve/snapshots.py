@@ -31,6 +31,7 @@ def take(vmid: int, name: str, description: str) -> None:
         settings.snapshots[name].values.pop("snapstate", None)
         settings.head.values["parent"] = name
         settings.save()
+    faults.strike("snapshot-done")
 
 
 def _prepare(vmid: int, name: str, description: str) -> None:

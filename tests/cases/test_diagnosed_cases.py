@@ -26,13 +26,14 @@ from fixtures.base.settings import API_KEY
 from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
-from fixtures.proxmox import conf
+from fixtures.proxmox import conf, pmxcfs
 from fixtures.proxmox.channel import Channel, Command, open_channel
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.run import mode
 from fixtures.serving import image, model, performance
 from fixtures.serving.client import Client, ServerError
+from tests import pve_files
 from tests.faults.trial import explains
 from tests.small_node import DECLARATION
 from tests.test_failure_modes import TOOLKIT, toolkit
@@ -99,6 +100,11 @@ class Place:
         path = self._folder / name
         path.write_text(script.format(**files))
         path.chmod(0o755)
+
+    def files(self, confs: dict[int, str], **more: Any) -> None:
+        """Let the node have these containers, and what else its files say."""
+        said = pve_files.files(confs, self.node.name, **more)
+        self.node._cluster_files = pmxcfs.parse(said, self.node.name)
 
     def pct(self, *words: str) -> None:
         raise NodeError(str(self.node.run("pct", *words)))
@@ -194,7 +200,7 @@ def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str,
     place.shim("python3", PYTHON, python=sys.executable, dev=tmp_path)
     found = [f"{tmp_path}/{name}", "/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"] if passed else []
     config = {"arch": "amd64"} | {f"dev{number}": device for number, device in enumerate(found)}
-    place.shim("pvesh", "#!/bin/sh\necho '{config}'\n", config=json.dumps(config))
+    place.files({903: "".join(f"{key}: {value}\n" for key, value in config.items())})
     build, template = cast(Any, SimpleNamespace(unusable={})), cast(Any, SimpleNamespace(parent=DECLARATION[903]))
     check = lambda: stack.test_gpu_may_be_used(place.container, template, build, 0)  # noqa: E731
     message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
@@ -295,6 +301,8 @@ def test_storage_of_every_kind(place: Place, tmp_path: Path, name: str) -> None:
     sound = {"storage": "lxc-disks", "active": 1, "enabled": 1, "shared": 0, "type": "zfspool", "avail": 400 * 2**30}
     (tmp_path / "rows.json").write_text(json.dumps([{**sound, **differs}]))
     place.shim("pvesh", "#!/bin/sh\ncat {rows}\n", rows=tmp_path / "rows.json")
+    row = {**sound, **differs}
+    place.files({}, storages=f"{row['type']}: {row['storage']}\n" + "\tdisable\n" * (not row["enabled"]))
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(storage_pool="lxc-disks")))
     build = cast(Any, SimpleNamespace(no_clone=True, mode=mode.BUILD))
     needs = cast(Any, SimpleNamespace(gib=40.0, why="", unseen=""))
@@ -342,11 +350,13 @@ def test_case_18_bashrc_noise(place: Place) -> None:
     banner = (DATA / "18-bashrc-noise/bashrc.txt").read_text()
     place.shim("ssh", '#!/bin/bash\n{banner}\nexec sh -c "${{@: -1}}"\n', banner=banner)
     place.shim("systemctl", "#!/bin/sh\necho running\n")
+    place.shim("lxc-attach", '#!/bin/sh\nshift 8\nexec "$@"\n')  # and env with its words
     channel = open_channel("ssh://root@node")
+    channel._without_python = True  # then each command does
     container = Container(Node(channel), 920)
     assert container.wait_until_booted(20) == "running"
-    assert channel.run(("printf", "one\\ntwo"), deadline=10, alone=True).out == "one\ntwo"
-    failing = channel.run(("sh", "-c", "echo no >&2; exit 3"), deadline=10, alone=True)
+    assert channel.run(("printf", "one\\ntwo"), deadline=10).out == "one\ntwo"
+    failing = channel.run(("sh", "-c", "echo no >&2; exit 3"), deadline=10)
     assert (failing.exit_status, failing.out, failing.err) == (3, "", "no")
 
 
@@ -370,11 +380,12 @@ def test_noise_of_a_login_shell_changes_no_answer(place: Place, tmp_path: Path, 
     place.shim("ssh", '#!/bin/bash\nexport BASH_ENV={rc}\nexec bash -c "${{@: -1}}"\n', rc=tmp_path / "rc")
     channel = open_channel("ssh://root@node")
     for alone in (True, False):
-        assert channel.run(("printf", "one\\ntwo"), deadline=20, alone=alone).out == "one\ntwo"
-        failing = channel.run(("sh", "-c", "echo out; echo no >&2; exit 3"), deadline=20, alone=alone)
+        channel._without_python = alone
+        assert channel.run(("printf", "one\\ntwo"), deadline=20).out == "one\ntwo"
+        failing = channel.run(("sh", "-c", "echo out; echo no >&2; exit 3"), deadline=20)
         assert (failing.exit_status, failing.out) == (3, "out")
         assert failing.err.splitlines()[-1] == "no"
-        assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff", alone=alone).stdout == b"\0bytes\xff"
+        assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff").stdout == b"\0bytes\xff"
 
 
 @pytest.mark.parametrize("name", ["answer.json", "answer_0_9.json"])

@@ -92,7 +92,7 @@ BEFORE_DELETION = Moment("between the two: before the old snapshot is deleted", 
 IN_DELETION = Moment("between the two: while the old snapshot is deleted", verb="delsnapshot-half", when=DECLARED)
 BEFORE_DECLARED = Moment("between the two: before the declared snapshot", verb="snapshot", when=DECLARED)
 IN_DECLARED = Moment("while the declared snapshot is taken", verb="snapshot-half", when=DECLARED)
-BEFORE_RECORD = Moment("between the declared snapshot and its record", verb="pvesm", when=BOTH)
+BEFORE_RECORD = Moment("between the declared snapshot and its record", verb="snapshot-done", when=BOTH)
 BEFORE_START = Moment("between the record and the start", verb="start", when=BOTH)
 BEFORE_ACCEPTED = Moment("before the generation is accepted", verb="pvesh-set", when=GENERATION)
 BETWEEN_ACCEPTED = Moment("between the accepting of the two", verb="pvesh-set", when=DECLARED)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench import calls
+from bench.calls import Calls
 from lab.machine import Machine
+from lab.pve import cost
+from lab.pve.conf import LIST
 
 TOP = Path(__file__).parent.parent.parent
 SNAPSHOT = "vllm-base-snapshot"
@@ -86,8 +90,8 @@ class Lab:
         self.reports = reports
 
     def node(self, *argv: str, seconds: float = 120) -> str:
-        """What a command prints on the node."""
-        return self.machine.run(*argv, seconds=seconds)
+        """What a command prints on the node; as it may have added or removed a container's file, pmxcfs lists them."""
+        return self.machine.run("sh", "-c", f'"$@"; status=$?; {LIST}; exit $status', "sh", *argv, seconds=seconds)
 
     def inside(self, *argv: str, ctid: int = 920) -> str:
         """What a command prints in a container."""
@@ -142,6 +146,15 @@ class Lab:
             yield
         finally:
             self.node("rm", "-f", FAULTS)
+
+    @contextmanager
+    def noting(self) -> Iterator[Callable[[], Calls]]:
+        """Let the node note each call of pct, pvesh and pvesm while the block runs; gives what asks for them."""
+        self.node("sh", "-c", f"rm -f {cost.CALLS}; touch {cost.FILE}")
+        try:
+            yield lambda: calls.of(self.node("cat", cost.CALLS).splitlines())
+        finally:
+            self.node("rm", "-f", cost.FILE)
 
     @contextmanager
     def changed_parent(self, script: str) -> Iterator[None]:

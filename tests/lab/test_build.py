@@ -26,9 +26,11 @@ pytestmark = pytest.mark.lab
 
 def test_build_where_every_command_takes_a_second(lab: Lab) -> None:
     """From nothing to accepted, on a node whose commands are slow and refuse with any exit status."""
-    with lab.fault("* = delay 1", "* = status random"):
+    with lab.fault("* = delay 1", "* = status random"), lab.noting() as calls:
         run = lab.build("--no-clone", seconds=900)
+        found = calls()
     assert_built(lab, run, clone=False)
+    assert (found.reading, found.inside, found.most) == (1, 3, 1), found.lines  # the storage's room; each boot's agent
 
 
 def assert_built(lab: Lab, run: Run, clone: bool = True) -> None:
@@ -76,8 +78,11 @@ def test_report_holds_what_was_built(lab: Lab) -> None:
 
 def test_second_run_finds_it_existing(lab: Lab) -> None:
     before = lab.snapshots()
-    run = lab.build()
+    with lab.noting() as calls:
+        run = lab.build()
+        found = calls()
     assert (run.status, run.outcome) == (0, "existing")
+    assert (found.reading, found.changing) == (0, ""), found.lines
     assert run.seconds < 10
     assert lab.snapshots() == before
     says(run, f"920@{SNAPSHOT} was built and accepted before; nothing was changed")

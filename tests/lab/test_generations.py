@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.fault import node
 from tests.lab.harness import SNAPSHOT, STAND_IN, Lab, says
 
 pytestmark = pytest.mark.lab
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.lab
 WORDS = (*STAND_IN, "--no-clone")
 # ends `pct snapshot 920 vllm-base-snapshot`, and not the one of the generation before it
 NAMED = f'snapshot = sh tr "\\0" " " </proc/$PPID/cmdline | grep -q "snapshot 920 {SNAPSHOT} " && kill -9 $PPID'
-UNREADABLE = 'pvesh-get = sh tr "\\0" " " </proc/$PPID/cmdline | grep -q "lxc/920/snapshot " && kill -9 $PPID'
+EMPTIED = node("cd /etc/pve/lxc; cp 920.conf /root; : >920.conf", "mv /root/920.conf /etc/pve/lxc/920.conf")
 
 
 def accepted(lab: Lab) -> list[str]:
@@ -23,10 +24,10 @@ def test_build_leaves_both_snapshots(lab: Lab) -> None:
     assert accepted(lab) == [SNAPSHOT, f"{SNAPSHOT}-g1"]
 
 
-def test_snapshot_list_that_cannot_be_read_is_no_build(lab: Lab) -> None:
+def test_file_that_says_nothing_is_no_build(lab: Lab) -> None:
     """It was taken for "to build", and a plain run deleted the accepted snapshot."""
     before = lab.snapshots()
-    with lab.fault(UNREADABLE):
+    with EMPTIED(lab):
         run = lab.build(*WORDS)
     assert (run.status, run.outcome) == (1, "failed")
     assert "test_situation_is_known" in run.failed()

@@ -160,21 +160,19 @@ def test_silent_registry_is_warned_about(lab: Lab) -> None:
 
 def test_gpu_fault_of_this_run_is_found(lab: Lab) -> None:
     """A line that was there before is warned about; one that is new fails."""
-    line = 'echo "[   {}] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus." >> /run/simulated-kernel-log'
-    lab.node("sh", "-c", line.format("1.0"))
+    log, line = "/run/simulated-kernel-log", "[   {}] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus."
+    lab.node("sh", "-c", f"echo '{line.format('1.0')}' > {log}")
     checks = "tests_920/test_055_gpu_faults.py"
     try:
         run = lab.build(MODEL, checks=checks)
         assert run.failed() == set()
         says(run, "the kernel has told of GPU faults before this run")
-        with lab.fault(
-            f"pvesh = sh {line.format('2.$(date +%N)')}"
-        ):  # asked for the parent's disk, after the log was read
-            run = lab.build(MODEL, checks=checks)
+        lab.node("sh", "-c", f"{{ cat {log}; echo '{line.format('2.0')}'; }} > {log}.next")
+        run = lab.build(MODEL, checks=checks)
         assert run.failed() == {"test_no_gpu_fault_was_logged"}
         says(run, "79, GPU has fallen off the bus")
     finally:
-        lab.node("rm", "/run/simulated-kernel-log")
+        lab.node("rm", "-f", log, f"{log}.next")
 
 
 OTHER_LINEAGE = """pct clone 903 920 --snapname docker-gpu-snapshot --full 1 --hostname BaseTemplateVLLM \

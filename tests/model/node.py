@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from fixtures.proxmox import conf, docker, tasks
+from fixtures.proxmox import conf, docker, pmxcfs, tasks
 from fixtures.proxmox.address import ASK
 from fixtures.proxmox.conf import ABSENT
 from fixtures.proxmox.container import ENVIRONMENT
@@ -28,6 +28,7 @@ from fixtures.remote.container_probe import digest
 from fixtures.template import generations
 from fixtures.template.ephemeral_clone import KNOCK
 from fixtures.template.record_store import INSIDE, KEEP, PUT, READ
+from tests import pve_files
 
 POOL, STORAGE, NODE = "rpool/data", "lxc-disks", "pve"
 OTHERS = "others"  # who made what no run of the suite has made
@@ -392,48 +393,21 @@ class ModelNode:
     def do_name(self, *_: Any) -> str:
         return NODE
 
-    def do_status(self, *_: Any) -> str:
-        return json.dumps({"memory": {"total": 256 << 30}})
+    def do_files(self, *_: Any) -> str:
+        return pve_files.files({number: guest.text() for number, guest in self.guests.items()}, NODE)
 
-    def do_list(self, *_: Any) -> str:
-        return json.dumps([self._row(number, guest) for number, guest in self.guests.items()])
-
-    do_guests = do_list
-
-    def _row(self, number: int, guest: Guest) -> dict[str, Any]:
-        row = {"vmid": number, "type": "lxc", "name": guest.config.get("hostname", ""), "node": NODE}
-        lock = {"lock": guest.config["lock"]} if "lock" in guest.config else {}
-        return {**row, **lock, "status": "running" if guest.running else "stopped"}
+    def do_sockets(self, *_: Any) -> str:
+        return pve_files.sockets(*(number for number, guest in self.guests.items() if guest.running))
 
     def do_storages(self, *_: Any) -> str:
         sizes = {"total": 900 << 30, "avail": 500 << 30, "used": 400 << 30}
         return json.dumps([{"storage": STORAGE, "type": "zfspool", "active": 1, "enabled": 1, **sizes}])
-
-    def do_storage(self, *_: Any) -> str:
-        return json.dumps({"storage": STORAGE, "type": "zfspool", "pool": POOL, "content": "rootdir,images"})
-
-    def do_config(self, number: int, words: list[str], options: dict[str, str], _: bytes) -> str:
-        guest: Guest | Snapshot = self.guest(number)
-        if name := options.get("snapshot"):
-            guest = self._snapshot(number, name)
-        said: dict[str, Any] = {**guest.config, "digest": sha256(self.guest(number).text().encode()).hexdigest()[:40]}
-        return json.dumps({**said, **({"description": f"{guest.description}\n"} if guest.description else {})})
 
     def _snapshot(self, number: int, name: str) -> Snapshot:
         found = self.guest(number).snapshots
         if name not in found:
             raise Refused(f"snapshot '{name}' does not exist")
         return found[name]
-
-    def do_snapshots(self, number: int, *_: Any) -> str:
-        rows: list[dict[str, Any]] = [{"name": "current", "running": 0, "description": "You are here!"}]
-        for name, each in self.guest(number).snapshots.items():
-            state = {"snapstate": each.state} if each.state else {}
-            rows.append({"name": name, "description": each.description, "snaptime": each.taken, **state})
-        return json.dumps(rows)
-
-    def do_running(self, number: int, *_: Any) -> str:
-        return json.dumps({"status": "running" if self.guest(number).running else "stopped", "vmid": number})
 
     def do_conf(self, number: int, *_: Any) -> str:
         if number not in self.guests:
@@ -459,30 +433,24 @@ class ModelNode:
         return ""
 
     def do_zfs(self, _number: int, words: list[str], options: dict[str, str], _stdin: bytes) -> str:
-        pool, _, path = str(words[-1]).rpartition("/")
-        volume, _, name = path.partition("@")
-        if pool != POOL:
-            raise Refused(f"cannot open '{words[-1]}': dataset does not exist", 1)
-        found = self.volumes.get(f"{STORAGE}:{volume}")
-        since = next((word.partition("@")[2] for word in words if word.startswith("written@")), "")
-        if found and since in found.snapshots:
-            return str(found.written - found.marks.get(since, 0))
-        if found is None or name not in found.snapshots:
-            raise Refused(f"cannot open '{words[-1]}': dataset does not exist", 1)
-        return (
-            "clones\t-" if "clones" in words else f"guid\t{found.snapshots[name]}\ncreatetxg\t{found.snapshots[name]}"
-        )
+        since = next(word.partition("@")[2] for word in words if word.startswith("written@"))
+        found = self._dataset(words[-1])
+        if since not in found.snapshots:
+            raise Refused(f"cannot open '{words[-1]}@{since}': dataset does not exist", 1)
+        return str(found.written - found.marks.get(since, 0))
 
     def do_stored(self, _number: int, words: list[str], *_: Any) -> str:
-        dataset, self.stored_at = words[-1], next(COUNTER)
-        found = self.volumes.get(f"{STORAGE}:{dataset.removeprefix(f'{POOL}/')}")
-        if found is None:
-            raise Refused(f"cannot open '{dataset}': dataset does not exist", 1)
-        return "".join(f"{dataset}@{each}\n" for each in found.snapshots)
+        self.stored_at, found = next(COUNTER), self._dataset(words[-1])
+        return "".join(f"{words[-1]}@{name}\t{mark}\t{mark}\t-\n" for name, mark in found.snapshots.items())
 
-    def do_volumes(self, number: int, *_: Any) -> str:
-        mine = [name for name in self.volumes if f"-{number}-disk" in name]
-        return "Volid Format Type Size VMID\n" + "".join(f"{each} subvol rootdir 1 {number}\n" for each in mine)
+    def _dataset(self, name: str) -> Any:
+        found = self.volumes.get(f"{STORAGE}:{name.removeprefix(f'{POOL}/')}")
+        if found is None:
+            raise Refused(f"cannot open '{name}': dataset does not exist", 1)
+        return found
+
+    def do_volumes(self, *_: Any) -> str:
+        return f"{POOL}\n" + "".join(f"{POOL}/{each.partition(':')[2]}\n" for each in self.volumes)
 
     def do_active(self, number: int, *_: Any) -> str:
         own = [task for task in self.tasks if task.status is None and json.loads(task.noted)["ctid"] == number]
@@ -699,22 +667,17 @@ class ModelNode:
 TASK_LOCKS = {"clone": "disk", "snapshot": "snapshot", "delsnapshot": "snapshot-delete", "destroy": "destroyed"}
 NOT_DONE = ("refused", "lost", "late", "killed", "interrupted")
 OWN_WISH = ("rebuild-clone", "destroy")  # whoever asks for it wants all of the old one gone
-FACTS = {**{kind: (kind,) for kind in ("list", "config", "snapshots")}, "conf": ("config", "snapshots")}
+FACTS = {"conf": ("config", "snapshots")}
 ALWAYS_THERE = ("vmid", "status", "name", "description", "snaptime", "rootfs")  # in what `pvesh` answers
 PATHS = (
-    (r"/nodes/pve/lxc", "list"),
     (r"/nodes/pve/tasks", "active"),
-    (r"/cluster/resources", "guests"),
-    (r"/nodes/pve/status", "status"),
     (r"/nodes/pve/storage", "storages"),
-    (rf"/storage/{STORAGE}", "storage"),
-    (r"/nodes/pve/lxc/(\d+)/config", "config"),
-    (r"/nodes/pve/lxc/(\d+)/snapshot", "snapshots"),
-    (r"/nodes/pve/lxc/(\d+)/status/current", "running"),
     (r"/nodes/pve/lxc/(\d+)/snapshot/[\w-]+/config", "describe"),
 )
 SCRIPTS = {
     conf.READ: "conf",
+    pmxcfs.READ: "files",
+    pmxcfs.SOCKETS: "sockets",
     tasks.TOLD: "told",
     generations.READ: "read_generations",
     generations.WRITE: "write_generation",
@@ -742,16 +705,14 @@ def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911, PLR0912 -
                     return kind, int(match[1] if match.lastindex else number)
         case ["pct", verb, number, *_]:
             return verb, int(number)
-        case ["zfs", "list", *_]:
-            return "stored", 0
+        case ["lxc-attach", "-n", number, *_]:
+            return "exec", int(number)
+        case ["zfs", verb, *_, dataset]:
+            return ("zfs" if verb == "get" else "volumes" if dataset == POOL else "stored"), 0
         case ["ip", *_]:
             return "links", 0
-        case ["zfs", "get", *_]:
-            return "zfs", 0
         case ["pvesm", "path", _] | ["uname" | "curl" | "test" | "dmesg", *_]:
             return "path", 0
-        case ["pvesm", "list", *_, number]:
-            return "volumes", int(number)
         case ["pvesm", "free", volume, *_] if owner := re.search(r"-(\d+)-disk", volume):
             return "free", int(owner[1])
         case ["sh", "-c", script, *_] if script in SCRIPTS:

@@ -6,6 +6,7 @@ Docker, NVIDIA's driver (the words of an H100, twice), the suite's own scripts, 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.gpu import gpus, node_gpus, reboot
-from fixtures.proxmox import address, conf, disk, docker, tasks
+from fixtures.proxmox import address, conf, disk, docker, pmxcfs, tasks
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
@@ -98,7 +99,7 @@ class WorldNode(ModelNode):
     def call(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes, str]:
         """Run a command: one of those that are answered here, else as the model does."""
         words = list(argv)
-        if words[:2] == ["pct", "exec"]:
+        if words[0] in ("pct", "lxc-attach") and words[1] in ("exec", "-n"):
             number = int(words[2])
             guest = self.guests.get(number)
             if guest and guest.running:
@@ -125,8 +126,6 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
             return XID
         case ["uname", "-m"]:
             return "x86_64"
-        case ["pvesm", "path", volume]:
-            return f"/rpool/data/{volume.partition(':')[2]}"
         case ["test", "-d", _]:
             return ""
         case ["sh", "-c", disk.READ, *_]:
@@ -320,8 +319,24 @@ class WorldChannel(ModelChannel):
         done = super().run(argv, deadline=deadline, stdin=stdin, **more)
         if tuple(argv[:3]) == ("sh", "-c", START):  # a change: what comes of it is read as a fact afterwards
             return done
-        status, out, err = self.spoil(named(self.name, argv, stdin), (done.exit_status, done.stdout, done.stderr))
+        answer = (done.exit_status, done.stdout, done.stderr)
+        if argv[-1] == pmxcfs.READ:
+            answer = self._spoil_files(answer)
+        status, out, err = self.spoil(named(self.name, argv, stdin), answer)
         return replace(done, exit_status=status, stdout=out, stderr=err)
+
+    def _spoil_files(self, answer: Answer) -> Answer:
+        """The node's files, each of which is a fact; without one of them there is no answer."""
+        *lines, last = answer[1].decode().splitlines()
+        files = dict(line.split(" ") for line in lines)
+        for path, text in files.items():
+            number = path.removeprefix("lxc/").removesuffix(".conf")
+            what = f"{NAMES[conf.READ]} of {number}" if number.isdigit() else path
+            status, out, _ = self.spoil(what, (0, base64.b64decode(text), b""))
+            if status:
+                return 1, b"", b"can't be read"
+            files[path] = base64.b64encode(out).decode()
+        return 0, "\n".join((*(" ".join(each) for each in files.items()), last)).encode(), b""
 
     def spawn(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         if "docker pull" in shlex.join(argv):
@@ -341,6 +356,8 @@ NAMES = {
     reboot.ASK: "who makes NVIDIA's devices",
     gpus.LIST: "nvidia-smi -q -x",
     conf.READ: "the configuration file",
+    pmxcfs.READ: "the node's files",
+    pmxcfs.SOCKETS: "the node's sockets",
     tasks.TOLD: "the notes of earlier changes",
     generations.READ: "the journal of generations",
     record_store.READ: "the kept record",
@@ -360,6 +377,8 @@ def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
     """A question in a few words."""
     words, script = list(argv), stdin.decode(errors="replace")
     place = f" in {where.rpartition('ct')[2]}" if "/ct" in where else ""
+    if words[0] == "lxc-attach":
+        place, words = f" in {words[2]}", words[words.index(ENVIRONMENT[-1]) + 1 :]
     known = "adding up over all GPUs" if all_reduce.SEND in words else ""
     known = known or next((NAMES[text] for text in (*words[2:3], script) if text in NAMES), "")
     if known and words[2] == conf.READ:
