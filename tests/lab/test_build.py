@@ -30,7 +30,7 @@ def test_build_where_every_command_takes_a_second(lab: Lab) -> None:
         run = lab.build("--no-clone", seconds=900)
         found = calls()
     assert_built(lab, run, clone=False)
-    assert (found.reading, found.inside, found.most) == (1, 3, 1), found.lines  # the storage's room; each boot's agent
+    assert found.reading == 1, found.lines  # the room of the storage
 
 
 def assert_built(lab: Lab, run: Run, clone: bool = True) -> None:
