@@ -112,6 +112,7 @@ def test_run_whose_result_is_gone_at_its_end_fails(outcome: Outcome, status: int
     vars(recorder).update(
         record=SimpleNamespace(finished=1.0, outcome=outcome),
         write_files=lambda: True,
+        _index=lambda: None,
         _build=SimpleNamespace(uncollected=False),
         _broken="",
     )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fixtures.base.redaction import Redactor, looks_secret
 from fixtures.base.text import beginning, clean, ending, plain, short
 from fixtures.run.ledger import CheckResult
+from fixtures.serving.all_reduce import NO_FIX
 from fixtures.serving.image import Image
 from fixtures.serving.server import Server
 from tests import schemas
@@ -158,6 +159,7 @@ def test_whole_data_is_redacted() -> None:
 def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
     server: Any = Server.__new__(Server)
+    server._fix = NO_FIX
     calls: list[Any] = []
 
     class Container:
