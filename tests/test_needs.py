@@ -17,7 +17,7 @@ from tests.suite_run import Suite
 TOP = Path(__file__).parent.parent
 FILES = sorted((TOP / "tests_920").glob("test_*.py"))
 CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
-EXPLAINS = {"unexpected", "found", "drifted"}
+EXPLAINS = {"unexpected", "found", "drifted", "no_bridge"}
 
 
 def needed(file: Path) -> Iterator[str]:

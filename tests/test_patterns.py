@@ -33,7 +33,7 @@ ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/remote/secret_files.py: re.compile(form)": [form for _, form in secret_files.FORMS.values()],
     "fixtures/proxmox/volume.py: re.fullmatch(own, line.rstrip())": [
         r"pool/((?:subvol|basevol|vm|base)-920-[^@/]+)",
-        r"(?:images/)?(920/[^@/]+|[a-z]+-920-disk-[^@/]+)",
+        r"(?:images/)?(920/[^@/]+|(?:subvol|basevol|vm|base)-920-[^@/]+)",
         r"\A[^:]+:(\S+)\s.*\s920",
     ],
     "fixtures/serving/vllm.py: re.finditer(pattern, line)": [pattern for _, pattern in vllm.PHASES],

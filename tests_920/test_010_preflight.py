@@ -6,6 +6,7 @@ from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf
+from fixtures.proxmox.address import no_bridge
 from fixtures.proxmox.changes import protection
 from fixtures.proxmox.node import Node, address_of, plain_description, stated_text
 from fixtures.proxmox.tasks import RUNNING
@@ -272,8 +273,8 @@ def test_container_is_of_the_declared_parent(node: Node, template: Template) -> 
 
 def test_bridge_is_on_the_node(node: Node, template: Template) -> None:
     """The node has the bridge that the template is declared with."""
-    wrong = address.lacks_bridge(node, template.declared.network.bridge)
-    assert not wrong, wrong
+    names, bridge = address.interfaces(node), template.declared.network.bridge
+    assert bridge in names, no_bridge(node, bridge, names)
 
 
 def test_address_is_free(node: Node, template: Template) -> None:
