@@ -129,7 +129,9 @@ class Machine:
                 "lab-down), or restart it with the commands of this checkout: make lab-up TAKE=1"
             )
         self.power_off()
-        self.state.mkdir(parents=True, exist_ok=True)
+        while not self.state.is_dir():
+            with contextlib.suppress(FileNotFoundError):  # another node was erased meanwhile, and the folder of all
+                self.state.mkdir(parents=True, exist_ok=True)
         self._make_pool()
         source.write_text(str(CHECKOUT))
         made_with.write_text(gpus)
