@@ -17,7 +17,7 @@ import pytest
 
 from fixtures.base.inconclusive import Inconclusive
 from fixtures.gpu import node_gpus, reboot
-from fixtures.proxmox import disk
+from fixtures.proxmox import disk, pmxcfs
 from fixtures.proxmox.channel import Command, DeadlineExceeded
 from fixtures.proxmox.node import Node
 from fixtures.remote import container_probe
@@ -27,6 +27,7 @@ from fixtures.template import family as families
 from fixtures.template import manifest, record_store
 from fixtures.template.family import Descendant, Family
 from fixtures.template.generations import Generation
+from tests import pve_files
 from tests.suite_run import TOP, Suite
 from tests.test_verify import FOUND
 
@@ -118,6 +119,11 @@ class World:
         snapshots = "".join(f"[{SNAPSHOT}]\n#{sealed(2)} accepted T\nsnaptime: 2\n")
         return f"#phoenix-920: container 920 cloned from 903@d\nhostname: T\nmemory: 1\n{snapshots}"
 
+    def files(self) -> str:
+        confs = {920: self.template(), **{ctid: box.conf(ctid) for ctid, box in self.boxes.items()}}
+        others = {str(ctid): {"node": "m", "type": "lxc"} for ctid in self.elsewhere.keys() - confs.keys()}
+        return pve_files.files(confs, "n", "zfspool: p\n\tpool p\n", others)
+
     def archive(self) -> bytes:
         files = {"/etc/pve/nodes/n/lxc/920.conf": self.template()}
         files |= {f"/etc/pve/nodes/n/lxc/{ctid}.conf": box.conf(ctid) for ctid, box in self.boxes.items()}
@@ -164,11 +170,12 @@ class World:
                 return 127, b""
             case ["sh", "-c", reboot.ASK]:
                 return 0, self.boot.encode()
-            case ["pvesh", "get", "/nodes/n/lxc", *_]:
-                rows = [{"vmid": str(ctid), "status": box.status} for ctid, box in self.boxes.items()]
-                return 0, json.dumps([*rows, {"vmid": "920", "status": "running"}]).encode()
-            case ["pvesm", "path", volume]:
-                return 0, f"/{volume.partition(':')[2]}".encode()
+            case ["sh", "-c", pmxcfs.READ]:
+                return 0, self.files().encode()
+            case ["sh", "-c", pmxcfs.SOCKETS]:
+                running = [ctid for ctid, box in self.boxes.items() if box.status == "running"]
+                cut = "???" * any(box.status == "???" for box in self.boxes.values())
+                return 0, f"{pve_files.sockets(920, *running)}{cut}".encode()
             case ["test", "-d", path]:
                 return int(not self.boxes[int(path.split("-")[1])].folder), b""
             case ["sh", "-c", disk.READ, _, root, *_]:
@@ -397,6 +404,31 @@ def test_what_does_not_answer_is_not_known(box: Box, why: str) -> None:
     assert why in one.row()["why"]
     with pytest.raises(Inconclusive, match="Container 931"):
         judge(one)
+
+
+def test_node_that_does_not_say_what_runs_leaves_each_state_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is to start at boot is not taken for one that is off, and one without a description is not lost."""
+    world = World(ct931=Box(lines=("onboot: 1",)), ct932=Box(""))
+    monkeypatch.setattr(pve_files, "sockets", lambda *_: "")
+    family = world.look()
+    assert [(one.row()["state"], verdict(one), one.problems) for one in family.members] == [
+        ("unknown", "not known", [])
+    ]
+    assert "which containers run is not known" in family.notes[0]
+    assert "Container 932 (box932) does not say that it descends from a template" in family.notes[1]
+
+
+def test_container_whose_configuration_says_nothing_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It carries a record, but which GPUs it has is not known."""
+    monkeypatch.setattr(Box, "conf", lambda *_: "")
+    one = World(ct931=Box()).one()
+    assert (verdict(one), one.unknown) == ("not known", ["its configuration, whose file says nothing"])
+
+
+def test_node_whose_files_say_nothing_leaves_the_family_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ct931=Box())
+    monkeypatch.setattr(world, "files", lambda: "")
+    assert "the node's files in /etc/pve say nothing that is sure" in world.look().unknown[0]
 
 
 def test_driver_of_the_node_that_is_not_known_is_no_fit() -> None:

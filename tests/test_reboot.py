@@ -61,17 +61,17 @@ def test_rules_that_name_a_moving_number(
 
 
 @pytest.mark.parametrize(("line", "fails"), [(RULE.format(238), True), (RULE.format(511), False)])
-def test_rules_of_the_parent_are_looked_at(line: str, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_of_the_parent_are_looked_at(line: str, fails: bool) -> None:
     found = conf.parse(f"hostname: p\n[base]\n{line}\n{UVM}\n".encode())
-    monkeypatch.setattr(conf, "read", lambda *_: found)
+    node: Any = SimpleNamespace(read_conf={903: found}.get)
     template: Any = SimpleNamespace(exists=False, ctid=920, parent=SimpleNamespace(ctid=903), parent_snapshot="base")
     if not fails:
-        checks.test_device_rules_outlast_a_reboot(None, template, Boot(MAJORS, (), ()))
+        checks.test_device_rules_outlast_a_reboot(node, template, Boot(MAJORS, (), ()))
         return
     with pytest.raises(
         AssertionError, match=r"container 903 has .*238.*, nvidia-uvm is 511; expected the major number"
     ):
-        checks.test_device_rules_outlast_a_reboot(None, template, Boot(MAJORS, (), ()))
+        checks.test_device_rules_outlast_a_reboot(node, template, Boot(MAJORS, (), ()))
 
 
 def test_rule_of_a_descendant_is_named() -> None:
