@@ -14,12 +14,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.proxmox import conf
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
 from fixtures.run.nodes import NodeSpec, specs
 from fixtures.session import node_process
 from fixtures.session.node_process import NodeProcess, worst
-from tests import schemas
+from tests import pve_files, schemas
 from tests.suite_run import NODE, Suite, SuiteRun
 
 TOP = Path(__file__).parent.parent
@@ -375,7 +376,9 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_plan_is_made_for_each_node(tmp_path: Path) -> None:
-    node = NODE.replace("  *) ", "  pvesh) echo '[]' ;;\n  ip) echo vmbr0 ;;\n  *) ")
+    read = f"""  sh) case "$3" in say*) cat {tmp_path}/files ;; *) exit {conf.ABSENT} ;; esac ;;\n"""
+    (tmp_path / "files").write_text(pve_files.files({}, "stub"))
+    node = NODE.replace("  *) ", f"{read}  ip) echo vmbr0 ;;\n  *) ")
     suite = Nodes(tmp_path, node)
     (tmp_path / "labs/stub/node").write_text(node)
     run = suite.both("--plan", "--parallel")

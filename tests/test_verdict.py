@@ -278,10 +278,10 @@ def pytest_{hook}(session):
         ((), LEAVES_OUT, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), SWALLOWS, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), REPLACES, "not trusted: a plugin reports it as passed, but it did not come to its end"),
-        ((), FORGIVES.format(hook="runtestloop"), "`pvesh"),
-        ((), FORGIVES.format(hook="sessionfinish"), "`pvesh"),
-        (("-p", "no:session"), "", "`pvesh"),
-        (("--runxfail",), MARKED.format(words=""), "`pvesh"),
+        ((), FORGIVES.format(hook="runtestloop"), "`cat /etc/pve/.members"),
+        ((), FORGIVES.format(hook="sessionfinish"), "`cat /etc/pve/.members"),
+        (("-p", "no:session"), "", "`cat /etc/pve/.members"),
+        (("--runxfail",), MARKED.format(words=""), "`cat /etc/pve/.members"),
     ],
 )
 def test_failed_check_fails_the_run_whatever_pytest_is_told(
