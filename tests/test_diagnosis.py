@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.proxmox import conf
 from fixtures.run.ledger import CheckResult
-from tests import schemas
+from tests import pve_files, schemas
 from tests.suite_run import Suite
 
 LOCKED = """#!/bin/sh
-case "$1" in
-  python3) exit 127 ;;
-  hostname) echo stub ;;
-  pveversion) echo pve-manager/9.0.0/stub ;;
-  sh) {sh} ;;
-  pct) {pct} ;;
+case "$1 $2" in
+  python3*) exit 127 ;;
+  hostname*) echo stub ;;
+  pveversion*) echo pve-manager/9.0.0/stub ;;
+  "sh -s") {sh} ;;
+  "sh -c") case "$3" in say*) cat {files} ;; cd*) exit {absent} ;; *) echo "{words}" >&2; exit 255 ;; esac ;;
+  pct*) {pct} ;;
   *) echo "{words}" >&2; exit 255 ;;
 esac
 """
@@ -33,8 +35,11 @@ def suite(tmp_path: Path) -> Suite:
 
 
 def node(suite: Suite, words: str, sh: str = "echo '### node'; echo all is quiet", pct: str = "exit 1") -> None:
-    """A node that refuses what is asked with some words."""
-    (suite.top / "labs/stub/node").write_text(LOCKED.format(words=words, sh=sh, pct=pct))
+    """A node whose files can be read, which has no container, and whose commands refuse with some words."""
+    files = suite.top / "files"
+    files.write_text(pve_files.files({}, "stub"))
+    script = LOCKED.format(words=words, sh=sh, pct=pct, files=files, absent=conf.ABSENT)
+    (suite.top / "labs/stub/node").write_text(script)
 
 
 def failed(checks: list[CheckResult]) -> list[CheckResult]:
@@ -44,7 +49,7 @@ def failed(checks: list[CheckResult]) -> list[CheckResult]:
 def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     node(suite, "CT is locked (snapshot)")
     run = suite.run()
-    first = next(check for check in failed(run.record.checks) if check.name.endswith("test_parent_is_as_declared"))
+    first = next(check for check in failed(run.record.checks) if check.name.endswith("test_storage_has_room"))
     assert first.diagnosis == ["A6"]
     assert "   A6 The container is locked\n     why:  a task" in run.output
     assert "  fix:  wait for the task; only if none is running: pct unlock 920" in run.output
@@ -88,7 +93,7 @@ def test_machines_are_asked_once_for_each_stage(suite: Suite) -> None:
 
 
 def test_dead_node_is_said_and_costs_seconds(suite: Suite) -> None:
-    node(suite, UNKNOWN, sh="[ $2 = -c ] || sleep 1000", pct="sleep 1000")
+    node(suite, UNKNOWN, sh="sleep 1000", pct="sleep 1000")
     run = suite.run("-o", "command_deadline=2")
     commands = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
     asked = [command["seconds"] for command in commands if command["argv"][:2] == ["sh", "-s"]]
