@@ -10,7 +10,9 @@ MEMORY = "MemTotal:       268435456 kB\nMemFree:        1 kB\n"
 SOCKETS = "Num       RefCount Protocol Flags    Type St Inode Path\n"
 
 
-def files(confs: Mapping[int, str], node: str = "pve", storages: str = ZFS, others: Any = None, **cluster: Any) -> str:
+def files(
+    confs: Mapping[int, str], node: str = "pve", storages: str = ZFS, others: Any = None, ha: str = "", **cluster: Any
+) -> str:
     """The files of a node with these containers; `others` are more machines, "cluster" is of `.members`."""
     own = {str(ctid): {"node": node, "type": "lxc", "version": 1} for ctid in confs}
     shown = {
@@ -18,6 +20,7 @@ def files(confs: Mapping[int, str], node: str = "pve", storages: str = ZFS, othe
         ".vmlist": json.dumps({"version": 1, "ids": {**own, **(others or {})}}),
         "/proc/meminfo": MEMORY,
         "storage.cfg": storages,
+        **({"ha/resources.cfg": ha} if ha else {}),
         **{f"lxc/{ctid}.conf": text for ctid, text in confs.items()},
     }
     return "".join(line(name, text) for name, text in shown.items()) + "end\n"

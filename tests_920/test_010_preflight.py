@@ -251,7 +251,7 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     assert found == expected, unexpected(
         f"{template.ctid} is taken by {found}", expected, cause="declare another number, or remove it", run="pct list"
     )
-    managed = guest.get("hastate") or "ignored"  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
+    managed = guest.get("hastate", "ignored")  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
     assert managed == "ignored", unexpected(
         f"{template.ctid} is managed by the cluster's HA, which holds it {managed}",
         "a container that nobody else starts, stops or moves",
