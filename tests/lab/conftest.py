@@ -48,4 +48,5 @@ def container(lab: Lab) -> Iterator[Container]:
     container = Container(Node(open_channel(f"lab:{lab.machine.name}")), 903)
     container.wait_until_booted(60)
     yield container
+    container.node.channel.close()
     lab.node("pct", "shutdown", "903")

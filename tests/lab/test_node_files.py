@@ -33,7 +33,9 @@ UNMADE = "rm /etc/pve/lxc/952.conf; pct unlock 950; pct stop 950; pct destroy 95
 @pytest.fixture(scope="module")
 def node(lab: Lab) -> Iterator[Node]:
     lab.node("sh", "-ec", MADE)
-    yield Node(open_channel(f"lab:{lab.machine.name}"))
+    channel = open_channel(f"lab:{lab.machine.name}")
+    yield Node(channel)
+    channel.close()
     lab.node("sh", "-ec", UNMADE)
 
 

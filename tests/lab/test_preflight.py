@@ -189,7 +189,8 @@ def test_container_of_another_lineage_is_left_alone(lab: Lab) -> None:
 
 
 def test_second_run_is_refused(lab: Lab) -> None:
-    lock = RunLock(open_channel(f"lab:{lab.machine.name}"), 920)
+    channel = open_channel(f"lab:{lab.machine.name}")
+    lock = RunLock(channel, 920)
     lock.acquire("the-first", shared=False, command="a build")
     assert lock.held
     before = sorted(lab.reports.iterdir())
@@ -197,6 +198,7 @@ def test_second_run_is_refused(lab: Lab) -> None:
         run = lab.build()
     finally:
         lock.release()
+        channel.close()
     assert (run.status, sorted(lab.reports.iterdir())) == (4, before)
     says(run, "ERROR: container 920: another run works on it (a build)", "invocation the-first; nothing was touched")
     assert lab.build(checks=ROOM).status == 0

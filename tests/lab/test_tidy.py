@@ -33,6 +33,7 @@ def container(lab: Lab) -> Iterator[Container]:
     container.wait_until_booted(60)
     tidy.note(container)
     yield container
+    container.node.channel.close()
     lab.node("sh", "-c", f"pct stop {CTID}; pct destroy {CTID}")
 
 
