@@ -134,7 +134,7 @@ def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
     says(run, "Container 920 is off", "nothing is started to compare")
     assert (run.status, run.outcome) == (deep.status, deep.outcome) == (0, "partial")
     assert deep.checks()["test_clone_serves"].startswith("container 920 is off")
-    says(deep, "start it, then run every check: ", "pct start 920; ")
+    says(deep, "start it, then run every check: ", "pct start 920'; ")
     says(deep, "--verify-deep")
     assert summary(run)["verificationResult"] == "FAILED"
     assert set(run.checks().values()) >= {"container 920 is off, and nothing is started to compare"}
