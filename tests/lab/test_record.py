@@ -89,7 +89,7 @@ def test_record_is_true(lab: Lab, built: Run) -> None:
     assert record.gpus[1]["vbios"]
     path = f"/nodes/{lab.machine.name}/lxc/920/config"
     config = json.loads(lab.node("pvesh", "get", path, "--output-format", "json"))
-    assert {key: config[key] for key in ("memory", "cores", "net0", "rootfs", "features")}.items() <= (
+    assert {key: str(config[key]) for key in ("memory", "cores", "net0", "rootfs", "features")}.items() <= (
         record.container["config"].items()
     )
     assert record.simulated == ["GPU", "Proxmox VE node"]
