@@ -100,6 +100,7 @@ def test_lost_process(labs: tuple[Lab, Lab], moment: int) -> None:
     """Its build is interrupted: neither gone on with nor begun anew; the other node's is not held."""
     lab, other = labs
     one, two = lab.machine.name, other.machine.name
+    other.destroy(920)
     with other.fault("* = delay 8"):  # so that it is not over before it is lost
         process = lab.start(*words(one, two), "--parallel", *READING)
         pid = process_on(other, process)
