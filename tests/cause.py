@@ -1,4 +1,4 @@
-"""A text of the field through the whole catalogue: which failure modes it is put down to, and by which line.
+"""A text of the field through the whole catalogue: which failure modes name it, and by which line.
 
 python -m tests.cause log < server.log                             the test server's log
 python -m tests.cause 'docker pull vllm/vllm-openai' < words.txt    a command in the container

@@ -726,7 +726,7 @@ def test_ctk_sets_keys_of_the_configuration(tmp_path: Path) -> None:
 
 
 def failure(placed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str) -> list[str]:
-    """The failure modes that what Docker would show of a refusal is put down to."""
+    """The failure modes that fit what Docker would show of a refusal."""
     log = tmp_path / "log.json"
     words = ("--log", str(log), "--log-format", "json", "create", "--bundle", str(tmp_path), "id")
     with pytest.raises(SystemExit):
