@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fixtures.proxmox import docker
 from fixtures.record.model import CommandEntry, Record, from_json
 from fixtures.run.ledger import CheckResult
 
@@ -38,13 +39,13 @@ class Run:
         first, last = self.check("test_systemd_is_healthy"), self.check("test_image_is_pulled")
         ready, answers = self.check("test_server_gets_ready[gpu0]"), self.check("test_server_answers[gpu0]")
         after = [each for each in self.commands if each.started > answers.started]
-        stop, remove = (next(each for each in after if _is(each, "docker", verb)) for verb in ("stop", "rm"))
+        removal = next(each for each in after if _removes_server(each))
         sealing = [each.seconds for each in self.record.checks if any(word in each.title for word in TAKEN)]
         return {
             "inherited stack and pull": last.started + last.seconds - first.started,
             "server ready": ready.seconds,
             "answer": answers.seconds,
-            "stop and remove": stop.seconds + remove.seconds,
+            "stop and remove": removal.seconds,
             "shut down, snapshot, start": sum(sealing),
         }
 
@@ -78,13 +79,17 @@ class Run:
         for run, seconds in zip(runs, answered, strict=False):
             yield run.started, run.started + seconds
         for each in self.commands:
-            if _is(each, "docker", "stop") or (_is(each, "docker", "rm") and "--force" in each.argv):
+            if _removes_server(each):
                 yield each.started, each.started + each.seconds
 
 
 def _is(entry: CommandEntry, *words: str) -> bool:
     argv = entry.argv
     return any(tuple(argv[number : number + len(words)]) == words for number in range(len(argv)))
+
+
+def _removes_server(entry: CommandEntry) -> bool:
+    return docker.REMOVE in entry.argv
 
 
 def covered(spans: Iterable[Span]) -> float:

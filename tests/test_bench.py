@@ -11,8 +11,10 @@ import pytest
 from bench import calls
 from bench.figures import BenchError, Figure, Line, Result
 from bench.relay import relay
-from bench.spans import covered
+from bench.spans import _removes_server, covered
 from bench.timing import timed
+from fixtures.proxmox import docker
+from fixtures.record.model import CommandEntry
 
 
 def test_what_lies_in_two_spans_counts_once() -> None:
@@ -63,3 +65,10 @@ def test_calls_are_counted_by_kind() -> None:
     found = calls.of([*noted, "pct start 920", "", "pct"])
     assert (found.reading, found.inside, found.most) == (2, 1, 2)
     assert found.changing == "pct set, pct start (2)"
+
+
+def test_removal_is_known_by_the_words_that_remove() -> None:
+    def entry(*argv: str) -> CommandEntry:
+        return CommandEntry(channel="", started=0, seconds=0, argv=list(argv), exit_status=0)
+
+    assert [_removes_server(entry("sh", "-c", docker.REMOVE)), _removes_server(entry("sh", "-c", "true"))] == [True, False]
