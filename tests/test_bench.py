@@ -68,7 +68,6 @@ def test_calls_are_counted_by_kind() -> None:
 
 
 def test_removal_is_known_by_the_words_that_remove() -> None:
-    def entry(*argv: str) -> CommandEntry:
-        return CommandEntry(channel="", started=0, seconds=0, argv=list(argv), exit_status=0)
-
-    assert [_removes_server(entry("sh", "-c", docker.REMOVE)), _removes_server(entry("sh", "-c", "true"))] == [True, False]
+    removal, other = (CommandEntry("lab/ct920", ["sh", "-c", words], 0, 1, 0, "") for words in (docker.REMOVE, "true"))
+    assert _removes_server(removal)
+    assert not _removes_server(other)
