@@ -441,6 +441,19 @@ def test_snapshot_that_somebody_puts_in_the_place_of_the_accepted_one_is_not_acc
     assert f"the accepted generation is 920@{NAME}-g1" in words
 
 
+def test_declared_start_with_the_node_is_set(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
+    declared = replace(DECLARATION[920], onboot=True, startup="order=2,up=30")
+    one = Clone(node, declared, DECLARATION[903], SETTINGS)
+    node.files[920] = conf_of(declared, one.origin)
+    one.ensure_cloned()
+    assert node.done[-1][-4:] == ("--onboot", "1", "--startup", "order=2,up=30")
+    done = len(node.done)
+    node.files[920] = conf_of(declared, one.origin, onboot="1", startup="order=2,up=30")
+    one.ensure_cloned()
+    assert len(node.done) == done
+
+
 def test_throw_away_clone_does_not_inherit_protection(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could not be destroyed again."""
     declared = replace(DECLARATION[920], ctid=990)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,7 +121,11 @@ def test_owner_is_told_commands_that_keep_what_is_not_declared() -> None:
     clone: Any = SimpleNamespace(
         ctid=950, declared=DECLARED, node=SimpleNamespace(config=lambda _: config), parent=DECLARED
     )
+    clone.declared = replace(DECLARED, startup="order=2,up=30")
+    assert "--startup order=2,up=30" in owners.advice(clone, ["startup none → 2,up=30"])
+    clone.declared = DECLARED
     said = owners.advice(clone, ["memory 1024 → 40960"])
+    assert "--startup" not in said
     assert "memory 1024 → 40960. Nothing of it was changed." in said
     assert (
         "pct set 950 --memory 40960 --net0 name=eth0,bridge=vmbr0,ip=10.0.0.150/24,gw=10.0.0.1,tag=30,firewall=1,"

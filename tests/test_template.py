@@ -1,5 +1,6 @@
 """The template: differences that are named, and snapshots that count."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_declared_configuration_has_no_difference() -> None:
 def test_difference_is_named(key: str, value: object, said: str) -> None:
     (difference,) = config_differences(DECLARATION[920], {**CONFIG, key: value})
     assert difference.startswith(said)
+
+
+def test_start_with_the_node_is_compared_only_if_it_is_declared() -> None:
+    assert config_differences(DECLARATION[920], {**CONFIG, "onboot": 1, "startup": "order=9"}) == []
+    declared = replace(DECLARATION[920], onboot=True, startup="order=2,up=30")
+    assert config_differences(declared, CONFIG) == ["onboot 0 → 1", "startup none → 2,up=30"]
+    assert config_differences(declared, {**CONFIG, "onboot": 1, "startup": "up=30,2"}) == []
+    assert config_differences(replace(declared, onboot=False, startup=None), CONFIG) == []
+    assert config_differences(replace(declared, onboot=None, startup="order=0"), CONFIG) == ["startup none → 0"]
 
 
 def test_larger_disk_and_order_of_options_do_no_harm() -> None:

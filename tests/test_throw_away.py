@@ -1,5 +1,6 @@
 """Throw-away clones: a place that nobody has, and an identity of their own."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,12 @@ def test_place_is_free() -> None:
     assert clone.declared.memory_mb == 8192
     assert clone.declared.name != TEMPLATE.name
     assert clone.declared.storage_size_gb == TEMPLATE.storage_size_gb
+    assert clone.declared.boot == {}
+
+
+def test_clone_of_a_template_that_starts_with_its_node_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.TEMPLATE", replace(TEMPLATE, onboot=True, startup="order=2"))
+    assert choose(Node({})).declared.boot == {"onboot": "0"}
 
 
 @pytest.mark.parametrize(
