@@ -50,6 +50,12 @@ def test_gpu_stands_for_each(tmp_path: Path) -> None:
     assert set(load(write(tmp_path, {**GOOD, "check": f'"{each}[gpu1]"'}), CHECKS)) == {f"{each}[gpu1]"}
 
 
+def test_descendant_is_waived_by_its_number(tmp_path: Path) -> None:
+    """Only the node knows which there are, and it is not asked yet."""
+    name = "test_095_family.py::test_descendant_is_sound[931]"
+    assert set(load(write(tmp_path, {**GOOD, "check": f'"{name}"'}), CHECKS)) == {name}
+
+
 @pytest.mark.parametrize(("days", "expired"), [(-1, True), (0, False), (1, False)])
 def test_last_day_is_included(days: int, expired: bool) -> None:
     assert Waiver(ONE, "why", TODAY + timedelta(days=days)).expired is expired
@@ -64,6 +70,14 @@ MISTAKES = {
     "a stage that acts": (
         {**GOOD, "check": '"test_060_seal.py::test_everything_passed"'},
         "can't be waived: the stage seal is no mere check",
+    ),
+    "all descendants": (
+        {**GOOD, "check": '"test_095_family.py::test_descendant_is_sound[descendant]"'},
+        "is each descendant; a waiver names one, such as [931]",
+    ),
+    "a number of another check": (
+        {**GOOD, "check": '"test_095_family.py::test_family_is_known[931]"'},
+        "there is no check 'test_095_family.py::test_family_is_known[931]'",
     ),
     "a day in words": ({**GOOD, "until": '"next year"'}, "until is 'next year', expected a day such as 2026-12-31"),
     "a day that is not there": ({**GOOD, "until": "2026-02-31"}, "can't be read"),
