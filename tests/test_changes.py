@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf, integrity
 from fixtures.proxmox.changes import ChangeRefused
 from fixtures.proxmox.channel import Command
@@ -22,7 +23,7 @@ from fixtures.run import seal as seals
 from fixtures.run.mode import BUILD, REBUILD
 from fixtures.run.seal import Seal
 from fixtures.template import end_state, ephemeral_clone, repair
-from fixtures.template.clone import MARK, Clone, CloneError
+from fixtures.template.clone import MARK, Clone
 from fixtures.template.generations import Generation
 from fixtures.template.template import Situation, Template, TemplateError
 from tests.small_node import DECLARATION, POOL, SETTINGS, SmallNode, conf_of, zfs_list
@@ -594,7 +595,7 @@ def test_snapshots_that_would_go_with_a_container(
     node = cast(SmallNode, ours.node)
     node.stored = stored
     with mock.patch.object(node, "storage", return_value={"type": kind, "pool": POOL}):
-        reason = integrity.stored_only(node, node.read(920), throw_away=throw_away)
+        reason = integrity.only_in_storage(node, node.read(920), throw_away=throw_away)
     assert re.search(said, reason) if said else not reason
 
 
@@ -647,7 +648,7 @@ def test_nothing_is_cloned_over_a_volume_without_a_container(ours: Template, nod
     """It would be freed with the clone if that died."""
     del node.files[920]
     node.volumes[920] = ["lxc-disks:subvol-920-disk-0"]
-    with pytest.raises(CloneError, match="pvesm free lxc-disks:subvol-920-disk-0"):
+    with pytest.raises(BuildError, match="pvesm free lxc-disks:subvol-920-disk-0"):
         ours.ensure_cloned()
     assert node.done == []
 

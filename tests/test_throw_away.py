@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fixtures.base.declaration import load
+from fixtures.base.errors import BuildError
 from fixtures.template import ephemeral_clone, identity
-from fixtures.template.clone import CloneError
 
 TEMPLATE = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[920]
 
@@ -69,7 +69,7 @@ def test_clone_of_a_template_that_starts_with_its_node_does_not(monkeypatch: pyt
     ],
 )
 def test_no_place_is_said(node: Node, values: dict[str, Any], said: str) -> None:
-    with pytest.raises(CloneError, match=said):
+    with pytest.raises(BuildError, match=said):
         choose(node, **values)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.base.inconclusive import Inconclusive
 from fixtures.proxmox import docker
 from fixtures.run.clone_acceptance import CloneAcceptance
-from fixtures.template.clone import CloneError
 
 
 class Clone:
@@ -66,6 +66,6 @@ def test_container_that_is_off_is_not_started() -> None:
 def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
     trial = trial_of(Clone(False, True), on=True)
     assert not trial.was_there
-    with pytest.raises(CloneError, match="has come meanwhile"):
+    with pytest.raises(BuildError, match="has come meanwhile"):
         trial.make()
     trial.end()

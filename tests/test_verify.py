@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.conf import Snapshot
 from fixtures.record.comparison import compare
@@ -24,7 +25,7 @@ from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check
 from fixtures.session import verification
 from fixtures.template import comparison, manifest, record_store
-from fixtures.template.comparison import Comparison, ComparisonError, Drift
+from fixtures.template.comparison import Comparison, Drift
 from fixtures.template.end_state import EndState
 from fixtures.template.pending import Pending
 from fixtures.template.storage import SnapshotFacts
@@ -109,7 +110,7 @@ def test_owners_clone_is_compared_with_the_generation_that_it_was_cloned_from(mo
     world = World()
     world.description = world.description.replace(world.digest, "0" * 64)
     template = world.template(monkeypatch)
-    with pytest.raises(ComparisonError):
+    with pytest.raises(BuildError):
         comparison.of_clone(template, template.container, 60)
     found = comparison.of_clone(template, template.container, 60, as_carried=True)
     assert (found.digest, found.drifts) == (world.digest, [])
@@ -283,7 +284,7 @@ def test_nothing_to_compare_with_is_said(
 ) -> None:
     world = World()
     spoil(world)
-    with pytest.raises(ComparisonError, match=said):
+    with pytest.raises(BuildError, match=said):
         world.compare(monkeypatch)
 
 
