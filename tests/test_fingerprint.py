@@ -282,7 +282,7 @@ def compared(build: Any, mine: Fingerprint, command: list[str] = COMMAND, model:
 
 
 def test_reference_is_made_of_runs_and_judges_once_it_has_a_spread(tmp_path: Path) -> None:
-    assert compared(a_build(tmp_path), whole()) == ["themselves when many are asked at once"]
+    assert compared(a_build(tmp_path), whole()) == ["those under load"]
     for _ in range(2):
         compared(a_build(tmp_path, write=True), whole())
     assert compared(a_build(tmp_path), whole()) == []
@@ -329,7 +329,7 @@ def test_several_gpus_are_compared_with_one_of_the_same_model_only(tmp_path: Pat
 def test_nothing_to_compare_with_is_said() -> None:
     with pytest.raises(
         Unseen,
-        match=r"not seen: whether the answers agree, without a reference of 2 runs; --write-reference adds one; GPU 0",
+        match=r"not seen: a reference of 2 runs for the answers, --write-reference adds a run; GPU 0",
     ):
         agreement.report("GPU 0", [agreement.judged("x", agreement.Difference(0.0, "", exact=False), None)])
 

@@ -11,6 +11,7 @@ from fixtures.gpu.sample import GpuSample
 from fixtures.record.model import CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks
+from fixtures.report.html import CSS
 from fixtures.run.ledger import CheckResult
 from fixtures.serving.served_model import ServedModel
 
@@ -41,6 +42,12 @@ def bars(svg: str, kind: str) -> list[tuple[float, float, str]]:
 def test_checks_lie_where_their_time_was() -> None:
     svg = waterfall.draw(CHECKS, COMMANDS, SERVED)
     assert bars(svg, "check") == [(0, 25, "One is so. (passed, 10 s)"), (25, 75, "Two is <so>. (failed, 30 s)")]
+
+
+def test_each_kind_of_the_legend_has_a_colour_of_its_own() -> None:
+    rules = CSS.read_text().replace(".check rect", ".check.passed rect").replace(".phase rect", ".phase.loading rect")
+    kinds = [f".{kind.replace(' ', '.')} rect" for kind in waterfall.LEGEND]
+    assert [kind for kind in kinds if kind not in rules] == []
 
 
 def test_commands_are_drawn_if_they_are_seen() -> None:

@@ -168,7 +168,7 @@ def test_gpu_may_be_used(container: Container, template: Template, build: Build,
         raise build.ledger.blocked_by(f"test_gpu_may_be_used[gpu{before[0]}]")
     assert not wrong, unexpected(
         f"GPU {gpu}: {'; '.join(wrong)}",
-        "devices that may be used",
+        "device files that the container may use",
         cause="pass them through in the parent, take its snapshot again",
         run=gpus.passing(container, template.parent.ctid, wrong),
     )

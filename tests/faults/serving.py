@@ -338,7 +338,7 @@ MEASURED = (
         "drifts",
         "the server answers differently when many ask at once",
         "test_answers_agree",
-        "differ from themselves when many are asked at once",
+        "differ from those under load",
     ),
     serving(
         "server-dies-of-scores",
