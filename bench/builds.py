@@ -51,25 +51,33 @@ def _clone(place: Place) -> None:
 def overhead(place: Place) -> list[Figure]:
     """A whole run with the image there, without what only the outside needs in the same run; and what it calls."""
     _ = place.whole_template
-    cheap, dear, found = [], [], calls.of(())
+    cheap, own, dear, found = [], [], [], calls.of(())
     for _ in range(max(1, place.runs // 3)):
-        cheap.append(_share(place))
+        seconds, run = _rebuild(place)
+        cheap.append(_without(run.outside(), seconds))
+        own.append(_without(run.outside_or_asking(), seconds))
         with place.real_cost():
-            dear.append(_share(place))
+            seconds, run = _rebuild(place)
+        dear.append(_without(run.outside(), seconds))
         found = place.calls()
     return [
         Figure("of the whole, real call cost", dear, " %", at_most=12),
         Figure("of the whole, lab cost", cheap, " %", at_most=8),
+        Figure("in which no command of a check ran either, and no server was asked", own, " %"),
         Figure("calls that only read", [found.reading], at_most=3),
         Figure("`pct exec`", [found.inside]),
         Figure(f"times the same change; all changes: {found.changing}", [found.most], at_most=1),
     ]
 
 
-def _share(place: Place) -> float:
-    """Percent of a whole run in which it does not wait for what only the outside needs."""
-    whole = place.suite("--rebuild", deadline=1200).seconds
-    return 100 * (whole - Run(place.last).outside()) / whole
+def _rebuild(place: Place) -> tuple[float, Run]:
+    seconds = place.suite("--rebuild", deadline=1200).seconds
+    return seconds, Run(place.last)
+
+
+def _without(waited: float, seconds: float) -> float:
+    """Percent of a run in which it does not wait for others."""
+    return 100 * (seconds - waited) / seconds
 
 
 def noticed(place: Place) -> list[Figure]:

@@ -96,7 +96,7 @@ class World:
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
-            open=lambda: None,
+            open=lambda: self.running,
             again=lambda *more: " ".join(("pytest", *more)),
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
