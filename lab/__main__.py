@@ -84,15 +84,16 @@ def main() -> int:
         return 1
     try:
         return _do(machine, words.verb, command, words.gpu, take_over=words.take_over)
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
+    except (LabError, OSError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"lab: {why}", file=sys.stderr)
         return 1
 
 
 def _do(machine: Machine, verb: str, command: list[str], gpus: str, *, take_over: bool) -> int:
     if verb == "exec":
         if not machine.pid():
-            raise LabError("the lab is not up; start it with `make lab-up`")
+            raise LabError(f"{machine.name} is not up; start it with `python3 -m lab --name {machine.name} up`")
         os.execv(machine.shim, [str(machine.shim), *command])
     if verb == "status":
         print(f"{machine.name}: {'up' if machine.pid() else 'down'}, disk {machine.pool}")

@@ -7,10 +7,12 @@ the declaration lacks is added to its text.
 from __future__ import annotations
 
 import argparse
+import importlib
 import ipaddress
 import json
 import re
 import sys
+import tempfile
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -65,8 +67,9 @@ def main(words: list[str]) -> int:
     suite = folder / f"tests_{given.ctid}"
     try:
         entry = _write(folder, suite, given)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"phoenix-920 new: {error}; nothing was written", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"phoenix-920 new: {why}; nothing was written", file=sys.stderr)
         return 4
     net = entry["network_config"]
     print(f"{suite}: {len([*suite.iterdir()])} files; your own stage is {OWN}")
@@ -79,9 +82,14 @@ def main(words: list[str]) -> int:
 
 def _write(folder: Path, suite: Path, given: argparse.Namespace) -> dict[str, Any]:
     declared = folder / DECLARATION
-    text = (declared if declared.exists() else SUITE / DECLARATION).read_text(encoding="utf-8")
+    found = declared if declared.exists() else SUITE / DECLARATION
+    _check(found)
+    text = found.read_text(encoding="utf-8")
     entry = _entry(json.loads(text)["lxc_configs"], given)
     text = _added(text, str(given.ctid), entry)
+    with tempfile.TemporaryDirectory() as trial:
+        (Path(trial) / DECLARATION).write_text(text, encoding="utf-8")
+        _check(Path(trial) / DECLARATION)
     if suite.exists():
         raise ValueError(f"{suite} exists")
     suite.mkdir(parents=True)
@@ -95,6 +103,16 @@ def _write(folder: Path, suite: Path, given: argparse.Namespace) -> dict[str, An
         lines = (SUITE / "pytest.ini").read_text(encoding="utf-8").replace("tests_920", suite.name).splitlines()
         ini.write_text("".join(f"{line}\n" for line in lines if not line.startswith((" ", "#", "markers"))))
     return entry
+
+
+def _check(declared: Path) -> None:
+    """Check a declaration as a run would. Raises ValueError with its mistakes, by the name of the file."""
+    sys.path.insert(0, str(SUITE))  # before a distribution that has a package `fixtures`
+    errors, declaration = (importlib.import_module(f"fixtures.base.{name}") for name in ("errors", "declaration"))
+    try:
+        declaration.load(declared)
+    except errors.BuildError as error:
+        raise ValueError(str(error).replace(f"{declared.parent}/", "")) from None
 
 
 def _entry(entries: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:

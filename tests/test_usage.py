@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lab import __main__ as lab
+from phoenix_920 import new
+
 TOP = Path(__file__).parent.parent
 
 
@@ -20,6 +23,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     [
         (["--node", "nowhere"], "--node nowhere: not a node"),
         (["--node", "lab:none"], "the lab is not up"),
+        (["--node", "ssh://root@"], "ssh://root@: not an ssh address"),
         (["-o", "lxc_configs=none.json"], "none.json: can't be read"),
         (["-o", "ready_deadline=soon"], "ready_deadline: 'soon' is not a number"),
         (["-o", "server_port=0"], "server_port: '0' is not between"),
@@ -89,3 +93,45 @@ def test_lab_takes_no_folder_for_the_name_of_a_node(name: str) -> None:
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert f"{name!r} is no name of a node" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("declared", "words", "said"),
+    [
+        (None, ["930", "--address", "10.0.0.300/24"], "lxc_configs.930.network_config.ip: "),
+        (None, ["930", "--name", "a b"], "lxc_configs.930.name: "),
+        (None, ["-5"], "lxc_configs.-5"),
+        (None, ["930", "--parent", "999"], "the parent 999 is not declared"),
+        (None, ["930", "--folder", "/proc/x"], "/proc/x: No such file or directory; nothing was written"),
+        (b"[]", ["930"], "phoenix_lxc_configs.json:1: top level: []"),
+        (b'{"lxc_configs": {"920": 5}}', ["930"], "lxc_configs.920: 5; expected"),
+        (b"[" * 200_000, ["930"], "is nested too deeply"),
+        (b"\xff", ["930"], "is not UTF-8 text"),
+    ],
+)
+def test_new_suite_from_a_mistake_is_refused_in_plain_words(
+    declared: bytes | None, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if declared is not None:
+        (tmp_path / new.DECLARATION).write_bytes(declared)
+    before = sorted(tmp_path.iterdir())
+    assert new.main(words if "--folder" in words else [*words, "--folder", str(tmp_path)]) == 4
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, sorted(tmp_path.iterdir())) == ("", before)
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("down", "state/pve-none/pid: Not a directory"), ("exec", "lab --name pve-none up")]
+)
+def test_lab_says_in_one_line_what_it_can_not_do(
+    verb: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("PHOENIX_LAB_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("sys.argv", ["lab", "--name", "pve-none", verb])
+    assert lab.main() == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
