@@ -12,6 +12,7 @@ from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import index
 from fixtures.run.mode import Outcome
 from fixtures.template.storage import SnapshotFacts
+from tests.browser import browser
 
 
 def record(number: int, outcome: Outcome = Outcome.VERIFIED, *, sealed: str = "", node: str = "pve") -> Record:
@@ -40,7 +41,7 @@ def test_each_run_adds_one_row_the_newest_first(tmp_path: Path) -> None:
     assert shown(tmp_path) == [f"20270115T0000{number:02}Z-920" for number in (2, 1, 0)]
     text = (tmp_path / index.NAME).read_text()
     assert 'href="20270115T000002Z-920/report.html"' in text
-    assert ", generation 2" in text
+    assert "<td>g2</td>" in text
 
 
 def test_same_run_has_one_row_and_a_rebuild_gives_the_same_page(tmp_path: Path) -> None:
@@ -69,15 +70,17 @@ def test_names_are_escaped_and_short(tmp_path: Path) -> None:
 
 
 def test_retention_keeps_the_newest_and_the_last_built_one_of_each_generation(tmp_path: Path) -> None:
-    kinds = {1: ("a" * 64, Outcome.BUILT), 2: ("a" * 64, Outcome.BUILT), 4: ("b" * 64, Outcome.BUILT)}
+    kinds = {1: ("a", 1), 2: ("a", 1), 3: ("a", 2), 4: ("b", 3)}  # generation 2 has the content of 1
     for number in range(8):
-        sealed, outcome = kinds.get(number, ("", Outcome.VERIFIED))
-        leave(tmp_path, number, record(number, outcome, sealed=sealed))
+        sealed, generation = kinds.get(number, ("", 0))
+        made = record(number, Outcome.BUILT if sealed else Outcome.VERIFIED, sealed=sealed * 64)
+        made.generation = generation
+        leave(tmp_path, number, made)
     for other in ("mine", "20270115T000000Z-920-mine"):
         (tmp_path / other).mkdir()
     (tmp_path / "20260101T000000Z-920").mkdir()  # nothing in it says what it is
     index.add(tmp_path, tmp_path / "20270115T000007Z-920", record(7), keep=2)
-    assert sorted(int(name[13:15]) for name in shown(tmp_path)) == [2, 4, 6, 7]
+    assert sorted(int(name[13:15]) for name in shown(tmp_path)) == [2, 3, 4, 6, 7]
     assert {each.name for each in tmp_path.iterdir() if each.is_dir()} >= {
         *("mine", "20270115T000000Z-920-mine", "20260101T000000Z-920")
     }
@@ -99,6 +102,18 @@ def test_row_is_added_to_two_hundred_in_a_moment(tmp_path: Path) -> None:
     index.add(tmp_path, one, record(1))
     assert time.process_time() - begun < 0.05
     assert len(shown(tmp_path)) == 201
+
+
+def test_two_hundred_runs_fit_a_screen_and_a_telephone(tmp_path: Path) -> None:
+    rows = [index.row(record(number, node="pve" * 20), f"run-{number}") for number in range(200)]
+    index._write(tmp_path, rows)
+    with browser(tmp_path / "profile") as page:
+        for width in (1200, 375):
+            page.look(width)
+            page.open(tmp_path / index.NAME)
+            assert page.run("return document.documentElement.scrollWidth") <= width
+            assert page.run("return document.querySelectorAll('tbody tr').length") == 200
+            assert (page.console(), page.violations()) == ([], [])
 
 
 def test_figure_of_the_server_is_shown(tmp_path: Path) -> None:
