@@ -3,12 +3,12 @@
 import json
 from dataclasses import asdict, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fixtures.base.inconclusive import Unseen
-from fixtures.record.model import Record, from_json
+from fixtures.record.model import ImageFacts, Record, from_json
 from fixtures.report.head import head
 from fixtures.run import answers
 from fixtures.serving.image import Image
@@ -40,7 +40,8 @@ def served(speed: float, perplexity: float | None = 20.0, logprob: float = -1.0,
 
 
 def document(**more: Any) -> dict[str, Any]:
-    record = Record("1", 0.0, image=asdict(OLD), served=[served(500.0)], gpus=[{"name": CARDS[0]}], **more)
+    image = cast(ImageFacts, asdict(OLD))
+    record = Record("1", 0.0, image=image, served=[served(500.0)], gpus=[{"name": CARDS[0]}], **more)
     return dict(json.loads(record.to_json()))
 
 

@@ -70,7 +70,7 @@ def test_run_leaves_no_secret(tmp_path: Path) -> None:
     assert b"refused: [redacted: HUGGING_FACE_HUB_TOKEN], [redacted: REGISTRY_PASSWORD]" in files["record.json"]
     assert {"HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "REGISTRY_PASSWORD", "ODD_NAME"} <= set(run.record.redacted)
     assert run.record.settings["server_env"] == ["HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "ODD_NAME"]
-    assert "2048" in run.record.settings["server_args"]
+    assert "2048" in str(run.record.settings["server_args"])
     schemas.check_folder(run.folder)
 
 

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from fixtures.base.text import clean, short, tail
 from fixtures.gpu.sample import GpuSample
-from fixtures.record.model import CommandEntry, ContainerFacts, Record, Subject
+from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import render, words
 from fixtures.run.ledger import CheckResult
@@ -30,13 +30,12 @@ LONG = HOSTILE + "x" * 1_000_000
 def record() -> tuple[Record, list[CommandEntry]]:
     """A record in which whatever can be a text is hostile and long."""
     argv = ["docker", "run", LONG]
-    values: dict[str, Any] = {HOSTILE: LONG, "list": [LONG], "dictionary": {HOSTILE: LONG}}
+    values: Any = {HOSTILE: LONG, "list": [LONG], "dictionary": {HOSTILE: LONG}}
     answers = [{"question": LONG, "text": LONG, "model": LONG, "tokens": 3, "seconds": 0.5}] * 2
     served = ServedModel(LONG, argv, 1.0, 2.0, 3.0, answers, [GpuSample(float(at), 0, 1e9, 1e9) for at in range(5000)])
     checks = [CheckResult(f"a::{HOSTILE}{n}", HOSTILE, LONG, "failed", LONG, 1000.0 + n, 1.0) for n in range(60)]
     whole = Record(LONG, 1000.0, 1100.0, Outcome.FAILED, sentence=LONG, operator=LONG)
-    whole.node = whole.image = whole.model = values
-    whole.container = cast(ContainerFacts, values)
+    whole.node = whole.image = whole.model = whole.container = values
     whole.software = {HOSTILE: LONG}
     whole.gpus, whole.checks, whole.served, whole.simulated = [values], checks, [served], [LONG]
     whole.subjects, whole.warnings = [Subject(LONG, LONG)], [LONG] * 5

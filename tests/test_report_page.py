@@ -11,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from fixtures.proxmox.facts import GpuFacts
 from fixtures.record.model import Record
 from fixtures.report import head
 from fixtures.run.ledger import Ledger
@@ -259,7 +260,7 @@ def test_sample_is_small(name: str) -> None:
 
 def test_gpu_of_a_server_is_named_by_its_device_not_by_its_place() -> None:
     """PCI addresses, by which a container counts, need not be in the order of the devices."""
-    gpus = [{"index": 0, "minor": 1, "uuid": "GPU-b"}, {"index": 1, "minor": 0, "uuid": "GPU-a"}]
+    gpus: list[GpuFacts] = [{"index": 0, "minor": 1, "uuid": "GPU-b"}, {"index": 1, "minor": 0, "uuid": "GPU-a"}]
     known = Record("1", 1.0, container={"declared": {"gpus": [0, 1]}})
     assert head._numbers(known) == {0: 0, 1: 1}
     known.gpus = gpus

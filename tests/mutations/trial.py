@@ -9,7 +9,7 @@ import inspect
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -291,7 +291,7 @@ class Trial:
         old = Record(
             "1",
             0.0,
-            image={**asdict(build.image), "digest": "v@sha256:1"},
+            image={"size": build.image.size, "digest": "v@sha256:1"},
             gpus=[{"name": each.name} for each in build.gpus],
         )
         old.served = [replace(was, fingerprint=Fingerprint(perplexity=20.0))]
