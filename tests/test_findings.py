@@ -170,8 +170,18 @@ def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = Tr
     for name in known:
         for when in ("setup", "call", "teardown"):
             stages.pytest_runtest_logreport(SimpleNamespace(nodeid=name, when=when))
+    marker = SimpleNamespace(args=("the stage after",))
+    stages.pytest_runtest_setup(cast(Any, SimpleNamespace(get_closest_marker=lambda _: marker)))
+    before = [*said]
     stages.pytest_sessionfinish()
+    assert said == before or known[name].verdict == "skipped", "a stage is not said before the next begins"
     return said
+
+
+def test_stage_says_its_own_time_and_failures_first() -> None:
+    verdicts = {"a": "passed", "b": "passed", "c": "failed"}
+    results = [CheckResult(f"x.py::{name}", "image", "A.", each, "", 100.0, 18.0) for name, each in verdicts.items()]
+    assert shown(results)[-1] == "image              1 failed, 2 passed (18 s)"
 
 
 def existing() -> list[CheckResult]:
