@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fixtures.proxmox import docker
-from fixtures.record.model import CommandEntry, Record, from_json
+from fixtures.record.model import CommandEntry, Record, read
 from fixtures.run.ledger import CheckResult
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
@@ -26,7 +26,7 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.record: Record = from_json((folder / "record.json").read_text())
+        self.record: Record = read(folder / "record.json")
         lines = (folder / "commands.jsonl").read_text().splitlines()
         self.commands = sorted((CommandEntry(**json.loads(line)) for line in lines), key=lambda each: each.started)
 
