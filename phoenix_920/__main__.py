@@ -22,6 +22,12 @@ def main() -> int:
         return new.main(words[1:])
     if words[:1] == ["nightly"]:
         return nightly.main(words[1:])
+    for word in words:  # pytest ends with a traceback
+        try:
+            _ = Path(word[1:]).read_text(encoding="utf-8") if word.startswith("@") else ""
+        except (OSError, UnicodeDecodeError) as error:
+            print(f"{word}: can't be read: {getattr(error, 'strerror', error)}", file=sys.stderr)
+            return int(pytest.ExitCode.USAGE_ERROR)
     found = front.suites(words, here)
     if missing := [folder for folder in found if not (folder / "CHECKS").is_file()]:
         print(f"{missing[0]}/CHECKS is not there: a suite lists its checks in it, stage by stage", file=sys.stderr)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.base.errors import BuildError
+from fixtures.run import listed, stages, waivers
 from lab import __main__ as lab
+from phoenix_920 import __main__ as front
 from phoenix_920 import new
 
 TOP = Path(__file__).parent.parent
@@ -24,6 +27,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["--node", "nowhere"], "--node nowhere: not a node"),
         (["--node", "lab:none"], "the lab is not up"),
         (["--node", "ssh://root@"], "ssh://root@: not an ssh address"),
+        (["--nodes", "/dev/zero"], "--nodes /dev/zero: is larger than 1 MiB"),
         (["-o", "lxc_configs=none.json"], "none.json: can't be read"),
         (["-o", "ready_deadline=soon"], "ready_deadline: 'soon' is not a number"),
         (["-o", "server_port=0"], "server_port: '0' is not between"),
@@ -119,6 +123,27 @@ def test_new_suite_from_a_mistake_is_refused_in_plain_words(
     out, err = capsys.readouterr()
     assert said in err
     assert (out, sorted(tmp_path.iterdir())) == ("", before)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b" " * (2**20 + 1)])
+def test_list_of_checks_or_waivers_that_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
+    (path := tmp_path / "CHECKS").write_bytes(content)
+    for read in (
+        listed.mistake,
+        lambda checks: stages.declared_checks(checks, ()),
+        lambda file: waivers.load(file, ()),
+    ):
+        with pytest.raises(BuildError, match=r"CHECKS.*: is (not UTF-8 text|larger than 1 MiB)"):
+            read(path)
+
+
+def test_file_of_options_that_can_not_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "options").write_bytes(b"\xff")
+    monkeypatch.setattr("sys.argv", ["phoenix-920", f"@{tmp_path}/options"])
+    assert front.main() == 4
+    assert capsys.readouterr().err.startswith(f"@{tmp_path}/options: can't be read: ")
 
 
 @pytest.mark.parametrize(
