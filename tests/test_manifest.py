@@ -138,7 +138,7 @@ def test_model_that_is_not_there_has_no_files(tmp_path: Path) -> None:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, said: dict[str, list[str]]) -> None:
-    monkeypatch.setattr(container_probe, "_run", lambda *argv: said.get(" ".join(argv[:2]), []))
+    monkeypatch.setattr(container_probe, "run", lambda *argv: "\n".join(said.get(" ".join(argv[:2]), [])))
 
 
 def test_packages_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:

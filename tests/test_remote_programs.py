@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fixtures.base.number import misfit
-from fixtures.remote import container_probe, leftovers, secret_files
+from fixtures.remote import container_probe, leftovers, machine, program, secret_files
 from fixtures.template import tidy
 
-WHERE = {"probe": container_probe, "leftovers": leftovers}
 MEMORY = 400 << 20  # bytes of address space: an interpreter with threads, and what is kept
 NONSENSE = ["", "NaN", "[[", "[" * 100_000, "[1]", "{}", '"x"', "\x00", '{"Components": 5}', '[{"Id": 1}]']
 
 
-@pytest.mark.parametrize("program", WHERE)
 @pytest.mark.parametrize("script", ["exec yes", "exec yes >&2", "yes & exec yes", "trap '' TERM; exec yes"])
-def test_command_that_floods_says_nothing(program: str, script: str, tmp_path: Path) -> None:
+def test_command_that_floods_says_nothing(script: str) -> None:
     """In the memory that a container has, with its output and its errors."""
-    run = "_run" if program == "probe" else "run"
     code = f"""
 import sys
 sys.path.insert(0, {str(Path.cwd())!r})
-import fixtures.remote.{WHERE[program].__name__.rpartition(".")[2]} as program
-program.SECONDS = 2
-print(repr(program.{run}("sh", "-c", {script!r})))
+from fixtures.remote import machine
+machine.SECONDS = 2
+print(repr(machine.run("sh", "-c", {script!r})))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -40,13 +39,24 @@ print(repr(program.{run}("sh", "-c", {script!r})))
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
         check=False,
     )
-    assert (done.stdout.strip(), done.returncode) == ("[]" if program == "probe" else "''", 0), done.stderr
+    assert (done.stdout.strip(), done.returncode) == ("''", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["container_probe", "leftovers", "secret_files"])
+def test_program_is_sent_with_what_it_imports_of_ours(name: str) -> None:
+    """Where it runs there is nothing of this project."""
+    tree = ast.parse(program(name), feature_version=(3, 9))
+    assert "fixtures" not in {
+        (each.module or "").partition(".")[0] for each in tree.body if isinstance(each, ast.ImportFrom)
+    }
+    own: dict[str, Any] = {"__name__": "sent"}
+    exec(compile(tree, name, "exec"), own)
+    assert own["text_of"].__module__ == own["read_json"].__module__ == "sent"
 
 
 def test_command_that_does_not_end_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for program, run in ((container_probe, container_probe._run), (leftovers, leftovers.run)):
-        monkeypatch.setattr(program, "SECONDS", 0.3)
-        assert not run("sh", "-c", "echo x; sleep 60 & exec sleep 60")
+    monkeypatch.setattr(machine, "SECONDS", 0.3)
+    assert not machine.run("sh", "-c", "echo x; sleep 60 & exec sleep 60")
 
 
 @pytest.mark.parametrize("kind", ["zero", "pipe", "folder", "missing"])
@@ -59,15 +69,14 @@ def test_what_is_no_regular_file_has_no_text(kind: str, tmp_path: Path) -> None:
     elif kind == "folder":
         path.mkdir()
     assert container_probe.file_digest(str(path)) == "unreadable"
-    assert [program.text_of(path) for program in (container_probe, leftovers, secret_files)] == [""] * 3
+    assert machine.text_of(path) == ""
 
 
 def test_file_without_end_is_read_to_its_bound(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    assert len(container_probe.text_of(path)) == container_probe.MOST
-    assert len(leftovers.text_of(path)) == leftovers.MOST
+    assert len(machine.text_of(path)) == machine.MOST
 
 
 @pytest.mark.parametrize("text", NONSENSE)
@@ -75,7 +84,7 @@ def test_nonsense_of_a_command_is_one_line(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And no facts of what was not understood: the suite has no answer then, and says so."""
-    monkeypatch.setattr(container_probe, "_run", lambda *argv: [text] if argv[0] == "docker" else [])
+    monkeypatch.setattr(container_probe, "run", lambda *argv: text if argv[0] == "docker" else "")
     status = container_probe.main([json.dumps({"image": "i", "model": "/none"})])
     out, err = capsys.readouterr()
     assert (status == 0) == bool(out)
@@ -87,8 +96,8 @@ def test_nonsense_of_a_command_is_one_line(
 def test_note_of_another_form_is_one_line(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     note = tmp_path / "clone.json"
     note.write_text(text)
-    for program in (leftovers, secret_files):
-        monkeypatch.setattr(program, "NOTE", note)
+    for module in (leftovers, secret_files):
+        monkeypatch.setattr(module, "NOTE", note)
     monkeypatch.setattr(leftovers, "docker_usage", lambda: {"LayersSize": 0})
     monkeypatch.setattr(leftovers, "sizes", dict)
     with pytest.raises(SystemExit, match="what is here can't be used: "):
@@ -111,5 +120,6 @@ def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: p
     note.write_text(json.dumps({"keys": {str(keys): "known\n"}}))
     monkeypatch.setattr(secret_files, "NOTE", note)
     monkeypatch.setattr(secret_files, "homes", lambda: [tmp_path])
-    monkeypatch.setattr(secret_files, "LONGEST_TEXT", 1000)
+    for module in (secret_files, machine):
+        monkeypatch.setattr(module, "MOST", 1000)
     assert [one["what"] for one in secret_files.added_keys()] == ["more keys that may log in than can be read"]

@@ -24,9 +24,10 @@ from fixtures.proxmox import address, conf, disk, docker, pmxcfs, tasks
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
+from fixtures.remote import program
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
-from fixtures.template import generations, identity, manifest, record_store, tidy
+from fixtures.template import generations, identity, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import ModelNode
 from tests.model.run import ModelChannel
@@ -198,7 +199,7 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return "".join(f"{each} may be used\n" for each in nodes)
         case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
             return json.dumps({**CUDA, "uuid": UUIDS[int(index)].removeprefix("GPU-").replace("-", "")})
-        case ["python3", "-", _] if stdin == manifest.SCRIPT.read_bytes():
+        case ["python3", "-", _] if stdin == program("container_probe").encode():
             return json.dumps(content(node, number))
         case ["python3", "-"] if call := re.search(r"\nanswer\(('(\w+)')?", script[-3000:]):
             return json.dumps(TIDY[call[2] or "answer"])
