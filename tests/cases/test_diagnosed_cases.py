@@ -370,6 +370,7 @@ NOISE = {  # lines of a login shell's start-up file, or of ssh's own output
     "perl without its locale": "printf 'perl: warning: Setting locale failed.\\nperl: warning: LC_ALL unset\\n' >&2",
     "another folder and another path": "cd /tmp; export PATH=$PATH:/opt/x",
     "words of ours": "echo 'answer: 1'; echo __; echo 0123456789abcdef",
+    "a trap": "trap 'echo bye; echo bye >&2' EXIT",
     "a prompt of the distribution": '[ -z "$PS1" ] || return; echo not interactive',
 }
 
