@@ -113,6 +113,23 @@ def test_bad_node_is_refused(node: str) -> None:
         open_channel(node)
 
 
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ("ssh://root@pve:2222", ["ssh://root@pve:2222"]),
+        ("ssh://root@[2001:db8::1]", ["root@2001:db8::1"]),
+        ("ssh://[fe80::1%25vmbr0]:2222", ["-p", "2222", "fe80::1%vmbr0"]),
+    ],
+)
+def test_node_is_named_as_ssh_takes_it(node: str, words: list[str]) -> None:
+    """OpenSSH 9.2 answers an IPv6 address in brackets with its usage."""
+    channel = open_channel(node)
+    assert channel._sockets
+    channel._sockets.cleanup()
+    assert channel.command_line(("true",), None)[-2 - len(words) :] == [*words, "--", "exec true"]
+    assert channel.pasteable("true") == f"ssh -t {' '.join(words)} true"
+
+
 def test_lab_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PHOENIX_LAB_STATE", str(tmp_path))
     with pytest.raises(ChannelError, match="make lab-up"):

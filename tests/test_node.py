@@ -225,11 +225,13 @@ def test_container_that_is_not_there_is_neither_on_nor_off() -> None:
 def test_storage_is_what_its_definition_says() -> None:
     text = (
         "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\nzfspool: other\n\tpool tank\n\tnodes a,b\n\n"
-        "zfspool: off\n\tpool tank\n\tdisable\n\nzfspool: mine\n\tpool tank/data\n\tnodes a,pve\n\tsparse 1\n"
+        "zfspool: off\n\tpool tank\n\tdisable\n\nzfspool: mine\n\tpool tank/data\n\tnodes a,pve\n\t# pool x\n"
+        "\tsparse 1\n\ntruenas-NFS2: plugin\n\tpool not/mine\n\nno heading\n\tpool nobodys\n"
     )
     node = FakeNode(files=files(storages=text))
     found = {"type": "zfspool", "storage": "mine", "pool": "tank/data", "nodes": "a,pve", "sparse": "1"}
     assert node.storage("mine") == found
+    assert node.storage("plugin")["type"] == "truenas-nfs2"
     assert node.storage("off")["type"] == "zfspool"  # that it is not active is said with its figures
     for name in ("other", "none", ""):
         with pytest.raises(NodeError, match="pve has no storage named"):

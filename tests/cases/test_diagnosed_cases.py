@@ -26,7 +26,7 @@ from fixtures.base.settings import API_KEY
 from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
-from fixtures.proxmox import conf, pmxcfs
+from fixtures.proxmox import conf, docker, pmxcfs
 from fixtures.proxmox.channel import Channel, Command, open_channel
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.node import Node, NodeError
@@ -387,6 +387,19 @@ def test_noise_of_a_login_shell_changes_no_answer(place: Place, tmp_path: Path, 
         assert (failing.exit_status, failing.out) == (3, "out")
         assert failing.err.splitlines()[-1] == "no"
         assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff").stdout == b"\0bytes\xff"
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"), [("podman version 5.4.2", "C31"), ("Docker version 27.2.0, build 3ab4256", "C31"), ("", "C21")]
+)
+def test_docker_without_its_service_is_named(place: Place, version: str, mode: str) -> None:
+    """podman-docker has a command of that name and no daemon; the snap's daemon has another unit."""
+    place.shim("systemctl", "#!/bin/sh\n[ $3 != --property ] || [ $4 != LoadState ] || echo not-found\n")
+    place.shim("docker", '#!/bin/sh\necho "Emulate Docker CLI using podman." >&2\necho "{version}"\n', version=version)
+    said = docker.state(place.container)
+    assert said == f"there is no docker.service; docker is {version or 'not installed'}"
+    found = diagnose({"check": "test_docker_is_running", "failure": said})
+    assert [finding.mode.id for finding in found] == [mode]
 
 
 @pytest.mark.parametrize("name", ["answer.json", "answer_0_9.json"])

@@ -5,11 +5,15 @@ The words are nvidia-smi's for NVML's errors (nvml.h, nvmlReturn_t) and those of
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.gpu import health, nvidia_smi
+from fixtures.diagnosis.failure_modes import diagnose
+from fixtures.gpu import gpus, health, nvidia_smi
+from fixtures.proxmox.container import ContainerError
 
 SOUND = {
     "persistence_mode": "Enabled",
@@ -100,3 +104,24 @@ def test_value_is_judged_by_what_it_means(name: str) -> None:
     else:
         assert fields(failures) == fails
     assert fields(warnings) == warns
+
+
+def test_gpu_that_the_report_lacks_is_noted() -> None:
+    """nvidia-smi leaves out a GPU that it can't open, ends with 255 and says so in a line of its own."""
+    lost = "Unable to determine the device handle for GPU1: 0000:0B:00.0: Unknown Error"
+    found = nvidia_smi.read(f"{lost}\n{report(SOUND)}", 255)
+    assert len(found.gpus) == 1
+    assert found.notes[0] == lost
+    assert "unknown error" in found.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("uuid", "mode"), [("GPU is lost", "B11"), ("[GPU requires reset]", "B40"), ("[Unknown Error]", None)]
+)
+def test_gpu_without_an_identity_is_said_to_be_what_it_is(uuid: str, mode: str | None) -> None:
+    done = SimpleNamespace(out=report({**SOUND, "uuid": uuid}), exit_status=0, err="")
+    container = SimpleNamespace(ctid=920, execute=lambda *_, **__: done)
+    with pytest.raises(ContainerError, match="states no UUID: GPU 0 ") as raised:
+        gpus.listed(cast(Any, container), 10)
+    found = diagnose({"check": "test_gpus_are_listed", "failure": str(raised.value)})
+    assert [finding.mode.id for finding in found] == ([mode] if mode else [])
