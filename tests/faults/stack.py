@@ -248,7 +248,7 @@ INHERITED = (
             "mv /root/kept.json /etc/docker/daemon.json; systemctl reset-failed docker; systemctl restart docker",
         ),
         "docker.service is",
-        diagnosis="C7",
+        diagnosis="C29",
     ),
     stack(
         "docker-vfs",
