@@ -160,7 +160,7 @@ def test_no_known_mode_is_said_only_of_what_nothing_explains(text: str, *, unkno
 def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = True, **build: Any) -> list[str]:
     """What the terminal shows of these checks, one after the other."""
     said: list[str] = []
-    reporter = SimpleNamespace(write_line=lambda line, **_: said.append(line), showfspath=True)
+    reporter = SimpleNamespace(write_line=lambda line, **_: said.append(line), showfspath=True, stats={})
     plugins = SimpleNamespace(get_plugin=lambda _: reporter)
     config: Any = SimpleNamespace(pluginmanager=plugins, option=SimpleNamespace(verbose=verbose))
     known = {result.name: result for result in results}
@@ -170,8 +170,8 @@ def shown(results: list[CheckResult], *, verbose: int = 0, only_reads: bool = Tr
     for name in known:
         for when in ("setup", "call", "teardown"):
             stages.pytest_runtest_logreport(SimpleNamespace(nodeid=name, when=when))
-    marker = SimpleNamespace(args=("the stage after",))
-    stages.pytest_runtest_setup(cast(Any, SimpleNamespace(get_closest_marker=lambda _: marker)))
+    known["next"] = CheckResult("next", "the stage after", "A.", "passed")
+    stages.pytest_runtest_logstart("next")
     before = [*said]
     stages.pytest_sessionfinish()
     assert said == before or known[name].verdict == "skipped", "a stage is not said before the next begins"

@@ -55,6 +55,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = GoodSuite(second, first, fresh=True)
     run = suite.run()
     assert (run.status, run.record.outcome, run.record.verdict) == (0, Outcome.BUILT, Verdict.PASSED), run.output
+    lines = [line.partition("  ")[0] for line in run.output.splitlines()]
+    assert [stage for stage in dict.fromkeys(one.stage for one in run.record.checks) if stage not in lines] == []
     return second
 
 
