@@ -63,6 +63,16 @@ def test_phases_count_from_the_servers_command() -> None:
     assert [(x, width) for x, width, _ in bars(svg, "phase")] == [(30, 20), (50, 2.5), (52.5, 2.5)]
 
 
+def test_servers_that_start_at_the_same_time_lie_below_each_other() -> None:
+    other = [*SERVE, "--port", "8001"]
+    commands = [*COMMANDS, CommandEntry("lab/ct920", other, 1013.0, 1.0, 0, "")]
+    served = [*SERVED, ServedModel("device=1", other, 8.0, 9.0, 10.0)]
+    phases = [
+        each for each in drawn(waterfall.draw(CHECKS, commands, served)).iter("svg") if "phase" in each.get("class", "")
+    ]
+    assert [len({each.attrib["y"] for each in half}) for half in (phases[:3], phases[3:], phases)] == [1, 1, 2]
+
+
 def test_server_that_never_got_healthy_has_no_phase() -> None:
     assert bars(waterfall.draw(CHECKS, COMMANDS, [ServedModel("all", SERVE, None, None, None)]), "phase") == []
 

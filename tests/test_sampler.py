@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.gpu.sample import parse
-from fixtures.gpu.sampler import COMMAND, Sampler
+from fixtures.gpu.sampler import COMMAND, MEMORY, Sampler
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container
 
@@ -41,7 +41,7 @@ def wait(until: Callable[[], object]) -> None:
 def test_recorded_load_is_read() -> None:
     """A matrix was multiplied on an H100 for 12 seconds while its nvidia-smi was read through a pipe."""
     reader = sampler("sh", "-c", f"cat {RECORDED}; cat")
-    reader.start(deadline=30)
+    reader.start("name", deadline=30)
     wait(lambda: len(reader.samples) == len(RECORDED.read_text().splitlines()))
     reader.stop()
     assert {sample.index for sample in reader.samples} == {0}
@@ -52,18 +52,29 @@ def test_recorded_load_is_read() -> None:
 
 def test_lines_are_timed_as_they_come() -> None:
     reader = sampler("sh", "-c", "echo 0, 1, 2; sleep 0.3; echo 0, 3, 4; cat")
-    reader.start(deadline=30)
+    reader.start("name", deadline=30)
     wait(lambda: len(reader.samples) == 2)
     reader.stop()
     assert 0 < reader.samples[1].at - reader.samples[0].at < 10
 
 
+def test_memory_of_the_server_is_the_most_that_it_took() -> None:
+    lines = "".join(f"{MEMORY}{each}\\n" for each in (2**30, 3 * 2**30, 2**29, "", "many"))
+    reader = sampler("sh", "-c", f"printf '{lines}'; echo 0, 1, 2; cat")
+    reader.start("name", deadline=30)
+    wait(lambda: reader.samples)
+    reader.stop()
+    assert reader.memory_mib == 3072
+    assert len(reader.samples) == 1
+
+
 @pytest.mark.parametrize("argv", [("false",), ("no-such-program-at-all",), ("sh", "-c", "echo No devices; exit 6")])
 def test_failing_tool_gives_no_sample(argv: Sequence[str]) -> None:
     reader = sampler(*argv)
-    reader.start(deadline=5)
+    reader.start("name", deadline=5)
     reader.stop()
     assert reader.samples == []
+    assert reader.memory_mib is None
 
 
 def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +83,8 @@ def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tool.write_text("#!/bin/sh\ntrap '' PIPE\necho 0, $$, 2\nexec sleep 60\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    reader = sampler(*COMMAND)
-    reader.start(deadline=30)
+    reader = sampler("sh", "-c", COMMAND, "sh", "name")
+    reader.start("name", deadline=30)
     wait(lambda: reader.samples)
     (pid,) = {int(sample.memory_mib) for sample in reader.samples}
     assert not gone(pid)
@@ -86,7 +97,7 @@ def test_stop_ends_the_tool_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_stop_kills_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fixtures.gpu.sampler.STOP_GRACE", 0.2)
     reader = sampler("sleep", "60")
-    reader.start(deadline=30)
+    reader.start("name", deadline=30)
     begun = time.monotonic()
     reader.stop()
     assert time.monotonic() - begun < 10

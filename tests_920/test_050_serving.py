@@ -15,6 +15,7 @@ from fixtures.serving import agreement, fingerprint, image_change, performance
 from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference
 from fixtures.serving.server import Server
+from fixtures.serving.server_group import ServerGroup
 from fixtures.template.template import Template
 
 READY = pytest.mark.needs("test_server_gets_ready[gpu]")
@@ -23,12 +24,14 @@ pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(50), pytest.mark.d
 
 
 class TestServer:
-    """One server at a time: the first has all GPUs and proves GPU 0; each further GPU has one that sees it alone."""
+    """The first server has all GPUs and proves GPU 0; each further GPU has one that sees it alone.
 
-    def test_server_gets_ready(self, server: Server, image: Image, template: Template) -> None:
+    They start together where memory allows it; all else is asked of one server at a time.
+    """
+
+    def test_server_gets_ready(self, server: Server, servers: ServerGroup, image: Image, template: Template) -> None:
         """The server becomes ready: healthy, model listed, one chat finished."""
-        server.start(image, template.declared.tensor_parallel)
-        seconds = server.wait_until_ready().answered
+        seconds = servers.get_ready(server, image, template.declared.tensor_parallel).answered
         assert seconds > 0, unexpected(f"the server answered after {seconds} s", "a time", run=server.pasteable)
 
     @READY

@@ -1,0 +1,201 @@
+"""Servers that start at the same time: only where memory is known to suffice, and none takes another with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.base import warning
+from fixtures.base.interrupts import INTERRUPTS
+from fixtures.proxmox.container import ContainerError
+from fixtures.serving.client import ServerError
+from fixtures.serving.served_model import ServedModel
+from fixtures.serving.server import Readiness
+from fixtures.serving.server_group import ServerGroup
+
+IMAGE: Any = SimpleNamespace()
+COMMAND = ["docker", "run", "vllm@sha256:0", "/m"]
+
+
+class Node:
+    """What the servers of a test do, in the order in which they do it."""
+
+    def __init__(self, available: str = "8388608", held: tuple[int, ...] = ()) -> None:
+        self.done: list[str] = []
+        self.available, self.held = available, held
+
+    def ask(self, *_: str, **__: object) -> str:
+        if not self.available:
+            raise ContainerError("no answer")
+        return self.available
+
+
+class FakeServer:
+    """A server that gets ready, or fails as a test says."""
+
+    def __init__(self, node: Node, name: str, fails: str = "", barrier: threading.Barrier | None = None) -> None:
+        self.container, self.name, self.fails, self.barrier = node, name, fails, barrier
+        self.command, self.together, self.warm = COMMAND, 1, False
+
+    def start(self, _image: object, ways: int, place: int = 0, *, warm: bool = True) -> None:
+        self.container.done.append(f"start {self.name} at {place}{' warm' * (warm and bool(place))}")
+        if self.fails == "start":
+            raise ServerError(f"{self.name} did not start")
+
+    def wait_until_ready(self) -> Readiness:
+        if self.barrier:
+            self.barrier.wait(10)  # broken if the others are not waited for at the same time
+        if self.fails == "ready":
+            raise ServerError(f"{self.name} died")
+        if self.fails == "late":
+            time.sleep(0.3)
+        self.container.done.append(f"{self.name} is ready")
+        return Readiness(1.0, 2.0, 3.0)
+
+    def port_holder(self, place: int) -> str:
+        return "port 8001 can't be used: sshd" if place in self.container.held else ""
+
+    def leave(self) -> None:
+        self.container.done.append(f"leave {self.name}")
+
+    def stop(self, *others: FakeServer) -> None:
+        self.container.done.append(f"stop {' '.join(each.name for each in (self, *others))}")
+
+
+def group(*servers: FakeServer, took: float | None = 2000.0, memory_mb: int = 8192) -> ServerGroup:
+    served = [ServedModel("all", COMMAND, 1.0, 2.0, 3.0, memory_mib=took)]
+    fakes: Any = servers
+    return ServerGroup(fakes, lambda: served, memory_mb)
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(warning, "_UNSAID", [])
+    return warning._UNSAID
+
+
+def prove(one: ServerGroup, ways: int = 1) -> list[str]:
+    """What a run does with each server in turn; why each was not ready."""
+    failures = []
+    for each in one.servers:
+        try:
+            one.get_ready(each, IMAGE, ways)
+            failures.append("")
+        except ServerError as error:
+            failures.append(str(error))
+        each.container.done.append(f"ask {each.name}")
+        one.leave(each)
+    one.stop()
+    return failures
+
+
+def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready(said: list[str]) -> None:
+    node, barrier = Node(), threading.Barrier(3)
+    servers = [FakeServer(node, name, barrier=barrier) for name in "abc"]
+    assert prove(group(*servers)) == ["", "", ""]
+    assert node.done[:3] == ["start a at 0", "start b at 1", "start c at 2"]
+    assert {*node.done[3:6]} == {"a is ready", "b is ready", "c is ready"}
+    assert node.done[6:] == ["ask a", "leave a", "ask b", "leave b", "ask c", "leave c", "stop a b c"]
+    assert [each.together for each in servers] == [3, 3, 3]
+    assert said == []
+
+
+ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
+
+
+@pytest.mark.parametrize(
+    ("node", "more", "ways", "why"),
+    [
+        (Node(), {"took": None}, 1, "how much memory one takes is known only when one like it has run"),
+        (
+            Node(),
+            {"memory_mb": 4096},
+            1,
+            "2200 MB of memory, and the container has 4096 MB free; -o server_memory_mb=4401",
+        ),
+        (Node("4194304"), {}, 1, "2200 MB of memory, and the container has 4096 MB free; -o server_memory_mb=8497"),
+        (Node(""), {}, 1, "the container has 0 MB free"),
+        (Node("much"), {}, 1, "the container has 0 MB free"),
+        (Node(held=(1,)), {}, 1, "port 8001 can't be used: sshd"),
+        (Node(), {}, 2, "each takes several GPUs"),
+    ],
+)
+def test_where_memory_is_not_known_to_suffice_they_start_one_after_the_other(
+    said: list[str], node: Node, more: dict[str, Any], ways: int, why: str
+) -> None:
+    node.done.clear()
+    servers = [FakeServer(node, name) for name in "ab"]
+    assert prove(group(*servers, **more), ways) == ["", ""]
+    assert node.done == [
+        *ALONE,
+        *(each.replace("a a", "b a").replace("a is", "b is") for each in ["start b at 0"]),
+        *(
+            "b is ready",
+            "ask b",
+            "leave b",
+            "stop b",
+        ),
+    ]
+    (text,) = said
+    assert text.startswith("the servers of 2 GPUs start one after the other: ")
+    assert why in text
+
+
+def test_as_many_start_at_once_as_fit(said: list[str]) -> None:
+    node = Node()
+    assert prove(group(*(FakeServer(node, name) for name in "abcde"), took=3000.0)) == [""] * 5
+    assert [each for each in node.done if each.startswith("st")] == [
+        *("start a at 0", "start b at 1", "stop a b"),
+        *("start c at 0", "start d at 1", "stop c d"),
+        *("start e at 0", "stop e"),
+    ]
+    assert ["2 at a time" in each for each in said] == [True, True]
+
+
+def test_memory_of_a_server_that_was_started_otherwise_says_nothing(said: list[str]) -> None:
+    node = Node()
+    served = [ServedModel("all", ["docker", "run", "vllm@sha256:1", "/m"], 1.0, 2.0, 3.0, memory_mib=10.0)]
+    servers: Any = [FakeServer(node, name) for name in "ab"]
+    prove(ServerGroup(servers, lambda: served, 8192))
+    assert "is known only when" in said[0]
+
+
+@pytest.mark.parametrize("fails", ["start", "ready"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_failure_of_one_is_told_by_its_own_check_alone(fails: str, which: int) -> None:
+    node = Node()
+    servers = [FakeServer(node, name, fails if place == which else "late") for place, name in enumerate("ab")]
+    failures = prove(group(*servers))
+    assert [bool(each) for each in failures] == [which == 0, which == 1]
+    assert "ab"[which] in failures[which]
+    asked = node.done.index("ask a")
+    if (fails, which) != ("start", 0):  # then the other one starts in its own check
+        assert "start b at 1" in node.done[:asked]
+        assert ("b is ready" in node.done[:asked]) == (which == 0), "something is asked while another one loads"
+    assert " ".join(each for each in node.done if each.startswith("stop")) in ("stop a b", "stop a stop b")
+
+
+def test_caches_are_filled_by_one_server_alone() -> None:
+    node = Node()
+    servers = [FakeServer(node, name) for name in "ab"]
+    prove(group(*servers))
+    assert "start b at 1" in node.done
+    node.done.clear()
+    servers[0].warm = True
+    prove(group(*servers))
+    assert "start b at 1 warm" in node.done
+
+
+def test_interrupt_while_they_start_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node()
+    one = group(*(FakeServer(node, name, "late") for name in "ab"))
+    monkeypatch.setattr(INTERRUPTS, "_count", 1)
+    with pytest.raises(KeyboardInterrupt):
+        one.get_ready(one.servers[0], IMAGE, 1)
+    one.stop()
+    assert node.done[-1] == "stop a b"
+    time.sleep(0.4)  # the threads end by themselves
