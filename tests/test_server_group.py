@@ -118,8 +118,8 @@ ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
             "2200 MB of memory, and the container has 4096 MB free; -o server_memory_mb=4401",
         ),
         (Node("4194304"), {}, 1, "2200 MB of memory, and the container has 4096 MB free; -o server_memory_mb=8497"),
-        (Node(""), {}, 1, "the container has 0 MB free"),
-        (Node("much"), {}, 1, "the container has 0 MB free"),
+        (Node(""), {}, 1, "how much memory the container has free is not known"),
+        (Node("much"), {}, 1, "how much memory the container has free is not known"),
         (Node(held=(1,)), {}, 1, "port 8001 can't be used: sshd"),
         (Node(), {}, 2, "each takes several GPUs"),
     ],
@@ -141,7 +141,8 @@ def test_where_memory_is_not_known_to_suffice_they_start_one_after_the_other(
         ),
     ]
     (text,) = said
-    assert text.startswith("the servers of 2 GPUs start one after the other: ")
+    how = "alone at first" if "took" in more else "one after the other"
+    assert text.startswith(f"the servers of 2 GPUs start {how}: ")
     assert why in text
 
 
@@ -153,7 +154,7 @@ def test_as_many_start_at_once_as_fit(said: list[str]) -> None:
         *("start c at 0", "start d at 1", "stop c d"),
         *("start e at 0", "stop e"),
     ]
-    assert ["2 at a time" in each for each in said] == [True, True]
+    assert ["2 at a time" in each for each in said] == [True]
 
 
 def test_memory_of_a_server_that_was_started_otherwise_says_nothing(said: list[str]) -> None:

@@ -42,4 +42,13 @@ def test_each_gpu_is_proved_and_all_of_them_together(lab: Lab, count: int, tmp_p
     assert [one["gpus"] for one in record["served"]] == ["all", *(f"device={gpu}" for gpu in range(1, count))]
     assert all(one["answered"] for one in record["served"])
     assert bool(record["all_reduce"]) == (count > 1)
+    # how much memory one takes was known when the first had run
+    assert [one["together"] for one in record["served"]] == [1, *[count - 1] * (count - 1)]
+    assert all(one["memory_mib"] > 0 for one in record["served"])
     assert lab.servers() == ""
+    if count > 1:
+        run = lab.build(*STAND_IN, "--verify-deep", "-o", f"lxc_configs={tmp_path}/configs.json", seconds=900)
+        assert (run.status, run.failed()) == (0, set())
+        served = json.loads((run.folder / "record.json").read_text())["served"]
+        assert [one["together"] for one in served] == [count] * count
+        assert lab.servers() == ""
