@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fixtures.proxmox.docker import RUNS
+from tests.faults.fault import stand_in
 from tests.lab.harness import STAND_IN, TOP, Lab
 
 pytestmark = pytest.mark.lab
@@ -29,6 +33,13 @@ def count(lab: Lab, request: pytest.FixtureRequest) -> Iterator[int]:
     lab.node("sh", "-ec", f"rm /dev/nvidia[2-7]; cat > {CONF} <<\\EOF\n{before}EOF")
 
 
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < end, process.args
+        time.sleep(0.2)
+
+
 def test_each_gpu_is_proved_and_all_of_them_together(lab: Lab, count: int, tmp_path: Path) -> None:
     document = json.loads((TOP / "lab/phoenix_lxc_configs.json").read_text())
     for entry in document["lxc_configs"].values():
@@ -47,8 +58,14 @@ def test_each_gpu_is_proved_and_all_of_them_together(lab: Lab, count: int, tmp_p
     assert all(one["memory_mib"] > 0 for one in record["served"])
     assert lab.servers() == ""
     if count > 1:
-        run = lab.build(*STAND_IN, "--verify-deep", "-o", f"lxc_configs={tmp_path}/configs.json", seconds=900)
+        deep = (*STAND_IN, "--verify-deep", "-o", f"lxc_configs={tmp_path}/configs.json")
+        killed = lab.start(*deep, *stand_in("silent"))
+        wait_for(killed, lambda: len(lab.servers("--filter", "label=phoenix-920=test-server").split()) == count)
+        killed.kill()
+        killed.wait()
+        wait_for(killed, lambda: lab.servers() == "")  # before the next run cleans up
+        run = lab.build(*deep, seconds=900)
         assert (run.status, run.failed()) == (0, set())
         served = json.loads((run.folder / "record.json").read_text())["served"]
         assert [one["together"] for one in served] == [count] * count
-        assert lab.servers() == ""
+        assert lab.servers() == lab.inside("sh", "-c", f"cat {RUNS} || true") == ""
