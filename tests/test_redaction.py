@@ -159,7 +159,7 @@ def test_whole_data_is_redacted() -> None:
 def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
     server: Any = Server.__new__(Server)
-    server._fix = NO_FIX
+    server._fix, server.together = NO_FIX, 1
     calls: list[Any] = []
 
     class Container:
