@@ -106,6 +106,12 @@ def test_value_is_judged_by_what_it_means(name: str) -> None:
     assert fields(warnings) == warns
 
 
+def test_report_without_an_end_is_said_to_be_cut_off() -> None:
+    whole = report(SOUND)
+    with pytest.raises(nvidia_smi.NvidiaSmiError, match="its report is cut off: "):
+        nvidia_smi.read(whole[: len(whole) // 2])
+
+
 def test_gpu_that_the_report_lacks_is_noted() -> None:
     """nvidia-smi leaves out a GPU that it can't open, ends with 255 and says so in a line of its own."""
     lost = "Unable to determine the device handle for GPU1: 0000:0B:00.0: Unknown Error"
