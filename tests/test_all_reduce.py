@@ -25,7 +25,7 @@ PATH = f"{FAULT}:{STUB}"
 LIMIT, SHORT = 60.0, 2.0  # seconds: for what comes to its end, and for what hangs
 
 
-def proved(fault: str = "", gpus: int = 2, spoilt: str = "") -> AllReduce:
+def proved(fault: str = "", gpus: int = 2, spoilt: str = "", cards: Sequence[str] = ()) -> AllReduce:
     """The verdict with a fault, which spoils the ways of these names."""
 
     def attempt(ways: Sequence[dict[str, Any]]) -> list[Way]:
@@ -34,7 +34,9 @@ def proved(fault: str = "", gpus: int = 2, spoilt: str = "") -> AllReduce:
     def probe(way: dict[str, Any], fault: str, gpus: int) -> list[Way]:
         limit = SHORT if fault.endswith("hang") and way["name"] in spoilt.split("|") else LIMIT
         asked = {"ranks": gpus, "cuda": False, "deadline": limit, "dtypes": ["float16", "float32"], "sizes": [4, 67]}
-        text = json.dumps({**asked, "ways": [way], "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}})
+        text = json.dumps(
+            {**asked, "ways": [way], "cards": cards, "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}}
+        )
         words, environment = [sys.executable, str(all_reduce.PROBE)], {**os.environ, "PYTHONPATH": PATH}
         done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         return all_reduce.read(json.loads(done.stdout))
@@ -51,7 +53,7 @@ def test_gpus_that_add_up_rightly_need_no_fix(gpus: int) -> None:
 
 
 WRONG = "wrong: GPU 0: float16, 4 B, repeat 1: 1 of 2 numbers are not the CPU's sum"
-HUNG = "hung: GPU 0, 1: no end within 2 s, at "
+HUNG = "hung: GPU 0, GPU 1: no end within 2 s, at "
 DIED = "died: GPU 1: ended with 3: RuntimeError: an illegal memory access was encountered"
 OWN, PEER, ALL = "vLLM's all-reduce", "NCCL|vLLM's all-reduce", "NCCL|NCCL without peer-to-peer|vLLM's all-reduce"
 
@@ -75,6 +77,11 @@ def test_each_fault_is_named_with_its_fix(fault: str, spoilt: str, verdict: str,
         assert text.startswith(said if way.name in spoilt.split("|") else "right: 80 sums")
     assert len(found.ways) == (4 if fix != NO_FIX else 3)
     assert all_reduce.fix_of({"all_reduce": asdict(found)}) == fix
+
+
+def test_wrong_card_is_named_as_its_owner_knows_it() -> None:
+    names = ("GPU 1 (H100, 00000000:01:00.0, GPU-a)", "GPU 0 (H100, 00000000:41:00.0, GPU-b)")
+    assert proved("all:die", spoilt=ALL, cards=names).ways[0].detail.startswith(f"{names[1]}: ended with 3: ")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.base.errors import BuildError
+from fixtures.base.message import explained
 from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record
@@ -89,6 +90,9 @@ def test_one_failure_of_two_gpus_is_one_finding() -> None:
     assert said[:2] == ["1. preflight: GPU 0, GPU 1: It answers.", f"   {WRONG.format(0, 0)}"]
     assert said[-1] == "   blocks 1: test_c claims this"
     assert not [line for line in said if line.startswith("2.")]
+    named = [report(explained("wrong", "It.", "look", f"GPU {n} (UUID-{'ab'[n]})"), f"test_a[gpu{n}]") for n in (0, 1)]
+    said = lines(*named)
+    assert said[1:3] == ["   wrong; expected that It; card: GPU 0 (UUID-a); run: look", "   the same: GPU 1 (UUID-b)"]
     other = report("it is hot", "test_a[gpu1]")
     assert len([line for line in lines(two[0], other) if re.match(r"\d\. ", line)]) == 2
 

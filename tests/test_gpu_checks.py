@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -187,7 +188,14 @@ def test_gpu_is_named_by_what_its_owner_can_find() -> None:
     assert [gpus.selector(cards, device) for device in (0, 1)] == ["GPU-b", "GPU-a"]
     assert gpus.named(cards, 0, 1) == "GPU 0 (H100, 00000000:41:00.0, GPU-b)"
     assert gpus.named(cards, 1, 0) == "GPU 1 (H100, 00000000:01:00.0, GPU-a)"
-    assert (gpus.selector([], 1), gpus.named([], 1, 0)) == ("1", "GPU 1 (index 0 in the container)")
+    assert gpus.named([replace(first, minor=None)], 1, 0) == "GPU 1 (H100, 00000000:01:00.0, GPU-a)", "by its place"
+    unknown = "GPU 1 (/dev/nvidia1 on the node, not listed)"
+    assert (gpus.selector([], 1), gpus.named([], 1, 0), gpus.named(cards, 1, 1)) == ("1", unknown, unknown)
+    assert gpus.others(cards, {0: second, 1: first}) == [] == gpus.others([replace(first, minor=None)], {0: second})
+    assert gpus.others(cards, {0: replace(second, uuid="GPU-c"), 1: first}) == [
+        "GPU 0 (H100, 00000000:41:00.0, GPU-b), on the node GPU 0 (H100, 00000000:41:00.0, GPU-c)"
+    ]
+    assert [each.is_in("NVRM: Xid (PCI:0000:41:00): 79, pid=1") for each in cards] == [False, True]
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:

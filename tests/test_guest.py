@@ -81,7 +81,7 @@ def test_guest_has_a_port_and_caches_of_its_own_and_downloads_nothing(monkeypatc
     [
         (
             {"room": memory(3 * 1024, 80 * 1024)},
-            "GPU 0 of the container has 3.0 of 80.0 GiB of memory free, and 72.0",
+            "GPU-0) has 3.0 of 80.0 GiB of memory free, and 72.0",
         ),
         ({"room": ValueError("[N/A]")}, "how much memory is free on GPU 0 of the container is not known"),
         ({"room": ContainerError("no nvidia-smi")}, "how much memory is free on GPU 1 of the container is not known"),

@@ -15,6 +15,7 @@ from fixtures.record.exports import vsa
 from fixtures.record.model import Verdict
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import declared_checks
+from tests.mutations.world import PCI, UUIDS
 from tests.suite_run import TOP, GoodSuite, SuiteRun
 
 NAME = "vllm-base-snapshot"
@@ -249,6 +250,74 @@ def test_second_seal_in_spite_of_another_failure_says_so(fresh: GoodSuite) -> No
     run = fresh.run(*waivers(fresh, *checks), plugin=FAILS.format(name="test_clone_serves"))
     assert result(run) == (0, Outcome.BUILT, Verdict.WARNED, "WARNED"), run.output
     assert description(fresh).count("in spite of 1 waived failure") == 2
+
+
+# --- which GPU ----------------------------------------------------------------------------------------
+
+
+TURNED = """
+import re
+from tests import good_node
+from tests.mutations import world
+straight = world.card
+world.card = lambda index: re.sub("<minor_number>.", f"<minor_number>{1 - index}", straight(index))
+"""
+FAULTY = (
+    TURNED
+    + """
+def spoil(what, answer):
+    text = answer[1].decode(errors="surrogateescape")
+    bad = f"<uuid>{world.UUIDS[0]}" in text and f"<uuid>{world.UUIDS[1]}" not in text
+    text = text.replace("<gpu_recovery_action>None", "<gpu_recovery_action>Reset") if bad else text
+    return answer[0], text.encode(errors="surrogateescape"), answer[2]
+good_node.HTTP.spoil = spoil
+"""
+)
+
+
+SWAPPED = """
+from tests import good_node
+from tests.mutations.world import UUIDS
+def spoil(what, answer):
+    one, other = (each.removeprefix("GPU-").encode() for each in UUIDS)
+    if " in 920" in what:
+        answer = answer[0], answer[1].replace(one, b"?").replace(other, one).replace(b"?", other), answer[2]
+    return answer
+good_node.HTTP.spoil = spoil
+"""
+
+
+def turned(suite: GoodSuite) -> tuple[str, str]:
+    """The option for a declaration whose devices are assigned in the other order."""
+    declared = json.loads((TOP / "phoenix_lxc_configs.json").read_text())
+    for ctid in ("903", "920"):
+        declared["lxc_configs"][ctid]["gpu_assignment"] = "1,0"
+    path = suite.top / "declared.json"
+    path.write_text(json.dumps(declared))
+    return "-o", f"lxc_configs={path}"
+
+
+def test_fault_of_one_card_is_reported_of_that_card(fresh: GoodSuite) -> None:
+    """Where devices, assignment and PCI addresses have different orders: card 1 is the first that a container lists."""
+    run = fresh.run(*turned(fresh), plugin=FAULTY)
+    assert run.status == 1, run.output
+    (bad,) = (check for check in run.record.checks if check.verdict == "failed")
+    assert bad.name == "test_030_inherited_stack.py::test_gpu_is_healthy[gpu1]"
+    card = f"GPU 1 (NVIDIA H100 80GB HBM3, {PCI[0]}, {UUIDS[0]})"
+    assert f"; card: {card}; run: nvidia-smi -q -i {UUIDS[0]}" in bad.reason
+    assert card in run.output
+    assert UUIDS[1] not in bad.reason
+
+
+def test_cards_that_are_swapped_inside_are_found_by_the_nodes_list(fresh: GoodSuite) -> None:
+    """Though all that is asked inside is of one mind."""
+    run = fresh.run(plugin=SWAPPED)
+    assert run.status == 1, run.output
+    (bad,) = (check for check in run.record.checks if check.verdict == "failed")
+    assert bad.name == "test_030_inherited_stack.py::test_gpus_are_listed"
+    assert f"GPU 0 (NVIDIA H100 80GB HBM3, {PCI[0]}, {UUIDS[1]}), on the node GPU 0 (" in bad.reason
+    with fresh.node_as_it_is() as node:
+        assert not node.guests[920].snapshots
 
 
 # --- a snapshot that somebody else made ---------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_gpu_may_be_used(container: Container, template: Template, build: Build,
     if before:  # a device that all GPUs share
         raise build.ledger.blocked_by(f"test_gpu_may_be_used[gpu{before[0]}]")
     assert not wrong, unexpected(
-        f"GPU {gpu}: {'; '.join(wrong)}",
+        "; ".join(wrong),
         "device files that the container may use",
         cause="pass them through in the parent, take its snapshot again",
         run=gpus.passing(container, template.parent.ctid, wrong),
@@ -186,30 +186,35 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
     assert len({gpu.uuid for gpu in build.gpus}) == len(there), unexpected(
         f"two GPUs have one UUID: {seen}", "one for each", cause="one card is passed through twice", run=ask
     )
+    other = gpus.others(build.gpus, build.node_gpus)
+    assert not other, unexpected(
+        f"in the container {'; '.join(other)}",
+        "the node's cards",
+        cause="a container made for another node, or a changed nvidia-smi",
+        run="nvidia-smi -L",
+    )
 
 
 @GPU
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before load: memory, clocks, temperature, power, modes."""
-    values = gpus.state(container, index, build.settings.command_deadline).values
+    values = gpus.state(container, index, build.settings.command_deadline, build.gpus).values
     build.health[f"GPU {gpu} before load"] = values
     failures, notes = health.judge(values, loaded=False)
-    name = gpus.named(build.gpus, gpu, index)
     ask = f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
-    assert not failures, unexpected(f"{name}: {'; '.join(failures)}", "a healthy GPU", run=ask)
-    health.report(name, notes)
+    assert not failures, unexpected("; ".join(failures), "a healthy GPU", run=ask)
+    health.report(build.card(gpu), notes)
 
 
 @GPU
 def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has enough free memory for a test server."""
-    now = gpus.state(container, index, settings.command_deadline)
-    name = gpus.named(build.gpus, gpu, index)
+    now = gpus.state(container, index, settings.command_deadline, build.gpus)
     if now.free_mib is None or now.memory_mib is None:
-        raise Unseen(f"not seen: the memory of {name}, which its driver does not report")
+        raise Unseen(f"not seen: the memory of {build.card(gpu)}, which its driver does not report")
     wanted, holders = settings.gpu_share * now.memory_mib, "; ".join(map(str, now.processes))
     assert now.free_mib >= wanted, unexpected(
-        f"{name} has {now.free_mib} MiB free of {now.memory_mib}, the server takes {wanted:.0f}",
+        f"{now.free_mib} MiB free of {now.memory_mib}, the server takes {wanted:.0f}",
         "room for the server",
         cause=f"others hold the rest: {holders or 'no process of this container'}; end them, or let the server take "
         "less (-o server_args='--gpu-memory-utilization 0.5')",
@@ -223,9 +228,7 @@ def test_cuda_works_on_gpu(container: Container, build: Build, settings: Setting
     """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
     result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
     fault = result.fault(gpus.at(build.gpus, index).uuid)
-    assert not fault, unexpected(
-        f"{gpus.named(build.gpus, gpu, index)}: {fault[0]}", fault[1], run=container.pasteable("nvidia-smi")
-    )
+    assert not fault, unexpected(*fault, run=container.pasteable("nvidia-smi"))
 
 
 @pytest.mark.needs("test_cuda_works_on_gpu[gpu]")
@@ -238,7 +241,7 @@ def test_gpu_computes(build: Build, gpu: int) -> None:
     if result.product == "not supported" and build.simulated:
         raise Simulated(SIMULATED)
     assert result.product == "right", unexpected(
-        f"GPU {gpu}: a product of matrices is {result.product} by its driver",
+        f"a product of matrices is {result.product} by its driver",
         "the CPU's numbers",
         cause="the card or its driver is broken",
         run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d ECC",

@@ -53,15 +53,13 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     said = gpus.torch_computes(container, image.digest, index, build.settings.boot_deadline)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(
-        f"GPU {gpu}: torch computes other numbers than the CPU: {said}",
+        f"torch computes other numbers than the CPU: {said}",
         "True",
         cause="the card is broken, or the image is not built for it",
         run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d ECC",
     )
     given = gpus.at(build.gpus, index)
-    assert count == "1", unexpected(
-        f"GPU {gpu}: torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L"
-    )
+    assert count == "1", unexpected(f"torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L")
     if used == "?":  # torch before 2.5
         raise Unseen(f"not seen: which GPU torch used, as it states no UUID; given was {given}")
     assert given.uuid.endswith(used[-12:]), unexpected(

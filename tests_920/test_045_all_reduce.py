@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(45), pytest.mark.d
 @pytest.mark.usefixtures("serving_memory")
 def test_gpus_add_up_together(build: Build, image: Image, container: Container, settings: Settings) -> None:
     """All GPUs together add up tensors to the CPU's sums: by NCCL, with and without peer-to-peer, and by vLLM."""
-    count = len(build.template.declared.gpus)
-    if count < 2:
+    cards = [build.card(gpu) for gpu in sorted(build.template.declared.gpus, key=build.index)]
+    if len(cards) < 2:
         return  # a GPU alone has nobody to add up with
-    found = build.all_reduce = all_reduce.prove(container, image, settings, count, cuda=not build.simulated)
+    found = build.all_reduce = all_reduce.prove(container, image, settings, cards, cuda=not build.simulated)
     assert found.verdict != all_reduce.NOTHING_RIGHT, unexpected(
         found,
         "the CPU's sums by one way that servers can take",

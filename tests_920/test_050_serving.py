@@ -89,14 +89,13 @@ class TestServer:
     ) -> None:
         """This GPU is healthy under load: memory errors, clocks, temperature, PCIe link."""
         with performance.load(ready_server, performance.effort_for(build.simulated)):
-            values = gpus.state(container, index, build.settings.command_deadline).values
+            values = gpus.state(container, index, build.settings.command_deadline, build.gpus).values
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
-        name = gpus.named(build.gpus, gpu, index)
         assert not failures, unexpected(
-            f"{name}: {'; '.join(failures)}", "a healthy GPU", run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
+            "; ".join(failures), "a healthy GPU", run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
         )
-        health.report(name, notes)
+        health.report(build.card(gpu), notes)
 
     @READY
     @pytest.mark.needs("test_server_is_measured[gpu]")
@@ -107,9 +106,9 @@ class TestServer:
         if build.simulated:
             raise Simulated(SIMULATED)
         reference = Reference(build.settings, gpus.at(build.gpus, index), image)
-        slow = performance.compare(ready_server, reference, gpu, add=build.write_reference)
+        slow = performance.compare(ready_server, reference, build.card(gpu), add=build.write_reference)
         assert not slow, unexpected(
-            f"GPU {gpu}: {'; '.join(slow)}",
+            "; ".join(slow),
             "figures inside the reference's bounds",
             cause=health.clocks(build.health.get(f"GPU {gpu} under load", {})),
             run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d PERFORMANCE,CLOCK",
@@ -140,12 +139,12 @@ class TestServer:
         found = answers.compare(build, ready_server, image, index)
         apart = [str(each) for each in found if each.contradicts]
         assert not apart, unexpected(
-            f"the answers of GPU {gpu} {'; '.join(apart)}",
+            f"its answers {'; '.join(apart)}",
             "the same answers",
             cause="other weights, tokenizer, chat template or kernels, or a faulty GPU",
             run=ready_server.pasteable,
         )
-        agreement.report(f"GPU {gpu}", found)
+        agreement.report(build.card(gpu), found)
 
 
 def test_image_change_is_within_its_limit(image: Image, build: Build, settings: Settings) -> None:

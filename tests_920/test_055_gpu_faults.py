@@ -15,8 +15,9 @@ def test_no_gpu_fault_was_logged(node: Node, build: Build) -> None:
     if build.xids is None:
         pytest.skip("the kernel's log was not read when the run began")
     new = [line for line in kernel_log.xid_lines(node) if line not in build.xids]
+    cards = dict.fromkeys(str(gpu) for gpu in (*build.node_gpus.values(), *build.gpus) if gpu.is_in("; ".join(new)))
     assert not new, unexpected(
-        f"{len(new)} new GPU faults: {new[-3:]}",
+        f"{len(new)} new GPU faults{' of ' * bool(cards)}{', '.join(cards)}: {new[-3:]}",
         "none",
         cause="the numbers: docs.nvidia.com/deploy/xid-errors",
         run="dmesg | grep -i xid",

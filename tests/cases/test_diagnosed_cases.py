@@ -204,7 +204,7 @@ def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str,
     build, template = cast(Any, SimpleNamespace(unusable={})), cast(Any, SimpleNamespace(parent=DECLARATION[903]))
     check = lambda: stack.test_gpu_may_be_used(place.container, template, build, 0)  # noqa: E731
     message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
-    assert message.startswith(f"GPU 0: {tmp_path}/{name} is not there; ")
+    assert message.startswith(f"{tmp_path}/{name} is not there; ")
     assert {path.rstrip(";") for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
     shown = "pct exec 920 -- ls -l" if passed else "pct set 903 --dev0"
     assert f"; run: {shown} {tmp_path}/{name}" in message

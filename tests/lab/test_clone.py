@@ -381,7 +381,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     with gpus_of(lab, 951, "gpu0.memory.free = 3072"):
         run = lab.build(*STAND_IN, "--accept", "951")
     assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
-    says(run, "memory 5120 → 6144", "pct set 951 --memory 6144", "GPU 0 of the container has 3.0 of")
+    says(run, "memory 5120 → 6144", "pct set 951 --memory 6144", "has 3.0 of")
     says(run, "its own server answers at http://10.0.0.151:8000 (vllm-test-model), which proves nothing")
     for words in (("--verify-deep",), ("--rebuild",)):
         assert lab.build(*STAND_IN, *words).status == 0

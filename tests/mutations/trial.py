@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.base import warning as warned
 from fixtures.base.errors import BuildError
-from fixtures.gpu import gpus
+from fixtures.gpu import gpus, node_gpus
 from fixtures.proxmox import container, kernel_log
 from fixtures.record.model import Record
 from fixtures.run import clone_acceptance
@@ -272,6 +272,7 @@ class Trial:
             inner, deadline = other.template.container, 5.0
             self.shared.priors[self.state] = {
                 "gpus": gpus.listed(inner, deadline),
+                "node_gpus": node_gpus.look(other.node).gpus,
                 "xids": kernel_log.xid_lines(other.node),
                 "image": image.inspect(inner, WORLD.vllm_image, deadline),
                 "cuda": {index: gpus.probe_cuda(inner, index, 0, deadline) for index in (0, 1)},
