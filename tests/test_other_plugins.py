@@ -19,6 +19,19 @@ PACKAGES = {
     for name, *more in (
         ("anyio==4.16.0",),
         ("flaky==3.8.1",),
+        ("pytest-check==3.0.3",),
+        ("pytest-custom-exit-code==0.3.0",),
+        ("pytest-dependency==0.6.1",),
+        ("pytest-fail-slow==0.6.0",),
+        ("pytest-forked==1.7.5",),
+        ("pytest-ignore-flaky==2.2.1",),
+        ("pytest-only==2.1.2",),
+        ("pytest-ordering==0.6",),
+        ("pytest-quarantine==2.0.0", "attrs==25.4.0"),
+        ("pytest-reverse==1.9.0",),
+        ("pytest-run-parallel==0.10.0",),
+        ("pytest-stress==1.0.1",),
+        ("pytest-subtests==0.15.0", "attrs==25.4.0"),
         ("pytest-asyncio==1.5.0",),
         ("pytest-cov==7.1.0", "coverage==7.17.5"),
         ("pytest-flakefinder==1.1.0",),
@@ -60,33 +73,41 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> SuiteRun:
     return Suite(tmp_path_factory.mktemp("alone")).run()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        *((name, ()) for name in PACKAGES),
-        ("pytest-instafail", ("--instafail",)),
-        ("pytest-random-order", ("--random-order",)),
-        ("pytest-randomly", ("--randomly-seed=3",)),
-        ("pytest-split", ("--splits=1", "--group=1")),
-    ],
-)
+BUILT_IN = ("pytest-subtests",)  # pytest has it itself, and does not load the plugin
+# The options by which one does the most that is not refused
+TOLD = {
+    "pytest-custom-exit-code": ("--suppress-tests-failed-exit-code", "--suppress-no-test-exit-code"),
+    "pytest-ignore-flaky": ("--ignore-flaky",),
+    "pytest-instafail": ("--instafail",),
+    "pytest-random-order": ("--random-order",),
+    "pytest-randomly": ("--randomly-seed=3",),
+    "pytest-reverse": ("--reverse",),
+    "pytest-split": ("--splits=1", "--group=1"),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), [(name, TOLD.get(name, ())) for name in PACKAGES])
 def test_verdict_is_the_same(tmp_path: Path, alone: SuiteRun, name: str, words: tuple[str, ...]) -> None:
     suite = Suite(tmp_path)
     run = suite.run(*words, beside=installed(name))
     assert (run.status, told(run)) == (alone.status, told(alone)), run.output
-    assert f"{name.removeprefix('pytest-')}-" in run.output.partition("plugins: ")[2].partition("\n")[0], (
-        "it was not loaded"
-    )
+    loaded = run.output.partition("plugins: ")[2].partition("\n")[0]
+    assert f"{name.removeprefix('pytest-')}-" in loaded or name in BUILT_IN, "it was not loaded"
 
 
 @pytest.mark.parametrize(
     ("name", "word"),
     [
         ("flaky", "--force-flaky"),
+        ("pytest-fail-slow", "--fail-slow=0.00001"),
         ("pytest-flakefinder", "--flake-finder"),
+        ("pytest-forked", "--forked"),
+        ("pytest-quarantine", "--quarantine=README.md"),
         ("pytest-repeat", "--count=2"),
         ("pytest-rerunfailures", "--reruns=2"),
         ("pytest-retry", "--retries=2"),
+        ("pytest-run-parallel", "--parallel-threads=2"),
+        ("pytest-stress", "--seconds=1"),
         ("pytest-timeout", "--timeout=60"),
     ],
 )

@@ -253,6 +253,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.runtest = lambda: None
 """
+WRAPS = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.obj = lambda **_: None
+"""
 SWALLOWS = """
 import contextlib, pytest
 @pytest.hookimpl(wrapper=True)
@@ -277,6 +282,7 @@ def pytest_{hook}(session):
         ((), MARKED.format(words="run=False"), "not trusted: a mark, or pytest.xfail, expects its failure"),
         ((), LEAVES_OUT, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), SWALLOWS, "not trusted: a plugin reports it as passed, but it did not come to its end"),
+        ((), WRAPS, "not trusted: a plugin runs another function"),
         ((), REPLACES, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), FORGIVES.format(hook="runtestloop"), "`cat /etc/pve/.members"),
         ((), FORGIVES.format(hook="sessionfinish"), "`cat /etc/pve/.members"),
