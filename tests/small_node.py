@@ -88,6 +88,9 @@ class SmallNode(Node):
     def running(self, ctid: int) -> bool:
         return ctid in self.on
 
+    def _configuration(self, ctid: int) -> Configuration:
+        return self.read(ctid)
+
     def config(self, ctid: int, snapshot: str | None = None) -> dict[str, Any]:
         found = self.read(ctid)
         section = found.sections[snapshot] if snapshot else found.head

@@ -54,6 +54,14 @@ def test_file_that_git_does_not_know_is_a_change(checkout: Path) -> None:
     assert origin.suite(checkout)["changed"] == "yes"
 
 
+@pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
+def test_file_that_git_is_told_not_to_look_at_is_a_change(checkout: Path, bit: str) -> None:
+    git(checkout, "update-index", bit, "a.py")
+    (checkout / "a.py").write_text(MINE)
+    assert "dirty" not in git(checkout, "describe", "--always", "--dirty")
+    assert origin.suite(checkout)["changed"] == "yes"
+
+
 def test_repository_around_the_suite_is_not_its_own(checkout: Path) -> None:
     inner = checkout / "unpacked"
     inner.mkdir()
@@ -72,6 +80,9 @@ def test_record_names_what_was_loaded(tmp_path: Path) -> None:
     digest = hashlib.sha256(MINE.encode()).hexdigest()
     assert loaded["files"][str(tmp_path / "plugin_of_the_test.py")] == digest
     assert {"conftest.py", "tests_920/test_010_preflight.py", "fixtures/run/stages.py"} <= set(loaded["files"])
+    assert {"tests_920/CHECKS", "fixtures/remote/secret_files.py", "fixtures/template/read_identity.sh"} <= set(
+        loaded["files"]
+    )
     assert {"pytest-html", "pytest-order"} <= set(loaded["plugins"])
     assert loaded["options"]["PYTEST_ADDOPTS"] == "--no-clone"
     assert "site-packages" not in " ".join(loaded["files"])
@@ -88,4 +99,4 @@ def test_record_names_a_conftest_beside_the_checks(tmp_path: Path) -> None:
     config: Any = SimpleNamespace(
         pluginmanager=plugins, getini=lambda _: [], invocation_params=invocation, inipath=None
     )
-    assert origin.loaded(config)["files"][str(path)] == hashlib.sha256(MINE.encode()).hexdigest()
+    assert origin.loaded(config, tmp_path)["files"][str(path)] == hashlib.sha256(MINE.encode()).hexdigest()

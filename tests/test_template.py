@@ -132,6 +132,8 @@ def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.Mon
     assert template.differences() == []
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920), mp1="/srv,mp=/srv")
     assert template.differences() == ["mp1: /srv,mp=/srv: is not declared"]
+    node.files[920] = conf_of(template.declared, "", mp0=volume.format(920)) + "\n[pve:pending]\nmp1: /srv,mp=/srv\n"
+    assert template.differences() == ["mp1: /srv,mp=/srv: waits for the next start"]
 
 
 def test_root_disk_of_another_container_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.runtest = lambda: None
 """
+SKIPPED = """
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_{hook}:
+    for each in items if "items" in vars() else [item]:
+        if each.name == "test_parent_is_as_declared":
+            each.{does}
+"""
+SKIPS = "not trusted: a mark or a plugin skips it"
 WRAPS = """
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -282,6 +291,8 @@ def pytest_{hook}(session):
         ((), MARKED.format(words="run=False"), "not trusted: a mark, or pytest.xfail, expects its failure"),
         ((), LEAVES_OUT, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), SWALLOWS, "not trusted: a plugin reports it as passed, but it did not come to its end"),
+        ((), SKIPPED.format(hook="collection_modifyitems(items)", does="add_marker(pytest.mark.skip)"), SKIPS),
+        ((), SKIPPED.format(hook="runtest_setup(item)", does="stash.get(pytest.skip('no'))"), SKIPS),
         ((), WRAPS, "not trusted: a plugin runs another function"),
         ((), REPLACES, "not trusted: a plugin reports it as passed, but it did not come to its end"),
         ((), FORGIVES.format(hook="runtestloop"), "`cat /etc/pve/.members"),
