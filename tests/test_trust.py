@@ -40,7 +40,8 @@ from fixtures.base.inconclusive import Unseen
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
     if item.name == "test_docker_is_running":
-        raise Unseen("not seen: whether it runs")
+        # as the check itself would say it
+        exec(compile("raise Unseen('not seen: whether it runs')", str(item.path), "exec"), {"Unseen": Unseen})
 """
 SIMULATED_NODE = """
 from tests.mutations.world import WorldNode
