@@ -386,3 +386,5 @@ def test_disk_shows_nothing_outside_of_it(tmp_path: Any, node: Node) -> None:
     assert disk.read("/etc/link") == disk.read("../secret") == disk.read("/etc") == disk.read("/etc/none") == ""
     assert disk.sizes("/etc") == {"daemon.json": 8, "link": 1}
     assert disk.sizes("/etc/$(id)") == {}
+    (root / "lib").symlink_to("/etc")
+    assert disk.sizes("/lib") == {}, "which is the node's folder"

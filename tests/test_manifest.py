@@ -201,15 +201,26 @@ def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp
     facts = container_probe.facts({"image": "i", "model": "/none"})
     node: Any = SimpleNamespace(version="pve")
     content = manifest.make(node, {"net0": "name=eth0,ip=10.0.0.220/24"}, facts, {"caches": []})
-    lines, same = container_probe.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}]}, facts)
+    lines, same = container_probe.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}], "generation": 3}, facts)
     assert same
     assert "changed since: nothing" in lines
-    assert lines[0].startswith("came from pve:n/lxc/920@s, manifest sha256:")
+    assert lines[0].startswith("came from pve:n/lxc/920@s, generation 3, manifest sha256:")
     assert "  address: 10.0.0.220/24 -> none" in lines
     facts["packages"] = {"new": "1"}
     lines, same = container_probe.report(content, {}, facts)
     assert not same
+    assert lines[0].startswith("came from a template, manifest sha256:"), "sealed by a version that did not name it"
     assert "  packages new: none -> 1" in lines
+
+
+def test_devices_that_may_be_used_have_their_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia-uvm", "null"):
+        (tmp_path / name).symlink_to("/dev/null")
+    (tmp_path / "nvidia-caps").mkdir()
+    monkeypatch.setattr(container_probe, "DEV", tmp_path)
+    assert container_probe._devices() == {"nvidia-uvm": 1, "nvidia0": 1}
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert container_probe._devices() == {}
 
 
 # --- kept ---------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_clone_knows_what_it_came_from(lab: Lab, built: str) -> None:
     try:
         assert json.loads(lab.inside("cat", "/etc/phoenix/record.json", ctid=921))["subjects"][0]["sha256"] == built
         said = lab.inside("/etc/phoenix/verify", ctid=921)
-        assert f"came from pve:{lab.machine.name}/lxc/920@{SNAPSHOT}, manifest sha256:{built}" in said
+        assert f"came from pve:{lab.machine.name}/lxc/920@{SNAPSHOT}, generation 1, manifest sha256:{built}" in said
         assert "changed since: nothing" in said
         assert "name: BaseTemplateVLLM -> clone" in said
         assert "10.0.0.220/24 -> 10.0.0.221/24" in said
