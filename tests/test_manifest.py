@@ -213,6 +213,16 @@ def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp
     assert "  packages new: none -> 1" in lines
 
 
+def test_record_that_was_made_huge_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, {})
+    monkeypatch.setattr(container_probe, "FOLDER", tmp_path)
+    with (tmp_path / "manifest.json").open("w") as file:
+        file.truncate(2**40)
+    (tmp_path / "record.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "verify")
+    assert container_probe.facts({"image": "i", "model": "/none"})["kept"] == {"manifest.json": "unreadable"}
+
+
 def test_devices_that_may_be_used_have_their_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia-uvm", "null"):
         (tmp_path / name).symlink_to("/dev/null")
