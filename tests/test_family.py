@@ -548,7 +548,7 @@ def test_generation_that_can_not_be_read_is_said() -> None:
     assert len(family.members) == 1
 
 
-@pytest.mark.parametrize("archive", [b"", b"no archive" * 100])
+@pytest.mark.parametrize("archive", [b"", b"no archive" * 100, World(ct931=Box()).archive()[:1024], b"x" + bytes(2047)])
 def test_answer_that_is_no_archive_leaves_the_family_unknown(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(ct931=Box())
     monkeypatch.setattr(world, "archive", lambda: archive)
