@@ -101,7 +101,7 @@ class World:
 
     def __init__(self, **boxes: Box) -> None:
         self.boxes = {int(name[2:]): box for name, box in boxes.items()}
-        self.driver, self.supposed, self.boot, self.env = DRIVER, "", "", list[str]()
+        self.driver, self.supposed, self.boot, self.env = DRIVER, "", "end\n", list[str]()
         self.elsewhere: dict[int, Box] = {}
         self.generations = [
             Generation(920, SNAPSHOT, number, "r", DIGESTS[number], sealed(number), {SNAPSHOT: number})
@@ -450,18 +450,18 @@ def test_gpu_that_is_assigned_and_not_listed_is_broken() -> None:
         judge(one)
 
 
-MAJORS = "device=195 nvidia\ndevice=511 nvidia-uvm\n"
+MAJORS = "device=195 nvidia\ndevice=511 nvidia-uvm\nend\n"
 
 
 @pytest.mark.parametrize(
     ("uvm", "boot", "why"),
     [
         (511, MAJORS, ""),
-        (511, "", ""),
+        (511, "end\n", ""),
         (None, MAJORS, "it has no /dev/nvidia-uvm, or its device rules forbid it"),
-        (None, "", "it has no /dev/nvidia-uvm"),
+        (None, "end\n", "it has no /dev/nvidia-uvm"),
         (238, MAJORS, "its /dev/nvidia-uvm has the number 238, the node's nvidia-uvm is 511"),
-        (511, "device=195 nvidia\n", "the node has not loaded nvidia-uvm"),
+        (511, "device=195 nvidia\nend\n", "the node has not loaded nvidia-uvm"),
         ("\x1b[2J" * 9000, MAJORS, "the node's nvidia-uvm is 511"),
         ([511], MAJORS, "the node's nvidia-uvm is 511"),
     ],
@@ -480,6 +480,13 @@ def test_stale_device_rule_is_named_once() -> None:
     world = World(ct931=Box(uvm=None, lines=("lxc.cgroup2.devices.allow: c 238:* rwm",)))
     world.boot = MAJORS
     assert world.one().row()["why"].count("nvidia-uvm") == 1
+
+
+@pytest.mark.parametrize("said", ["", "device=195 nvidia\ndevice=511 nv"])
+def test_clone_is_not_known_to_be_sound_on_a_node_that_does_not_say_its_devices(said: str) -> None:
+    world = World(ct931=Box())
+    world.boot = said
+    assert (verdict(world.one()), world.one().unknown[0][:13]) == ("not known", "which numbers")
 
 
 def test_clone_that_hides_its_devices_is_not_known_to_be_sound() -> None:

@@ -78,7 +78,7 @@ def test_rules_of_the_parent_are_looked_at(line: str, fails: bool) -> None:
 
 def test_rule_of_a_descendant_is_named() -> None:
     world = World(ct931=Box(lines=(RULE.format(238),), gpus=()), ct932=Box(lines=(RULE.format(511),), gpus=()))
-    world.boot = "device=195 nvidia\ndevice=511 nvidia-uvm\n"
+    world.boot = "device=195 nvidia\ndevice=511 nvidia-uvm\nend\n"
     broken, sound = world.look().members
     assert (verdict(broken), verdict(sound)) == ("broken", "sound")
     assert "238:* rwm in its configuration, but nvidia-uvm is 511" in broken.row()["why"]

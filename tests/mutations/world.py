@@ -122,7 +122,7 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
         case ["sh", "-c", node_gpus.SCRIPT]:
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", reboot.ASK]:
-            return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\n"
+            return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\nend\n"
         case ["dmesg"]:
             return XID
         case ["uname", "-m"]:
