@@ -15,6 +15,7 @@ from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
+from fixtures.proxmox.container import ContainerError
 from fixtures.report import sparkline
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import INCONCLUSIVE, Check
@@ -23,6 +24,7 @@ from fixtures.serving.image import Image
 from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
 from fixtures.serving.served_model import Figure
 from tests.ledgers import hear
+from tests.mutations.world import UUIDS, report
 from tests.suite_run import TOP
 
 # An H100's own words, idle (nvidia-smi of driver 580.159.04)
@@ -196,6 +198,15 @@ def test_gpu_is_named_by_what_its_owner_can_find() -> None:
         "GPU 0 (H100, 00000000:41:00.0, GPU-b), on the node GPU 0 (H100, 00000000:41:00.0, GPU-c)"
     ]
     assert [each.is_in("NVRM: Xid (PCI:0000:41:00): 79, pid=1") for each in cards] == [False, True]
+
+
+def test_answer_about_another_card_is_no_answer() -> None:
+    said = SimpleNamespace(out=report(1), err="", exit_status=0)
+    container: Any = SimpleNamespace(ctid=920, execute=lambda *_, **__: said)
+    known = nvidia_smi.read(report(0, 1), 0, "").gpus
+    assert gpus.state(container, 1, 5, known).uuid == UUIDS[1]
+    with pytest.raises(ContainerError, match=f"index 0, speaks of {UUIDS[1]}; expected GPU 0 .*{UUIDS[0]}"):
+        gpus.state(container, 0, 5, known)
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:
