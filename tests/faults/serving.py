@@ -340,12 +340,13 @@ MEASURED = (
         "test_answers_agree",
         "differ from those under load",
     ),
-    serving(
+    Fault(
         "server-dies-of-scores",
         "the server dies when it is asked for probabilities, after all else was proved",
+        "none",
         (),
         setting(),
-        "not seen: whether the answers are right",
+        ("not seen: whether the answers are right",),
         words=stand_in("dies-of-scores"),
         outcome="built",
     ),
