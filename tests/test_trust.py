@@ -308,6 +308,7 @@ def test_fault_of_one_card_is_reported_of_that_card(fresh: GoodSuite) -> None:
     assert f"; card: {card}; run: nvidia-smi -q -i {UUIDS[0]}" in bad.reason
     assert card in run.output
     assert UUIDS[1] not in bad.reason
+    assert not [check.reason for check in run.record.checks if check.blocked_by and "card:" in check.reason]
 
 
 def test_cards_that_are_swapped_inside_are_found_by_the_nodes_list(fresh: GoodSuite) -> None:
