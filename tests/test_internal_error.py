@@ -36,7 +36,7 @@ ALWAYS = [
     *(("fixtures.record.builder", name) for name in ("fill",)),
     *(("fixtures.run.caveats", name) for name in ("of_record",)),
     *(("fixtures.record.exports.statements", name) for name in ("test_result",)),
-    *(("fixtures.run.outcome", name) for name in ("sentence",)),
+    *(("fixtures.report.conclusion", name) for name in ("sentence",)),
     *(("fixtures.session.check_reports", name) for name in ("title_of",)),
     *(("fixtures.report.html", name) for name in ("head", "words")),
     *(("fixtures.report.rows", name) for name in ("title_cell",)),

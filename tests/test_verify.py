@@ -19,6 +19,7 @@ from fixtures.record.comparison import compare
 from fixtures.record.exports import vsa
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.remote import container_probe
+from fixtures.report import conclusion
 from fixtures.run import mode, outcome
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
@@ -313,16 +314,16 @@ def compared(*drifts: Drift) -> Comparison:
 def test_outcome(drifts: list[Drift], deep: bool, passed: bool, status: int, expected: Outcome) -> None:
     build = ran(drifts, deep=deep, passed=passed)
     assert outcome.of(build, status) is expected
-    words = outcome.sentence(build, expected)
+    words = conclusion.sentence(build, expected)
     assert words.startswith("920@s ") or "920@s" in words
     assert ("kernel changed" in words) == (expected is Outcome.NOT_REPROVED)
     if expected is Outcome.ABORTED:
         assert words == "The run was interrupted; 920@s is accepted, generation 1, as it was before this run."
     if expected in (Outcome.ABORTED, Outcome.PARTIAL):
-        assert outcome.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
+        assert conclusion.next_step(build, expected).endswith("--verify-deep" if deep else "--verify")
     build.compared.looked_inside = False
     build.channel = Channel("ssh://root@pve", remote=("-o", "BatchMode=yes", "ssh://root@pve"))
-    assert ("ssh -t ssh://root@pve 'pct start 920'; pytest " in outcome.next_step(build, expected)) == (
+    assert ("ssh -t ssh://root@pve 'pct start 920'; pytest " in conclusion.next_step(build, expected)) == (
         expected is Outcome.PARTIAL
     )
 
@@ -346,7 +347,7 @@ def test_template_that_is_there_exists_when_it_was_compared(
     assert outcome.of(build, 0) is expected
     there = (Outcome.EXISTING, Outcome.NOT_COMPARED)
     words = "was built and accepted before" if expected in there else "is accepted, generation 1, as it was"
-    assert f"920@s {words}" in outcome.sentence(build, expected)
+    assert f"920@s {words}" in conclusion.sentence(build, expected)
 
 
 @pytest.mark.parametrize("end", [EndState("", True), EndState(), EndState(unknown="no answer")])
@@ -355,21 +356,21 @@ def test_nothing_exists_or_is_verified_that_is_gone_at_the_end(end: EndState, ki
     build = ran([], mode=kind)
     build.end = end
     assert outcome.of(build, 0) is Outcome.FAILED
-    assert outcome.sentence(build, Outcome.FAILED).startswith(
+    assert conclusion.sentence(build, Outcome.FAILED).startswith(
         "No check failed, but the node does not confirm the result"
     )
 
 
 def test_snapshot_that_was_never_accepted_is_not_verified() -> None:
     build = ran([], situation=Situation.SEALED)
-    assert outcome.sentence(build, Outcome.FAILED) == "920@s was sealed but never accepted: its run was interrupted."
-    assert outcome.next_step(build, Outcome.FAILED) == "run the checks after sealing: pytest SUITE"
+    assert conclusion.sentence(build, Outcome.FAILED) == "920@s was sealed but never accepted: its run was interrupted."
+    assert conclusion.next_step(build, Outcome.FAILED) == "run the checks after sealing: pytest SUITE"
 
 
 def test_run_without_a_check_says_nothing_of_the_template() -> None:
     build = ran([], ledger=Ledger([]))
     assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
-    assert outcome.sentence(build, Outcome.FAILED) == "No check was selected; nothing was checked."
+    assert conclusion.sentence(build, Outcome.FAILED) == "No check was selected; nothing was checked."
 
 
 ACCEPTED = Snapshot("s", "phoenix-920: sealed x generation 1 run y manifest z accepted w", 1, "")
