@@ -18,7 +18,7 @@ from fixtures.record.model import Record
 from fixtures.run import again, listed
 from fixtures.serving import registry
 from fixtures.template import record_store
-from fixtures.template.clone import config_differences
+from fixtures.template.differences import config_differences
 from fixtures.template.pending import DOES, Pending
 from tests.small_node import DECLARATION
 
