@@ -194,7 +194,8 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return "0\n0\n0"
         case ["/etc/phoenix/verify"]:
             made = json.loads(node.volumes[node.guests[number].volumes[0]].files["manifest.json"])
-            return f"came from pve:pve/lxc/920@vllm-base-snapshot, manifest sha256:{digest(made['template'])}\n"
+            manifest_of = digest(made["template"])
+            return f"came from pve:pve/lxc/920@vllm-base-snapshot, generation 1, manifest sha256:{manifest_of}\n"
         case ["python3", "-", *nodes] if script == gpus.NODES:
             return "".join(f"{each} may be used\n" for each in nodes)
         case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
