@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.inconclusive import Unseen
-from fixtures.gpu import node_gpus
+from fixtures.gpu import gpus, node_gpus
 from fixtures.gpu.node_gpus import NodeGpus
 
 HERE = Path(__file__).parent
@@ -45,7 +45,8 @@ def container(log: str, status: int = 0) -> Any:
 def inside(log: str, status: int = 0) -> Any:
     """The checks of the container that ask nvidia-smi: listed, healthy, with room for a server."""
     asked, settings = container(log, status), SimpleNamespace(command_deadline=1, gpu_share=0.9)
-    build: Any = SimpleNamespace(gpus=[], health={}, missing=set(), settings=settings)
+    build: Any = SimpleNamespace(gpus=[], node_gpus={}, health={}, missing=set(), settings=settings)
+    build.card = lambda gpu: gpus.named(build.gpus, gpu, gpu)
     check("test_gpus_are_listed", STACK)(asked, SimpleNamespace(gpus=(0,)), build)
     check("test_gpu_is_healthy", STACK)(asked, build, 0, 0)
     check("test_gpu_has_room", STACK)(asked, build, settings, 0, 0)
