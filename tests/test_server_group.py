@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from fixtures.base import warning
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.proxmox.container import ContainerError
 from fixtures.serving.client import ServerError
@@ -39,7 +38,7 @@ class FakeServer:
 
     def __init__(self, node: Node, name: str, fails: str = "", barrier: threading.Barrier | None = None) -> None:
         self.container, self.name, self.fails, self.barrier = node, name, fails, barrier
-        self.command, self.together, self.warm = COMMAND, 1, False
+        self.command, self.together, self.short_of, self.warm = COMMAND, 1, "", False
 
     def start(self, _image: object, ways: int, place: int = 0, *, warm: bool = True) -> None:
         self.container.done.append(f"start {self.name} at {place}{' warm' * (warm and bool(place))}")
@@ -72,12 +71,6 @@ def group(*servers: FakeServer, took: float | None = 2000.0, memory_mb: int = 81
     return ServerGroup(fakes, lambda: served, memory_mb)
 
 
-@pytest.fixture(autouse=True)
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(warning, "_UNSAID", [])
-    return warning._UNSAID
-
-
 def prove(one: ServerGroup, ways: int = 1) -> list[str]:
     """What a run does with each server in turn; why each was not ready."""
     failures = []
@@ -93,7 +86,7 @@ def prove(one: ServerGroup, ways: int = 1) -> list[str]:
     return failures
 
 
-def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready(said: list[str]) -> None:
+def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready() -> None:
     node, barrier = Node(), threading.Barrier(3)
     servers = [FakeServer(node, name, barrier=barrier) for name in "abc"]
     assert prove(group(*servers)) == ["", "", ""]
@@ -101,7 +94,7 @@ def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready(said: l
     assert {*node.done[3:6]} == {"a is ready", "b is ready", "c is ready"}
     assert node.done[6:] == ["ask a", "leave a", "ask b", "leave b", "ask c", "leave c", "stop a b c"]
     assert [each.together for each in servers] == [3, 3, 3]
-    assert said == []
+    assert [each.short_of for each in servers] == [""] * 3
 
 
 ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
@@ -110,7 +103,7 @@ ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
 @pytest.mark.parametrize(
     ("node", "more", "ways", "why"),
     [
-        (Node(), {"took": None}, 1, ""),
+        (Node(), {"took": None}, 1, "no server like it has run"),
         (
             Node(),
             {"memory_mb": 4096},
@@ -125,7 +118,7 @@ ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
     ],
 )
 def test_where_memory_is_not_known_to_suffice_they_start_one_after_the_other(
-    said: list[str], node: Node, more: dict[str, Any], ways: int, why: str
+    node: Node, more: dict[str, Any], ways: int, why: str
 ) -> None:
     node.done.clear()
     servers = [FakeServer(node, name) for name in "ab"]
@@ -140,28 +133,34 @@ def test_where_memory_is_not_known_to_suffice_they_start_one_after_the_other(
             "stop b",
         ),
     ]
-    assert len(said) == bool(why), "what nobody can change weakens no verdict"
-    assert not said or said[0].startswith("the servers of 2 GPUs start one after the other: ")
-    assert why in "".join(said)
+    assert bool(servers[0].short_of) == bool(why)
+    assert why in servers[0].short_of
+    assert not servers[1].short_of, "with the last one nothing is left to start"
 
 
-def test_as_many_start_at_once_as_fit(said: list[str]) -> None:
+def test_as_many_start_at_once_as_fit() -> None:
     node = Node()
-    assert prove(group(*(FakeServer(node, name) for name in "abcde"), took=3000.0)) == [""] * 5
+    servers = [FakeServer(node, name) for name in "abcde"]
+    assert prove(group(*servers, took=3000.0)) == [""] * 5
     assert [each for each in node.done if each.startswith("st")] == [
         *("start a at 0", "start b at 1", "stop a b"),
         *("start c at 0", "start d at 1", "stop c d"),
         *("start e at 0", "stop e"),
     ]
-    assert ["2 at a time" in each for each in said] == [True]
+    assert [(each.together, "server_memory_mb=16501" in each.short_of) for each in servers[::2]] == [
+        (2, True),
+        (2, False),
+        (1, False),
+    ]
 
 
-def test_memory_of_a_server_that_was_started_otherwise_says_nothing(said: list[str]) -> None:
+def test_memory_of_a_server_that_was_started_otherwise_says_nothing() -> None:
     node = Node()
     served = [ServedModel("all", ["docker", "run", "vllm@sha256:1", "/m"], 1.0, 2.0, 3.0, memory_mib=10.0)]
     servers: Any = [FakeServer(node, name) for name in "ab"]
     prove(ServerGroup(servers, lambda: served, 8192))
-    assert ("start b at 0" in node.done, said) == (True, [])
+    assert "start b at 0" in node.done
+    assert servers[0].short_of.startswith("no server like it has run")
 
 
 @pytest.mark.parametrize("fails", ["start", "ready"])
