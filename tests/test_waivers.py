@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from fixtures.base.errors import BuildError
+from fixtures.base.inconclusive import Unseen
 from fixtures.record.model import Verdict
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
 from fixtures.run.waivers import Waiver, load
+from fixtures.session.check_reports import Waiving
 from tests.ledgers import hear
 from tests.suite_run import TOP, Suite
 
@@ -156,6 +160,18 @@ def test_waived_failures_block_nothing(suite: Suite) -> None:
     assert not any(check.reason.startswith("blocked by") for check in run.record.checks)
     assert run.record.verdict is Verdict.WARNED
     assert "test_010_preflight.py::test_node_is_proxmox: its waiver is not needed any more: it passes" in run.output
+
+
+@pytest.mark.parametrize(
+    ("family", "ended", "verdict"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_container_of_the_family_that_is_off_on_purpose_is_waived(family: bool, ended: bool, verdict: bool) -> None:
+    waiver = Waiver("family[931]", "spare", date(2020 if ended else 2100, 1, 1))
+    build: Any = SimpleNamespace(waivers={waiver.check: waiver}, family=family or None, warnings=[])
+    report: Any = SimpleNamespace(failed=False, outcome="skipped", sections=[], when="call")
+    Waiving(build).waive(waiver.check, report, Unseen("not seen: it is off"))
+    assert hasattr(report, "wasxfail") is verdict
+    assert build.warnings == [] if not family else len(build.warnings) == 1
 
 
 def test_expired_waiver_is_a_failure(suite: Suite) -> None:
