@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.inconclusive import Unseen
-from fixtures.gpu import health, nvidia_smi
+from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
 from tests.cards import IMAGE, Card, cards, page
 
@@ -53,7 +53,9 @@ def fields(lines: list[str]) -> list[str]:
 
 
 def build() -> Any:
-    return SimpleNamespace(gpus=[], health={}, settings=SETTINGS)
+    build: Any = SimpleNamespace(gpus=[], node_gpus={}, health={}, settings=SETTINGS)
+    build.card = lambda gpu: gpus.named(build.gpus, gpu, gpu)
+    return build
 
 
 @TABLE

@@ -157,4 +157,4 @@ def test_any_file_is_waivers_or_refused(content: bytes) -> None:
         try:
             load_waivers(path, declared_checks(TOP / "tests_920/CHECKS", (0, 1)))
         except BuildError as error:
-            refused(error, f"{path}: ")
+            refused(error, f"{path}:")
