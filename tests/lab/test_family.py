@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,17 @@ for each in $(grep -l '^onboot: 1' /etc/pve/lxc/*.conf | tr -dc '0-9\\n'); do pc
 for each in $(pct list | awk '$2 == "running" {print $1}'); do
   for i in $(seq 300); do pct exec "$each" -- docker version >/dev/null 2>&1 && break; sleep 0.2; done
 done"""
+
+
+@contextmanager
+def restarted_again(lab: Lab) -> Iterator[None]:
+    """Restart the node behind the block: with its own devices, which the tests after it need."""
+    try:
+        yield
+    finally:
+        lab.machine.power_off()
+        up(lab.machine)
+        lab.machine.serve_stand_in(vllm.made() / "registry")
 
 
 def rows(run: Run) -> dict[int, dict[str, str]]:
@@ -117,14 +130,14 @@ def test_edited_and_moved_are_named_with_the_order_of_fixing(lab: Lab, tmp_path:
 def test_what_did_not_come_back_after_a_restart_of_the_node_is_named(lab: Lab) -> None:
     """First nobody makes nvidia-uvm before guests start, then it is made, with another number."""
     lab.node("sh", "-ec", ONBOOT, "sh", str(RAW), "931", str(RAW))
-    for uvm, verdicts in (("", {931: "is to start at boot, and is off", RAW: "it has no /dev/nvidia-uvm"}),
-                          ("511", {RAW: "c 238:* rwm in its configuration, but nvidia-uvm is 511"})):  # fmt: skip
-        lab.machine.power_off()
-        up(lab.machine)
-        lab.node("sh", "-c", BOOT, "sh", uvm, seconds=180)
-        run = lab.build(*STAND_IN, "--family")
-        assert run.failed() == {f"test_descendant_is_sound[{number}]" for number in verdicts}
-        assert not {number for number, why in verdicts.items() if why not in rows(run)[number]["why"]}
-    assert rows(run)[931]["verdict"] == "sound"
-    assert {row["verdict"] for number, row in rows(run).items() if number not in (931, RAW)} == {"not known"}
-    lab.machine.serve_stand_in(vllm.made() / "registry")
+    with restarted_again(lab):
+        for uvm, verdicts in (("", {931: "is to start at boot, and is off", RAW: "it has no /dev/nvidia-uvm"}),
+                              ("511", {RAW: "c 238:* rwm in its configuration, but nvidia-uvm is 511"})):  # fmt: skip
+            lab.machine.power_off()
+            up(lab.machine)
+            lab.node("sh", "-c", BOOT, "sh", uvm, seconds=180)
+            run = lab.build(*STAND_IN, "--family")
+            assert run.failed() == {f"test_descendant_is_sound[{number}]" for number in verdicts}
+            assert not {number for number, why in verdicts.items() if why not in rows(run)[number]["why"]}
+        assert rows(run)[931]["verdict"] == "sound"
+        assert {row["verdict"] for number, row in rows(run).items() if number not in (931, RAW)} == {"not known"}

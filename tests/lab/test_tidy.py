@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ def test_what_docker_holds_is_found(container: Container, settings: Any) -> None
     container.ask("sh", "-c", "docker rm somebodys; docker volume rm somewhere; docker image rm left:first")
     container.ask("docker", "image", "prune", "--force")
     assert [line.partition(";")[0] for line in found.containers] == ["somebodys (left:first, created)"]
-    whats = sorted(line.partition(": ")[2].partition(",")[0].partition(" sha256")[0] for line in found.docker)
+    whats = sorted(re.split("[,;]| sha256", line.partition(": ")[2])[0] for line in found.docker)
     assert whats == ["image left:first", "image without a name", "volume"]
     assert leftovers(container, settings).docker == []
 
