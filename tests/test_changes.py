@@ -554,6 +554,14 @@ def test_snapshot_on_one_side_only_is_named_with_its_fix(ours: Template, node: S
     assert str(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
 
 
+def test_a_storage_is_asked_once_for_all_snapshots_of_a_volume(ours: Template, node: SmallNode) -> None:
+    """Over ssh each question is a trip, and every run that only compares asks."""
+    seal(ours)
+    with mock.patch.object(node, "run", wraps=node.run) as run:
+        assert ours.mismatches(node.read(920)) == []
+    assert sum(call.args[0] == "zfs" for call in run.call_args_list) == 1
+
+
 def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
     """`pct snapshot` takes all of them, and fails on any that has the name already: at the seal, after the proof."""
     found = node.read(920)
