@@ -72,6 +72,23 @@ def test_case_01_umd_header(said: list[str]) -> None:
     assert said == []
 
 
+def test_driver_that_names_only_its_two_parts(said: list[str]) -> None:
+    """Driver 615 announces that driver_version and cuda_version go (NVIDIA/k8s-test-infra, qx-vrnvl72.xml)."""
+    gpus = node("", "<cuda_umd_version>13.4</cuda_umd_version>", "NVIDIA Graphics Device", "NVIDIA", "1 MiB")
+    assert gpus.gpus[0].driver == ""
+    parts = "<kmd_version>570.211.01</kmd_version><cuda_umd_version>12.8</cuda_umd_version>"
+    card = "<gpu><product_brand>NVIDIA Cloud Gaming</product_brand><minor_number>0</minor_number></gpu>"
+    found = node_gpus.parse(f"<nvidia_smi_log>{parts}{card}</nvidia_smi_log>")
+    check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), found)
+    assert "compatibility library (brand=cloudgaming,driver>=570,driver<571)" in said[0]
+
+
+def test_card_of_an_unknown_brand_is_not_refused() -> None:
+    gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "NVIDIA L4", "N/A", "1 MiB")
+    with pytest.raises(Unseen, match="not seen: whether the node has"):
+        check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
+
+
 def test_case_02_cuda_na_header(said: list[str]) -> None:
     gpus = node("575.64.03", "<cuda_version>N/A</cuda_version>", "NVIDIA GeForce RTX 5070", "GeForce", "1 MiB")
     with pytest.raises(Unseen, match="not seen: whether the node has"):

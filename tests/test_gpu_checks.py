@@ -198,6 +198,7 @@ def test_gpu_is_named_by_what_its_owner_can_find() -> None:
         "GPU 0 (H100, 00000000:41:00.0, GPU-b), on the node GPU 0 (H100, 00000000:41:00.0, GPU-c)"
     ]
     assert [each.is_in("NVRM: Xid (PCI:0000:41:00): 79, pid=1") for each in cards] == [False, True]
+    assert not replace(first, pci="0000:01:00.0").is_in("12:01:00 NVRM: Xid (PCI:0000:41:00): 79"), "drivers before 367"
 
 
 def test_answer_about_another_card_is_no_answer() -> None:

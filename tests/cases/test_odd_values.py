@@ -38,6 +38,46 @@ CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differ
     "needs a reset, as the driver asks": ({"gpu_recovery_action": "Drain and Reset"}, ["gpu_recovery_action"], []),
     "no recovery action": ({"gpu_recovery_action": "None"}, [], []),
     "a recovery action that the card does not have": ({"gpu_recovery_action": "N/A"}, [], []),
+    # NVIDIA/DCGM#263 has the action; these are words for NVML's errors in its place
+    "a recovery action that the driver's library does not know": (
+        {"gpu_recovery_action": "Function Not Found"},
+        [],
+        [],
+    ),
+    "a recovery action that comes too late": ({"gpu_recovery_action": "Timeout"}, [], ["gpu_recovery_action"]),
+    "one of two words, and neither": (
+        {"remapped_rows/remapped_row_failure": "In use by another client", "compute_mode": "No data"},
+        [],
+        ["remapped_rows.failure", "compute_mode"],
+    ),
+    "needs a reset, as a driver before 570 says": (  # pynvml#51
+        {"gpu_reset_status/reset_required": "Yes"},
+        ["reset_status.reset_required"],
+        [],
+    ),
+    # an L4 (driver 555) and Rubin (driver 615) of NVIDIA/k8s-test-infra, qx-vrnvl72.xml, have these
+    "repairs that wait": (
+        {"ecc_errors/channel_repair_pending": "Yes", "ecc_errors/tpc_repair_pending": "No"},
+        ["repairs.pending.channel"],
+        [],
+    ),
+    "banks that wait": ({"remapped_banks/bank_remapper_pending": "Yes"}, ["remapped_banks.pending"], []),
+    "one counter of several that can't be read": (
+        {"ecc_errors/volatile/dram_correctable": "0", "ecc_errors/volatile/dram_uncorrectable": "Unknown Error"}
+        | {"ecc_errors/volatile/sram_uncorrectable_parity": "0", "ecc_errors/volatile/sram_correctable": "N/A"},
+        [],
+        ["ecc.errors.uncorrected.volatile.total"],
+    ),
+    "an error beside a counter that can't be read": (
+        {"ecc_errors/volatile/sram_uncorrectable_parity": "N/A", "ecc_errors/volatile/dram_uncorrectable": "5"},
+        ["ecc.errors.uncorrected.volatile.total"],
+        [],
+    ),
+    "a whole section that may not be read": (
+        {"clocks_event_reasons": "N/A", "ecc_errors/volatile": "Insufficient Permissions"},
+        [],
+        [f"ecc.errors.{kind}.volatile.total" for kind in ("uncorrected", "corrected")],
+    ),
     "may not be read": ({"compute_mode": "[Insufficient Permissions]"}, [], ["compute_mode"]),
     "instances": ({"mig_mode/current_mig": "Enabled"}, ["mig.mode.current"], []),
     "instances after the next reset": ({"mig_mode/current_mig": "Disabled", "mig_mode/pending_mig": "Enabled"}, [], []),
