@@ -31,6 +31,7 @@ from tests.small_node import DECLARATION, POOL, SETTINGS, SmallNode, conf_of, zf
 NAME = "vllm-base-snapshot"
 DISK = "lxc-disks:subvol-920-disk-0"
 LABEL = "phoenix-920: throw-away container {} cloned from 920@vllm-base-snapshot"
+THROWN_AWAY = replace(DECLARATION[920], ctid=990, name="clone-990-of-920")
 
 
 @pytest.fixture
@@ -382,7 +383,7 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
     declared = DECLARATION[920]
     node.files = {
         900: conf_of(declared, LABEL.format(900)),
-        990: conf_of(declared, LABEL.format(990)),
+        990: conf_of(replace(declared, name="clone-990-of-920"), LABEL.format(990)),
         991: conf_of(declared, LABEL.format(990)),
     }
     node.on = {990}
@@ -398,12 +399,13 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
         ("lock: backup\n", r"locked \(backup\).*pct unlock 990"),
         ("mp0: lxc-disks:subvol-990-disk-1,mp=/data\n", "more volumes than its own"),
         ("[mine]\nsnaptime: 1\n", "taken snapshots of it: mine; pct delsnapshot 990 mine"),
+        ("hostname: web\n", "is called 'web', not clone-990-of-.*pct destroy 990"),
     ],
 )
 def test_throw_away_clone_that_holds_something_is_left(
     node: SmallNode, monkeypatch: pytest.MonkeyPatch, more: str, said: str
 ) -> None:
-    node.files = {990: conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)) + more}
+    node.files = {990: conf_of(THROWN_AWAY, LABEL.format(990)) + more}
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     with pytest.raises(NodeError, match=said):
         ephemeral_clone.remove_left(node, SETTINGS, "lxc-disks")
@@ -415,7 +417,7 @@ def test_container_goes_with_no_snapshot_that_only_the_storage_has(
     ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """`pct destroy` removes them unasked; what a seal of ours has left is no hindrance."""
-    node.files[990] = conf_of(replace(DECLARATION[920], ctid=990), LABEL.format(990)).replace("-920-", "-990-")
+    node.files[990] = conf_of(THROWN_AWAY, LABEL.format(990)).replace("-920-", "-990-")
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     node.stored = ["by-hand"]
     with pytest.raises(NodeError, match=f"configuration does not know.*zfs destroy .*-{number}-disk-0@by-hand"):

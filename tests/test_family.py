@@ -73,6 +73,7 @@ class Box:
     found: dict[str, Any] = field(default_factory=dict)
     folder: bool = True  # whether the node sees its root volume
     silent: bool = False
+    status_of_read: int = 0  # with which the command that reads what it carries ends
     name: str = ""
 
     def conf(self, ctid: int) -> str:
@@ -156,7 +157,8 @@ class World:
         if box.silent:
             raise DeadlineExceeded("`python3` took longer than its 5 s and was ended")
         said = json.dumps(box.facts()) if argv[0] == "python3" else box.carried
-        return Command(f"n/ct{ctid}", argv, 0.0, 0.0, 0, said.encode(), b"")
+        status = 0 if argv[0] == "python3" else box.status_of_read
+        return Command(f"n/ct{ctid}", argv, 0.0, 0.0, status, b"" if status else said.encode(), b"")
 
     def run_parallel(self, *argvs: tuple[str, ...], deadline: float) -> list[Command]:
         return [self.run(argv, deadline=deadline) for argv in argvs]
@@ -243,6 +245,14 @@ def test_whether_a_stranger_that_is_off_descends_is_not_known_where_its_volume_c
     family = World(ct931=Box("", "stopped", folder=False)).look()
     assert (family.members, family.unknown) == ([], [])
     assert "whether 931 descend is not known: no description names a template" in family.notes[0]
+
+
+def test_record_that_can_not_be_read_is_not_taken_for_none() -> None:
+    named = sealed(2).replace(DIGESTS[2], "f" * 64)
+    world = World(ct931=Box("", status_of_read=126), ct932=Box(named, status_of_read=1))
+    family = world.look()
+    assert [(one.ctid, verdict(one)) for one in family.members] == [(932, "not known")]
+    assert "whether 931 descend is not known" in family.notes[0]
 
 
 def test_copied_description_is_no_descent() -> None:
@@ -482,7 +492,7 @@ def test_stale_device_rule_is_named_once() -> None:
     assert world.one().row()["why"].count("nvidia-uvm") == 1
 
 
-@pytest.mark.parametrize("said", ["", "device=195 nvidia\ndevice=511 nv"])
+@pytest.mark.parametrize("said", ["", "device=195 nvidia\ndevice=511 nv", "device=x nvidia-uvm\nend"])
 def test_clone_is_not_known_to_be_sound_on_a_node_that_does_not_say_its_devices(said: str) -> None:
     world = World(ct931=Box())
     world.boot = said

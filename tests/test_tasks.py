@@ -169,6 +169,22 @@ def test_note_that_cannot_be_read_is_no_silence(lock: RunLock, place: Path, note
         tasks.unheard(lock.channel, 920)
 
 
+@pytest.mark.parametrize("fails", ["sync .task 0", "mv pid 1"])
+def test_change_that_cannot_be_noted_is_not_begun(
+    lock: RunLock, place: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """As on a disk that is full: the next run would take a change that still runs for dead."""
+    program, file, left = fails.split()
+    (place / program).write_text(f'#!/bin/sh\ncase "$*" in */{file}) exit 1 ;; esac\nexec /bin/{program} "$@"\n')
+    (place / program).chmod(0o755)
+    with monkeypatch.context() as full, contextlib.suppress(TaskRefused):
+        full.setenv("PATH", f"{place}:{os.environ['PATH']}")
+        assert run(lock, f"touch {place}/done")[0] == 1
+    assert not (place / "done").exists()
+    assert len(settled(lock)) == int(left)
+    assert run(lock, f"touch {place}/done")[0] == 0
+
+
 def test_output_is_bounded(lock: RunLock) -> None:
     _, said, _ = run(lock, "head -c 3000000 /dev/zero | tr '\\0' x; echo end")
     assert len(said) <= tasks.MOST

@@ -1,6 +1,7 @@
 """Careless input: one clear line, exit status 4, nothing touched."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,15 +126,19 @@ def test_new_suite_from_a_mistake_is_refused_in_plain_words(
     assert (out, sorted(tmp_path.iterdir())) == ("", before)
 
 
-@pytest.mark.parametrize("content", [b"\xff", b" " * (2**20 + 1)])
-def test_list_of_checks_or_waivers_that_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
-    (path := tmp_path / "CHECKS").write_bytes(content)
+@pytest.mark.parametrize("content", [b"\xff", b" " * (2**20 + 1), None])
+def test_list_of_checks_or_waivers_that_is_no_text_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "CHECKS"
+    if content is None:
+        os.mkfifo(path)  # to open it waits for somebody who writes
+    else:
+        path.write_bytes(content)
     for read in (
         listed.mistake,
         lambda checks: stages.declared_checks(checks, ()),
         lambda file: waivers.load(file, ()),
     ):
-        with pytest.raises(BuildError, match=r"CHECKS.*: is (not UTF-8 text|larger than 1 MiB)"):
+        with pytest.raises(BuildError, match=r"CHECKS.*: (is not UTF-8 text|is larger than 1 MiB|.* a named pipe)"):
             read(path)
 
 
