@@ -75,9 +75,20 @@ def test_finding_says_what_why_and_how() -> None:
 
 
 def test_same_diagnosis_is_said_once() -> None:
-    said = lines(report(LOCKED), report(LOCKED, "test_b"))
+    said = lines(report(LOCKED), report(LOCKED.replace("backup", "snapshot"), "test_b"))
     assert said[-1] == "   as in 1."
     assert len([line for line in said if "fix:" in line]) == 1
+
+
+def test_what_two_checks_saw_is_one_finding() -> None:
+    said = lines(report(LOCKED), report(LOCKED.replace("no lock", "that it is free"), "test_b"))
+    assert said[:3] == ["1. preflight: It is well.", f"   {LOCKED}", "   the same: It is free."]
+    assert not [line for line in said if line.startswith("2.")]
+
+
+def test_whole_claim_of_a_gpus_check_is_expected_and_line_ends_of_ssh_are_read() -> None:
+    said = explained("gone\r\nclosed", "GPU 0: The server becomes ready: healthy, one chat finished.", "look")
+    assert said == "gone; expected that the server becomes ready: healthy, one chat finished; run: look\nclosed"
 
 
 WRONG = "asked 'Capital?', the answer has no 'Berlin': 'Paris, {}.'; expected the word 'Berlin'; run: zless {}"

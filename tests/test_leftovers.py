@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from fixtures.base.settings import Settings
+from fixtures.proxmox.container import Container
 from fixtures.remote import leftovers, secret_files
+from fixtures.remote.leftovers import CONTAINERD
+from fixtures.template.tidy import find_leftovers
 
 
 @pytest.fixture
@@ -100,3 +105,32 @@ def test_docker_without_images_leaves_their_size_out(
     answers = {"/version": {"ApiVersion": "1.52"}, "/v1.44/system/df": said}
     monkeypatch.setattr(leftovers, "ask_docker", answers.__getitem__)
     assert leftovers.docker_usage().get("LayersSize") == layers
+
+
+class Holding:
+    """A container whose Docker has a container, in which secrets lie: containerd's record, a volume, a file."""
+
+    ctid = 920
+
+    def __init__(self, *containers: str) -> None:
+        self.containers = list(containers)
+
+    def ask_json(self, form: dict[str, Any], *argv: str, **more: object) -> dict[str, Any]:
+        paths = (str(CONTAINERD), "/var/lib/docker/volumes/a/token", "/root/token")
+        found = {"secrets": [{"path": path, "what": "the value of KEY", "bytes": 9} for path in paths]}
+        looked = {"files": 9, "bytes": 9, "unread": []}
+        empty: dict[str, Any] = {name: [] for name in ("docker", "logs", "rest", "added", "histories")}
+        sizes: dict[str, Any] = {"sizes": {}, "caches": {}, "grown": 0, "layers": 0, "unknown": 0}
+        return {**empty, **sizes, **found, "looked": looked, "containers": self.containers}
+
+
+@pytest.mark.parametrize("containers", [(), ("left (image, created)",)], ids=["none", "one"])
+def test_nobody_is_told_to_remove_a_file_of_dockers(containers: tuple[str, ...]) -> None:
+    cleaned = {"at": 0.0, "freed": {}}
+    settings = cast(Settings, SimpleNamespace(warm_caches="", keep_model="", test_model="org/model"))
+    found = find_leftovers(cast(Container, Holding(*containers)), "image", settings, {}, cleaned)
+    fixes = {each.partition(":")[0]: each.partition("remove it: ")[2] for each in found.secrets}
+    look = "pct exec 920 -- docker system df --verbose"
+    wanted = {"/var/lib/docker/volumes/a/token": look, "/root/token": "pct exec 920 -- rm /root/token"}
+    assert fixes == wanted | ({} if containers else {str(CONTAINERD): look})
+    assert found.unsearched.startswith(str(CONTAINERD)) == bool(containers)

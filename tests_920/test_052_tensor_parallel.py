@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.stage("serving"),
     pytest.mark.order(52),
     pytest.mark.deep,
-    pytest.mark.needs("test_gpus_add_up_together"),
+    pytest.mark.needs("test_gpus_add_up_together", "test_server_gets_ready"),
 ]
 
 

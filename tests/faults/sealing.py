@@ -84,7 +84,7 @@ SEAL = (
         ground=Ground.ACCEPTED,
     ),
     seal("ssh-cut-while-sealing", "ssh is cut while the snapshot is taken", cut("snapshot"), seals=True),
-    seal("one-gpu-left-out", "part of the suite is left out", setting(), "did not run", words=("-k", "not gpu1")),
+    seal("one-gpu-left-out", "part of the suite is left out", setting(), "not run", words=("-k", "not gpu1")),
     seal(
         "records-unwritable",
         "the node can't keep the record",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fixtures.serving.all_reduce import HOST, NCCL
 from tests.faults.fault import ROOT, Fault, Ground, Put, Words, both, docker, inside, node, setting, stand_in
-from tests.faults.stack import REAL, gpus_say
+from tests.faults.stack import REAL, cards_say
 from tests.lab.harness import Lab, until
 
 LARGE = "stand-in-large"
@@ -374,7 +374,7 @@ MEASURED = (
     image(
         "torch-missing",
         "GPUs that call themselves real, and an image without torch",
-        both(gpus_say(*REAL), setting()),
+        both(cards_say(*REAL), setting()),
         check="test_torch_computes_on_gpu[gpu]",
         words=("--deselect", "tests_920/test_030_inherited_stack.py::test_gpu_computes"),
         simulated=True,
