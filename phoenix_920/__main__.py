@@ -22,17 +22,26 @@ def main() -> int:
         return new.main(words[1:])
     if words[:1] == ["nightly"]:
         return nightly.main(words[1:])
-    for word in words:  # pytest ends with a traceback
-        try:
-            _ = Path(word[1:]).read_text(encoding="utf-8") if word.startswith("@") else ""
-        except (OSError, UnicodeDecodeError) as error:
-            print(f"{word}: can't be read: {getattr(error, 'strerror', error)}", file=sys.stderr)
+    for word in words:
+        if why := _unreadable(Path(word[1:])) if word.startswith("@") else "":
+            print(f"{word}: can't be read: {why}", file=sys.stderr)
             return int(pytest.ExitCode.USAGE_ERROR)
     found = front.suites(words, here)
     if missing := [folder for folder in found if not (folder / "CHECKS").is_file()]:
         print(f"{missing[0]}/CHECKS is not there: a suite lists its checks in it, stage by stage", file=sys.stderr)
         return int(pytest.ExitCode.USAGE_ERROR)
     return int(pytest.main([*(_for_920(here) if not found else ()), "-p", "phoenix_920.front", *words]))
+
+
+def _unreadable(options: Path) -> str:
+    """Why a file of options can't be read, at which pytest would end with a traceback or wait; empty if it can."""
+    if options.is_fifo():
+        return "Is a named pipe"
+    try:
+        options.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return str(getattr(error, "strerror", error))
+    return ""
 
 
 def _for_920(here: Path) -> list[str]:

@@ -11,6 +11,7 @@ import importlib
 import ipaddress
 import json
 import re
+import shlex
 import sys
 import tempfile
 from itertools import groupby
@@ -75,8 +76,9 @@ def main(words: list[str]) -> int:
     print(f"{suite}: {len([*suite.iterdir()])} files; your own stage is {OWN}")
     print(f"{folder / DECLARATION}: {given.ctid} is {entry['name']}, {net['ip']}, a clone of {given.parent}; adapt it")
     script = Path(sys.argv[0]).absolute()
-    front = f"{script}" if script.name == "phoenix-920" else f"cd {SUITE} && {sys.executable} -m phoenix_920"
-    print(f"what a build would do: {front} {suite} --plan")
+    module = f"cd {shlex.quote(str(SUITE))} && {shlex.quote(sys.executable)} -m phoenix_920"
+    front = shlex.quote(str(script)) if script.name == "phoenix-920" else module
+    print(f"what a build would do: {front} {shlex.quote(str(suite))} --plan")
     return 0
 
 

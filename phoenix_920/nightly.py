@@ -41,13 +41,20 @@ WantedBy=timers.target
 
 def units(here: Path, at: str, words: list[str]) -> dict[str, str]:
     """The text of both units; the words of the command line go to both runs."""
-    front = [sys.executable, "-m", "phoenix_920"] if (here / "phoenix_920").is_dir() else [sys.argv[0]]
-    verify, family = (shlex.join([*front, *words, option]) for option in ("--verify", "--family"))
+    verify, family = map(shlex.join, runs(here, words))
     script = f"{verify}; first=$?; {family} && exit $first"
     quoted = '"' + script.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%") + '"'
     docs = Path(__file__).parent.parent / "docs/day-two.md"
     service = SERVICE.format(docs=docs, here=str(here).replace("%", "%%"), script=quoted)
     return {f"{NAME}.service": service, f"{NAME}.timer": TIMER.format(at=at)}
+
+
+def runs(here: Path, words: list[str]) -> list[list[str]]:
+    """The two command lines. A module's file, by which `python -m` names itself, is no program."""
+    script = Path(sys.argv[0]).absolute()
+    installed = script.name == "phoenix-920" and not (here / "phoenix_920").is_dir()
+    front = [str(script)] if installed else [sys.executable, "-m", "phoenix_920"]
+    return [[*front, *words, option] for option in ("--verify", "--family")]
 
 
 def main(words: list[str]) -> int:
@@ -63,6 +70,9 @@ def main(words: list[str]) -> int:
         given, more = parser.parse_known_args(words)
     except SystemExit as end:
         return 4 if end.code else 0
+    if bad := [word for word in (given.at, str(Path.cwd()), *more) if not word.isprintable()]:
+        print(f"phoenix-920 nightly: {bad[0]!r} can't stand in a line of a unit", file=sys.stderr)
+        return 4
     made = units(Path.cwd(), given.at, more)
     if given.do == "show":
         print("\n".join(f"# {UNITS / name}\n{text}" for name, text in made.items()), end="")
@@ -70,6 +80,8 @@ def main(words: list[str]) -> int:
     try:
         if given.do == "install":
             subprocess.run(["systemd-analyze", "calendar", given.at], check=True, capture_output=True, timeout=60)
+            for command in runs(Path.cwd(), more):  # which says what each night would
+                subprocess.run([*command, "--collect-only", "-qq"], check=True, capture_output=True, timeout=60)
             for name, text in made.items():
                 (UNITS / name).write_text(text, encoding="utf-8")
             _systemctl("daemon-reload")

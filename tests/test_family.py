@@ -546,6 +546,18 @@ def test_hostile_record_is_none(carried: str, status: str) -> None:
     assert "\x1b" not in str(one.row())
 
 
+@pytest.mark.parametrize(("sealed_as", "verdicts"), [("a", "sound"), ("b", "broken")])
+def test_record_that_was_forged_in_a_clone_is_named(sealed_as: str, verdicts: str) -> None:
+    """A second generation of the same content has taken the place of the first one's record on the node."""
+    box = Box(found={"kept": {"manifest.json": record_store.sha256(MANIFESTS[2]), "record.json": "a"}})
+    world = World(ct931=box)
+    world.extra[f"/var/lib/phoenix-920/records/{DIGESTS[2]}/SHA256SUMS"] = f"x  y\n{sealed_as}  sealed-record.json\n"
+    assert verdict(world.one()) == verdicts
+    assert ("record.json was changed" in world.one().row()["why"]) == (verdicts == "broken")
+    world.generations.append(replace(world.generations[1], number=3))
+    assert verdict(world.one()) == "sound"
+
+
 def test_hostile_clone_says_nothing_that_a_terminal_obeys() -> None:
     box = Box(libraries=["\x1b[2Jlibcuda.so.1"] * 5000 + [f"libcuda.so.{number}.1" for number in range(500)])
     box.found = {"around": {"kernel": "k", "driver": "\x1b[2J", "gpus": {"0": "\x1b]0;x\x07"}}}

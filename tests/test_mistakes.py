@@ -23,6 +23,9 @@ DECLARED = {
     "more-tensor-parallel-than-gpus": ('"vllm_tensor_parallel_size": 1', '"vllm_tensor_parallel_size": 4'),
     "misspelt-key": ('"memory_mb"', '"memroy_mb"'),
     "number-in-quotes": ('"cores": 4', '"cores": "4"'),
+    "mac-of-another": ("52:54:00:AA:BB:D1", "52:54:00:aa:bb:cf"),
+    "interface-with-a-blank": ('"name": "eth0"', '"name": "eth0 eth1"'),
+    "reserved-snapshot-name": ('"vllm-base-snapshot"', '"current"'),
     "comma-forgotten": ('"cores": 4,', '"cores": 4'),
 }
 OPTIONS = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from phoenix_920 import nightly
+from tests.suite_run import TOP
 
 
 @pytest.fixture
@@ -44,10 +45,27 @@ def test_install_and_remove(systemd: Path, capsys: pytest.CaptureFixture[str]) -
     assert calls.count("systemctl disable --now phoenix-920-nightly.timer") == 1
 
 
-def test_time_that_is_none_installs_nothing(systemd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert nightly.main(["install", "--at", "nonsense"]) == 4
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at", "nonsense"], "systemd-analyze calendar nonsense"),
+        (["--rebuild"], "can't be given together with a rebuild"),  # each night's run would be refused
+        (["-o", "vllm_image=a\n[Service]"], "'vllm_image=a\\n[Service]' can't stand in a line of a unit"),
+    ],
+)
+def test_mistake_installs_nothing(
+    systemd: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert nightly.main(["install", *words]) == 4
     assert [*(systemd / "units").iterdir()] == []
-    assert "systemd-analyze calendar nonsense" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_module_that_was_started_by_its_name_is_no_program_of_a_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(TOP / "phoenix_920/__main__.py")])
+    assert nightly.runs(tmp_path, [])[0] == [sys.executable, "-m", "phoenix_920", "--verify"]
 
 
 @pytest.mark.parametrize(("verify", "family", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 1, 1)])

@@ -146,9 +146,11 @@ def test_file_of_options_that_can_not_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "options").write_bytes(b"\xff")
-    monkeypatch.setattr("sys.argv", ["phoenix-920", f"@{tmp_path}/options"])
-    assert front.main() == 4
-    assert capsys.readouterr().err.startswith(f"@{tmp_path}/options: can't be read: ")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("options", "pipe"):
+        monkeypatch.setattr("sys.argv", ["phoenix-920", f"@{tmp_path}/{name}"])
+        assert front.main() == 4
+        assert capsys.readouterr().err.startswith(f"@{tmp_path}/{name}: can't be read: ")
 
 
 @pytest.mark.parametrize(
