@@ -125,7 +125,7 @@ class Holding:
 
 
 @pytest.mark.parametrize("containers", [(), ("left (image, created)",)], ids=["none", "one"])
-def test_nobody_is_told_to_remove_a_file_of_dockers(containers: tuple[str, ...]) -> None:
+def test_no_command_removes_a_file_of_dockers(containers: tuple[str, ...]) -> None:
     cleaned = {"at": 0.0, "freed": {}}
     settings = cast(Settings, SimpleNamespace(warm_caches="", keep_model="", test_model="org/model"))
     found = find_leftovers(cast(Container, Holding(*containers)), "image", settings, {}, cleaned)
