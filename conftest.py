@@ -12,7 +12,7 @@ pytest_plugins = [
     "fixtures.session.server_fixtures",
     "fixtures.session.clone_fixtures",
     "fixtures.session.check_reports",
-    "fixtures.session.recorder",
+    "fixtures.report.recorder",
     "fixtures.session.internal_error",
     "fixtures.report.html",
     "fixtures.session.verification",

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.report.recorder import Recorder
 from fixtures.run.mode import Outcome
-from fixtures.session.recorder import Recorder
 from tests.suite_run import Suite
 
 INTERRUPTED = """

@@ -32,7 +32,7 @@ def pytest_configure(config):
 """
 ALWAYS = [
     *(("fixtures.run.ledger", name) for name in ("check_name",)),
-    *(("fixtures.session.recorder", name) for name in ("redact_report", "check_name")),
+    *(("fixtures.report.recorder", name) for name in ("redact_report", "check_name")),
     *(("fixtures.record.builder", name) for name in ("fill",)),
     *(("fixtures.run.caveats", name) for name in ("of_record",)),
     *(("fixtures.record.exports.statements", name) for name in ("test_result",)),

@@ -179,7 +179,7 @@ def test_python_without_assertions_is_refused(suite: Suite, words: tuple[str, ..
 
 @pytest.mark.parametrize(
     "name",
-    ["fixtures.session.gating", "fixtures.session.recorder", "phoenix-920-recorder", "terminalreporter", "debugging"],
+    ["fixtures.session.gating", "fixtures.report.recorder", "phoenix-920-recorder", "terminalreporter", "debugging"],
 )
 def test_no_part_of_the_suite_can_be_left_out(suite: Suite, name: str) -> None:
     run = suite.run("-p", f"no:{name}")
