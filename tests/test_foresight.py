@@ -111,6 +111,15 @@ def test_mirror_is_asked_first(server: Server, node: Node) -> None:
     assert asked.image.source == f"http://{server.address}"
 
 
+@pytest.mark.parametrize("wrong", [5, "https://m", {"https://m": 1}, None])
+def test_mirrors_that_are_no_list_are_none(server: Server, node: Node, wrong: object) -> None:
+    """Docker refuses such a daemon.json and says so; whoever only looks ahead is not stopped by it."""
+    serve_image(server, "a/b")
+    for daemon in ({"registry-mirrors": wrong}, {"insecure-registries": wrong}):
+        asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
+        assert len(asked.failures) == 1
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -339,6 +348,27 @@ dev1: path=/dev/nvidia10
 """
 
 
+@pytest.mark.parametrize(
+    ("by_hand", "written"),
+    [
+        ("unprivileged: yes", "unprivileged: 1"),
+        ("onboot: Off", "onboot: 0"),
+        ("features: nesting=on,keyctl=yes,fuse=no", "features: nesting=1,keyctl=1,fuse=0"),
+        ("dev0: gid=44,path=/dev/nvidia0", "dev0: /dev/nvidia0,gid=44"),
+        ("rootfs: size=8G,volume=a:subvol-920-disk-0", "rootfs: a:subvol-920-disk-0,size=8G"),
+        ("mp0: mp=/data,a:subvol-920-disk-1,backup=yes", "mp0: a:subvol-920-disk-1,mp=/data,backup=1"),
+        ("net0: name=eth0,bridge=vmbr0,firewall=on", "net0: name=eth0,bridge=vmbr0,firewall=1"),
+        ("hostname: yes", "hostname: yes"),
+        ("tags: on;a=on", "tags: on;a=on"),
+    ],
+)
+def test_line_that_is_written_by_hand_means_the_same(by_hand: str, written: str) -> None:
+    """As Proxmox VE takes it (pve-common, PVE/JSONSchema.pm)."""
+    assert conf.parse(by_hand.encode()).head.config == conf.parse(written.encode()).head.config
+    key, _, value = written.partition(": ")
+    assert conf.parse(by_hand.encode()).head.config == {key: value}
+
+
 def test_misplaced_lines_are_found() -> None:
     found = conf.parse(CONF.encode())
     assert sorted(found.snapshots) == ["one", "two"]
@@ -377,14 +407,14 @@ def test_no_text_leaves_its_line_of_curl(text: str) -> None:
 def test_disk_shows_nothing_outside_of_it(tmp_path: Any, node: Node) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
-    (root / "etc/daemon.json").write_text('{"a": 1}')
+    (root / "etc/daemon.json").write_text('\ufeff{"a": 1}')  # moby reads it with a byte order mark
     (tmp_path / "secret").write_text("s")
     (root / "etc/link").symlink_to("../../secret")
     disk = Disk.__new__(Disk)
     disk._node, disk._ctid, disk.root = node, 903, str(root)
     assert disk.json("/etc/daemon.json") == {"a": 1}
     assert disk.read("/etc/link") == disk.read("../secret") == disk.read("/etc") == disk.read("/etc/none") == ""
-    assert disk.sizes("/etc") == {"daemon.json": 8, "link": 1}
+    assert disk.sizes("/etc") == {"daemon.json": 11, "link": 1}
     assert disk.sizes("/etc/$(id)") == {}
     (root / "lib").symlink_to("/etc")
     assert disk.sizes("/lib") == {}, "which is the node's folder"

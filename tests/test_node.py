@@ -226,13 +226,15 @@ def test_storage_is_what_its_definition_says() -> None:
     text = (
         "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\nzfspool: other\n\tpool tank\n\tnodes a,b\n\n"
         "zfspool: off\n\tpool tank\n\tdisable\n\nzfspool: mine\n\tpool tank/data\n\tnodes a,pve\n\t# pool x\n"
-        "\tsparse 1\n\ntruenas-NFS2: plugin\n\tpool not/mine\n\nno heading\n\tpool nobodys\n"
+        "\tsparse 1\n\nrbd: by-blanks\n\tnodes a, pve;b\n\n"
+        "truenas-NFS2: plugin\n\tpool not/mine\n\nno heading\n\tpool nobodys\n"
     )
     node = FakeNode(files=files(storages=text))
     found = {"type": "zfspool", "storage": "mine", "pool": "tank/data", "nodes": "a,pve", "sparse": "1"}
     assert node.storage("mine") == found
     assert node.storage("plugin")["type"] == "truenas-nfs2"
-    assert node.storage("off")["type"] == "zfspool"  # that it is not active is said with its figures
+    assert node.storage("off")["type"] == "zfspool"  # that it is disabled is said by the check of it
+    assert node.storage("by-blanks")["type"] == "rbd"  # as PVE::Tools::split_list takes it
     for name in ("other", "none", ""):
         with pytest.raises(NodeError, match="pve has no storage named"):
             node.storage(name)

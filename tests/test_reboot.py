@@ -51,6 +51,8 @@ def test_who_makes_the_devices(boot: Boot, error: type[BaseException] | None, sa
         ((RULE.format(238), "dev3: /dev/nvidia-uvm"), MAJORS, 1, False),
         ((RULE.format(238), "dev3: path=/dev/nvidia-uvm,mode=0666"), MAJORS, 1, False),
         ((RULE.format(238), UVM, "dev4: /dev/nvidia-uvm-tools"), MAJORS, 1, True),
+        ((RULE.format(238), "dev3:  mode=0666,path=/dev/nvidia-uvm"), MAJORS, 1, False),
+        (("lxc.cgroup2.devices.allow = c\t238:* rwm", UVM), MAJORS, 1, True),
         ((RULE.format(238), UVM), {}, 1, False),
         ((RULE.format("9" * 40), "lxc.cgroup2.devices.allow: a"), MAJORS, 0, False),
     ],

@@ -93,7 +93,12 @@ def test_size_is_not_held_against_unknown_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "gib"), [("a/b-8B-FP8", 7.45), ("a/b-8b", 14.9), ("a/b-1.5B-w4a16", 0.7), ("a/b", 0)]
+    ("model", "gib"),
+    [
+        *(("a/b-8B-FP8", 7.45), ("a/b-8b", 14.9), ("a/b-1.5B-w4a16", 0.7), ("a/b", 0)),
+        # of huggingface.co, published with four bits; gpt-oss-20b has 12.8 GiB, as some of it has more
+        *(("TheBloke/Llama-2-7B-GPTQ", 3.26), ("Intel/Qwen3-32B-AutoRound", 14.9), ("openai/gpt-oss-20b", 9.31)),
+    ],
 )
 def test_weights_are_read_from_the_name(model: str, gib: float) -> None:
     assert admission.weights_gib(model) == pytest.approx(gib, rel=0.01)

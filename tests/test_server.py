@@ -12,8 +12,8 @@ from fixtures.base.errors import BuildError
 from fixtures.base.settings import _environment
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import index_of
-from fixtures.serving import vllm
-from fixtures.serving.client import ServerError, _answer, says
+from fixtures.serving import performance, vllm
+from fixtures.serving.client import ServerError, _answer, _part, says
 from fixtures.serving.image import Image
 from fixtures.serving.server import Server
 from fixtures.session.server_fixtures import share
@@ -51,6 +51,30 @@ def test_command_follows_the_entrypoint() -> None:
 def test_unknown_entrypoint_is_refused(entrypoint: tuple[str, ...]) -> None:
     with pytest.raises(BuildError, match="entrypoint"):
         vllm.serve_command(image(*entrypoint), "/m", [])
+
+
+CHUNK = 'data: {"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": null}\n\n'
+USAGE = 'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (f"\ufeff{CHUNK}{CHUNK}{USAGE}", ""),  # HTML standard, "Parsing an event stream"
+        # vllm-project/vllm#42363 has this form, older versions the other one
+        (CHUNK + 'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\n', "EngineCore enc"),
+        (CHUNK + 'data: {"object": "error", "message": "CUDA error", "code": 500}\n\n', "broke off: .*CUDA error"),
+        (f"{CHUNK}{CHUNK}data: [DONE]\n\n", "does not say how many came"),  # TheTom/vllm-swift#19
+        (CHUNK + USAGE.replace("2", "1"), "2 tokens were asked for, 1 came"),
+    ],
+)
+def test_stream_that_breaks_off_says_why(said: str, why: str) -> None:
+    server: Any = SimpleNamespace(stream=lambda _: filter(None, map(_part, said.split("\n"))))
+    if not why:
+        assert performance._request(server, 2)[1] > 0
+        return
+    with pytest.raises(ServerError, match=why):
+        performance._request(server, 2)
 
 
 def test_recorded_answer_is_read() -> None:

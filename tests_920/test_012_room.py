@@ -24,7 +24,11 @@ SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-s
 def test_storage_can_snapshot(node: Node, template: Template) -> None:
     """The declared storage can take snapshots."""
     pool = template.declared.storage_pool
-    kind = stated_text(node.storage(pool), "type")
+    defined = node.storage(pool)
+    kind = stated_text(defined, "type")
+    assert defined.get("disable", "0") == "0", unexpected(
+        f"storage {pool} is disabled", "an enabled one", run=f"pvesm set {pool} --disable 0"
+    )
     assert kind in SNAPSHOT_STORAGE, unexpected(
         f"storage {pool} is of type {kind}, which has no snapshots for containers",
         f"type {', '.join(SNAPSHOT_STORAGE)}",

@@ -47,6 +47,9 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     """The operating system is the one that the declared template names."""
     distribution, release = declared.os
     found = container.system_info
+    if not release[:1].isdigit() or (found.distribution == distribution and found.release is None):
+        stated = f"/etc/os-release states {found.distribution or 'no system'} {found.release or 'without a release'}"
+        raise Unseen(f"not seen: whether that is the template's system: {declared.template}; {stated}")
     as_declared = found.release == release or str(found.release).startswith(f"{release}.")
     assert found.distribution == distribution and as_declared, unexpected(  # noqa: PT018 - one fact
         f"the operating system is {found.distribution} {found.release}",

@@ -5,15 +5,20 @@ The words are nvidia-smi's for NVML's errors (nvml.h, nvmlReturn_t) and those of
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 
+from fixtures.base.declaration import Declared
+from fixtures.base.inconclusive import Unseen
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu import gpus, health, nvidia_smi
-from fixtures.proxmox.container import ContainerError
+from fixtures.proxmox.container import Container, ContainerError
+
+inherited_stack = importlib.import_module("tests_920.test_030_inherited_stack")
 
 SOUND = {
     "persistence_mode": "Enabled",
@@ -144,6 +149,40 @@ def test_value_is_judged_by_what_it_means(name: str) -> None:
     else:
         assert fields(failures) == fails
     assert fields(warnings) == warns
+
+
+RELEASES = {  # os-release(5); the template that is declared, and what the check says
+    "quotes, comments and carriage returns": (
+        "# by hand\r\nID='debian'\r\nVERSION_ID='12'\r\n",
+        "debian-12-x_1.tar",
+        "",
+    ),
+    "another release": ('ID=debian\nVERSION_ID="13"\n', "debian-12-x_1.tar", "is debian 13; expected debian 12"),
+    # pages of Debian's testing have no VERSION_ID
+    "no release": ("ID=debian\nVERSION_CODENAME=forky\n", "debian-14-x_1.tar", "not seen: .*without a release"),
+    "another system without a release": ("ID=arch\n", "debian-12-x_1.tar", "is arch rolling; expected debian 12"),
+    "a template of one's own": ('ID=debian\nVERSION_ID="12"\n', "my-golden-image.tar.zst", "not seen: .*my-golden"),
+    "an OCI image": ('ID=debian\nVERSION_ID="12"\n', "debian_bookworm.tar", "not seen: .*debian_bookworm"),
+    "a backup": ('ID=debian\nVERSION_ID="12"\n', "vzdump-lxc-903-2026_11_01.tar.zst", "not seen: .*vzdump"),
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_system_is_compared_where_both_are_stated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, template, said = RELEASES[name]
+    answers = [
+        SimpleNamespace(out=out, stdout=out.encode(), stderr=b"", exit_status=0) for out in ("Linux", text, "", "")
+    ]
+    channel = SimpleNamespace(run_parallel=lambda *_, **__: answers)
+    monkeypatch.setattr(Container, "channel", channel)
+    container = Container(cast(Any, SimpleNamespace(quick=1)), 920)
+    declared: Any = SimpleNamespace(template=template)
+    declared.os = cast(Any, Declared.os).fget(declared)
+    if not said:
+        inherited_stack.test_os_is_as_declared(container, declared)
+        return
+    with pytest.raises(Unseen if said.startswith("not seen") else AssertionError, match=said):
+        inherited_stack.test_os_is_as_declared(container, declared)
 
 
 def test_report_without_an_end_is_said_to_be_cut_off() -> None:
