@@ -592,6 +592,7 @@ def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
         ),
         ("zfspool", ["mine"], True, "does not know: mine"),
         ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly"], False, "does not know: autosnap_"),
+        ("zfspool", ["__replicate_920-0_1795000000__"], False, r"replicate_\S+; if they can go: pvesr delete 920-0$"),
         ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly", "zfs-auto-snap_hourly-x"], True, ""),
         ("rbd", [], False, r"storage lxc-disks \(rbd\) does not say which snapshots"),
         ("rbd", [], True, ""),

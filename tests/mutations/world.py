@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
+import io
 import json
 import re
 import shlex
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -27,12 +30,13 @@ from fixtures.proxmox.tasks import START
 from fixtures.remote import program
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
-from fixtures.template import generations, identity, record_store, tidy
+from fixtures.template import family, generations, identity, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
-from tests.model.node import ModelNode
+from tests.model.node import Guest, ModelNode
 from tests.model.run import ModelChannel
 
 DIGEST = f"vllm/vllm-openai@sha256:{'ab' * 32}"
+MEMBER = 931  # a container that descends from the template
 UUIDS = ("GPU-11111111-2222-3333-4444-0123456789ab", "GPU-55555555-6666-7777-8888-ba9876543210")
 PCI = ("00000000:01:00.0", "00000000:41:00.0")
 ONE = (Path(__file__).parent.parent / "data/nvidia-h100/nvidia-smi-q.xml").read_text(encoding="utf-8")
@@ -111,9 +115,37 @@ class WorldNode(ModelNode):
                     return 0, said.encode(), b"", ""
         elif (said := on_the_node(words, stdin)) is not None:
             return 0, said.encode(), b"", ""
+        elif words[:3] == ["sh", "-c", family.FIND]:
+            return 0, self.family(), b"", ""
         elif words[:3] == ["sh", "-c", address.ASK]:
             return 0, b"ARPING\nSent 1 probes (1 broadcast(s))\nReceived 0 response(s)\n", b"", ""
         return super().call(argv, stdin)
+
+    def add_descendant(self) -> None:
+        """A running clone of the accepted snapshot, as `pct clone` makes it."""
+        parent = self.guests[920]
+        config = {
+            **parent.config,
+            "hostname": "member",
+            "rootfs": parent.config["rootfs"].replace("-920-", f"-{MEMBER}-"),
+        }
+        made = Guest(parent.maker, config, parent.snapshots["vllm-base-snapshot"].description, running=True)
+        self.volumes[made.volumes[0]] = copy.deepcopy(self.volumes[parent.volumes[0]])
+        self.guests[MEMBER] = made
+
+    def family(self) -> bytes:
+        """The files of the node that `family.FIND` archives."""
+        files = {f"/etc/pve/nodes/pve/lxc/{number}.conf": guest.text() for number, guest in self.guests.items()}
+        files |= {f"{generations.FOLDER}/920/{number}.json": text for number, text in self.generations.items()}
+        if text := self.volumes[self.guests[920].volumes[0]].files.get("manifest.json", b"").decode():
+            files[f"{record_store.FOLDER}/{manifest.digest(manifest.from_json(text))}/manifest.json"] = text
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, each in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(each.encode())
+                archive.addfile(member, io.BytesIO(each.encode()))
+        return buffer.getvalue()
 
 
 def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 - one line a command
@@ -123,6 +155,8 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", reboot.ASK]:
             return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\nend\n"
+        case ["cat", family.DRIVER]:
+            return "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"
         case ["dmesg"]:
             return XID
         case ["uname", "-m"]:
@@ -192,6 +226,8 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return f"{64 * 2**30 // 131072} 131072 ext2/ext3"
         case ["stat", *_]:
             return "0\n0\n0"
+        case ["sh", "-c", family.READ, *_]:
+            return node.volumes[node.guests[number].volumes[0]].files.get("manifest.json", b"").decode()
         case ["/etc/phoenix/verify"]:
             made = json.loads(node.volumes[node.guests[number].volumes[0]].files["manifest.json"])
             manifest_of = digest(made["template"])
@@ -201,7 +237,8 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
             return json.dumps({**CUDA, "uuid": UUIDS[int(index)].removeprefix("GPU-").replace("-", "")})
         case ["python3", "-", _] if stdin == program("container_probe").encode():
-            return json.dumps(content(node, number))
+            more = {"libraries": ["libcuda.so.580.159.04"], "devices": {"nvidia-uvm": 511}} if number == MEMBER else {}
+            return json.dumps({**content(node, number), **more})
         case ["python3", "-"] if call := re.search(r"\nanswer\(('(\w+)')?", script[-3000:]):
             return json.dumps(TIDY[call[2] or "answer"])
         case ["sh", "-s"] if stdin == identity.READ.read_bytes():
@@ -354,6 +391,8 @@ class WorldChannel(ModelChannel):
 
 
 NAMES = {
+    family.FIND: "the family's files",
+    family.READ: "the manifest",
     node_gpus.SCRIPT: "nvidia-smi -q -x",
     reboot.ASK: "who makes NVIDIA's devices",
     gpus.LIST: "nvidia-smi -q -x",
