@@ -12,8 +12,9 @@ from tests.mutations.trial import checks
 WAYS = (*WHOLE, "stale")
 HEAD = """# Checks with wrong facts
 
-Each check of the build and of `--family` is called with the suite's own code on a modelled node on which it passes. Then
-each fact that it asks for (the answer of a command, a file, an HTTP answer, nvidia-smi's report) is spoilt in each way:
+Each check of the build and of `--family` is called with the suite's own code on a modelled node on which it passes.
+Then each fact that it asks for (the answer of a command, a file, an HTTP answer, nvidia-smi's report) is
+spoilt in each way:
 
 | way | the answer |
 |---|---|
