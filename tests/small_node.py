@@ -39,6 +39,7 @@ class SmallNode(Node):
         stored: The snapshots of 920's disk that the storage has; None for those that the configuration has.
         written: Bytes that were written since a snapshot.
         active: The tasks that run.
+        elsewhere: The machines of other nodes of the cluster.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +56,7 @@ class SmallNode(Node):
         self.stored: list[str] | None = None
         self.written = "0"
         self.active: list[dict[str, str]] = []
+        self.elsewhere: dict[int, dict[str, Any]] = {}
         self.time = 1000
         monkeypatch.setattr(tasks, "run", self._task)
 
@@ -95,6 +97,9 @@ class SmallNode(Node):
         found = self.read(ctid)
         section = found.sections[snapshot] if snapshot else found.head
         return {**section.values, "description": section.description}
+
+    def guests(self) -> dict[int, dict[str, Any]]:
+        return {**self.elsewhere, **{ctid: {"node": "n"} for ctid in self.files}}
 
     def storage(self, name: str) -> dict[str, Any]:
         return {"type": "zfspool", "pool": POOL}

@@ -496,6 +496,26 @@ def test_half_made_clone_is_removed_with_its_volume_and_its_lock(ours: Template,
     assert (920 in node.files, node.volumes[920], node.read(903).lock) == (False, [], "")
 
 
+@pytest.mark.parametrize("who", ["volume", "lock"])
+def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template, node: SmallNode, who: str) -> None:
+    """Another node of the cluster has made a container of that number, or a task works on the parent."""
+    node.files[920] = f"#{ours.origin}\n{HALF}"
+    node.files[903] = "lock: disk\n" + node.files[903].partition("\n")[2]
+    node.on.discard(920)
+    node.volumes[920] = ["lxc-disks:subvol-920-disk-0"] if who == "volume" else []
+
+    def others(argv: tuple[str, ...]) -> None:
+        if argv[1] == "destroy" and who == "volume":
+            node.elsewhere[920] = {"node": "m", "type": "lxc"}
+        elif argv[1] == "destroy":
+            node.active = [{"upid": "UPID:n:1:2:3:vzclone:903:root@pam:"}]
+
+    node.before = others
+    with pytest.raises(NodeError, match=r"920 is a machine on m now|UPID"):
+        repaired(node)
+    assert node.verbs == ["pct unlock", "pct destroy"]
+
+
 @pytest.mark.parametrize(
     ("text", "active"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from fixtures.base.settings import Settings
 from fixtures.proxmox.container import Container
 from fixtures.remote import leftovers, secret_files
 from fixtures.remote.leftovers import CONTAINERD
+from fixtures.serving import caches
 from fixtures.template.tidy import find_leftovers
 
 
@@ -64,6 +66,35 @@ def test_only_what_was_pulled_by_us_and_has_lost_its_tag_is_replaced(
     assert leftovers._replaced("v@sha256:2", note, noted) == []
     noted.write_text("v@sha256:0\nv@sha256:1\nv@sha256:2\nv@sha256:4\n")
     assert leftovers._replaced("v@sha256:2", note, noted) == ["before"]
+
+
+def test_what_is_mounted_or_linked_in_a_folder_of_ours_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, read = ("old-card", "linked-card", "mounted-card", "kept-card"), leftovers.text_of
+    for name in names:
+        (tmp_path / name / "share").mkdir(parents=True)
+        (tmp_path / name / "mark").touch()
+    (tmp_path / "linked-card").rename(tmp_path / "owner")
+    (tmp_path / "linked-card").symlink_to(tmp_path / "owner")
+    (tmp_path / "xet").symlink_to(tmp_path / "owner")
+    mounts = f"proc /proc proc rw 0 0\nnas:/x {tmp_path}/mounted-card/share nfs rw 0 0\n"
+    monkeypatch.setattr(leftovers, "text_of", lambda path: mounts if "/proc" in str(path) else read(path))
+    for name in ("note", "_replaced", "_forget_environments", "_forget_logs"):
+        monkeypatch.setattr(leftovers, name, lambda *_: {})
+    words = {"image": "", "pulled": "", "keep": "kept-card", "mark": "mark", "known": []}
+    found = leftovers.clean(caches=str(tmp_path), model=str(tmp_path), **words)  # type: ignore[arg-type]
+    assert found["freed"] == {str(tmp_path / "old-card"): 0}
+    left = ["kept-card", "linked-card", "mounted-card", "owner", "xet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert (tmp_path / "owner/share").is_dir()
+
+
+@pytest.mark.parametrize("search", ["", "return 2"])
+def test_caches_that_could_not_be_searched_are_not_kept_as_clean(tmp_path: Path, search: str) -> None:
+    words = ["sh", "-c", f"{'grep() { ' + search + '; }; ' if search else ''}{caches.KEEP}", "sh", str(tmp_path)]
+    done = subprocess.run(words, input=b"secret\n", capture_output=True, check=False, timeout=60)
+    assert (done.returncode, (tmp_path / caches.COMPLETE).exists()) == ((1, False) if search else (0, True))
 
 
 @pytest.mark.parametrize(
