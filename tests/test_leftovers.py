@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.base.settings import Settings
 from fixtures.proxmox.container import Container
-from fixtures.remote import leftovers, secret_files
+from fixtures.remote import leftovers, machine, secret_files
 from fixtures.remote.leftovers import CONTAINERD
 from fixtures.serving import caches
 from fixtures.template.tidy import find_leftovers
@@ -71,7 +71,7 @@ def test_only_what_was_pulled_by_us_and_has_lost_its_tag_is_replaced(
 def test_what_is_mounted_or_linked_in_a_folder_of_ours_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names, read = ("old-card", "linked-card", "mounted-card", "kept-card"), leftovers.text_of
+    names, read = ("old-card", "linked-card", "mounted-card", "kept-card"), machine.text_of
     for name in names:
         (tmp_path / name / "share").mkdir(parents=True)
         (tmp_path / name / "mark").touch()
