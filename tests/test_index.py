@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,16 @@ def test_same_run_has_one_row_and_a_rebuild_gives_the_same_page(tmp_path: Path) 
     (tmp_path / "broken/record.json").write_text("{")
     assert index.main([str(tmp_path)]) == 0
     assert (tmp_path / index.NAME).read_text() == before
+
+
+@pytest.mark.parametrize("change", [{"started": 1e300}, {"started": "x"}, {"node": [1]}])
+def test_record_of_another_form_hides_no_other(tmp_path: Path, change: dict[str, Any]) -> None:
+    leave(tmp_path, 1)
+    path = leave(tmp_path, 2) / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    index.add(tmp_path, leave(tmp_path, 3), record(3), keep=1)
+    assert shown(tmp_path) == ["20270115T000003Z-920"]
+    assert path.is_file(), "what is no record is not removed"
 
 
 def test_page_of_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
