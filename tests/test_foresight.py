@@ -262,6 +262,9 @@ def test_conditions_of_an_image(require: str, capability: str, lacks: str, note:
         ("8.0;9.0a", "8.9", True),
         ("8.9", "8.6", False),
         ("12.0", "", True),
+        # PyTorch's cpp_extension takes names of architectures, too
+        ("Ampere 9.0", "8.0", True),
+        ("Ampere;9.0+PTX", "12.0", True),
     ],
 )
 def test_image_against_gpu(listed: str, capability: str, fits: bool) -> None:

@@ -153,7 +153,9 @@ def test_gpus_and_what_the_parent_has_are_no_difference() -> None:
     assert mounts[0] == mounts[1]
 
 
-@pytest.mark.parametrize(("size", "gib"), [("64G", 64), ("1T", 1024), ("512M", 0.5), ("", 0)])
+@pytest.mark.parametrize(
+    ("size", "gib"), [("64G", 64), ("1T", 1024), ("512M", 0.5), ("1073741824", 1), ("x", 0), ("", 0)]
+)
 def test_disk_size_is_read(size: str, gib: float) -> None:
     assert disk_gib({"rootfs": f"pool:volume,size={size}" if size else "pool:volume"}) == gib
 

@@ -139,6 +139,11 @@ def fields(lines: list[str]) -> list[str]:
     return [line.removeprefix(health.NOT_SEEN).split(" is ")[0].partition(":")[0] for line in lines]
 
 
+def test_memory_of_nothing_is_not_known() -> None:
+    card = nvidia_smi.read(report({**SOUND, "fb_memory_usage/total": "0 MiB", "fb_memory_usage/free": "0 MiB"})).gpus[0]
+    assert card.memory_mib is None
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_value_is_judged_by_what_it_means(name: str) -> None:
     differs, fails, warns = CARDS[name]
