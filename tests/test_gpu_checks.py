@@ -205,9 +205,9 @@ def test_answer_about_another_card_is_no_answer() -> None:
     said = SimpleNamespace(out=report(1), err="", exit_status=0)
     container: Any = SimpleNamespace(ctid=920, execute=lambda *_, **__: said)
     known = nvidia_smi.read(report(0, 1), 0, "").gpus
-    assert gpus.state(container, 1, 5, known).uuid == UUIDS[1]
+    assert gpus.state(container, 1, known).uuid == UUIDS[1]
     with pytest.raises(ContainerError, match=f"index 0, speaks of {UUIDS[1]}; expected GPU 0 .*{UUIDS[0]}"):
-        gpus.state(container, 0, 5, known)
+        gpus.state(container, 0, known)
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:

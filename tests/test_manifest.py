@@ -184,7 +184,7 @@ def test_image_is_known_by_the_name_that_docker_lists(monkeypatch: pytest.Monkey
     found = [{"Id": "sha256:2", "RepoDigests": [f"{listed}@sha256:1"], "Config": {}, "Size": 1}]
     answers(monkeypatch, {"docker image": [json.dumps(found)]})
     assert container_probe._image(name)["digest"] == f"{listed}@sha256:1"
-    assert inspect(saying(found), name, 1).digest == f"{listed}@sha256:1"
+    assert inspect(saying(found), name).digest == f"{listed}@sha256:1"
 
 
 def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +361,6 @@ def test_answer_of_which_no_manifest_can_be_made_is_said(
 ) -> None:
     answers(monkeypatch, {})
     right = json.loads(json.dumps(container_probe.facts({"image": "i", "model": "/none"})))
-    assert manifest.look_inside(saying(right), {}, 1) == right
+    assert manifest.look_inside(saying(right), {}) == right
     with pytest.raises(ContainerError, match=r"`python3 - .* in container 920 printed .*it\.\w+.* is .*; expected"):
-        manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {}, 1)
+        manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {})

@@ -80,7 +80,7 @@ class World:
         self.there = True
 
     def compare(self, monkeypatch: pytest.MonkeyPatch, *, accepted: bool = False) -> Comparison:
-        return compare(self.template(monkeypatch), 60, accepted=accepted)
+        return compare(self.template(monkeypatch), accepted=accepted)
 
     def template(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         node = SimpleNamespace(
@@ -102,7 +102,7 @@ class World:
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(record_store, "read_inside", lambda container, name: self.content)
-        monkeypatch.setattr(manifest, "look_inside", lambda container, want, deadline: self.found)
+        monkeypatch.setattr(manifest, "look_inside", lambda container, want: self.found)
         monkeypatch.setattr(comparison, "snapshot_facts", lambda template: self.facts)
         return template
 
@@ -112,8 +112,8 @@ def test_owners_clone_is_compared_with_the_generation_that_it_was_cloned_from(mo
     world.description = world.description.replace(world.digest, "0" * 64)
     template = world.template(monkeypatch)
     with pytest.raises(BuildError):
-        comparison.of_clone(template, template.container, 60)
-    found = comparison.of_clone(template, template.container, 60, as_carried=True)
+        comparison.of_clone(template, template.container)
+    found = comparison.of_clone(template, template.container, as_carried=True)
     assert (found.digest, found.drifts) == (world.digest, [])
 
 

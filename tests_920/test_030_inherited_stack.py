@@ -180,7 +180,7 @@ def test_gpu_may_be_used(container: Container, template: Template, build: Build,
 @pytest.mark.deep
 def test_gpus_are_listed(container: Container, declared: Declared, build: Build) -> None:
     """nvidia-smi lists as many GPUs as are assigned to the template."""
-    build.gpus = gpus.listed(container, build.settings.command_deadline)
+    build.gpus = gpus.listed(container)
     there = [gpu for gpu in declared.gpus if gpu not in build.missing]  # another check names the missing devices
     seen, ask = [str(gpu) for gpu in build.gpus], container.pasteable("nvidia-smi", "-L")
     assert len(seen) == len(there), unexpected(
@@ -201,7 +201,7 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
 @GPU
 def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int) -> None:
     """This GPU is healthy before load: memory, clocks, temperature, power, modes."""
-    values = gpus.state(container, index, build.settings.command_deadline, build.gpus).values
+    values = gpus.state(container, index, build.gpus).values
     build.health[f"GPU {gpu} before load"] = values
     failures, notes = health.judge(values, loaded=False)
     ask = f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)}"
@@ -212,7 +212,7 @@ def test_gpu_is_healthy(container: Container, build: Build, gpu: int, index: int
 @GPU
 def test_gpu_has_room(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """This GPU has enough free memory for a test server."""
-    now = gpus.state(container, index, settings.command_deadline, build.gpus)
+    now = gpus.state(container, index, build.gpus)
     if now.free_mib is None or now.memory_mib is None:
         raise Unseen(f"not seen: the memory of {build.card(gpu)}, which its driver does not report")
     wanted, holders = settings.gpu_share * now.memory_mib, "; ".join(map(str, now.processes))
@@ -229,7 +229,7 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
 @pytest.mark.deep
 def test_cuda_works_on_gpu(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
-    result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb, settings.command_deadline)
+    result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb)
     fault = result.fault(gpus.at(build.gpus, index).uuid)
     assert not fault, unexpected(*fault, run=container.pasteable("nvidia-smi"))
 

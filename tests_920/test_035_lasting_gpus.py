@@ -3,7 +3,6 @@
 import pytest
 
 from fixtures.base.message import unexpected
-from fixtures.base.settings import Settings
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.reload import list_around_reload
 
@@ -15,9 +14,9 @@ pytestmark = [
 ]
 
 
-def test_gpus_survive_a_reload(container: Container, settings: Settings) -> None:
+def test_gpus_survive_a_reload(container: Container) -> None:
     """A Docker container keeps its GPUs when systemd reloads, as at each daily upgrade."""
-    listed = list_around_reload(container, settings.command_deadline)
+    listed = list_around_reload(container)
     assert any(line.startswith("GPU ") for line in listed.before), unexpected(
         f"before `systemctl daemon-reload` the Docker container listed no GPU: {listed.before}",
         "its GPUs",

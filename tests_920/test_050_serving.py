@@ -89,7 +89,7 @@ class TestServer:
     ) -> None:
         """This GPU is healthy under load: memory errors, clocks, temperature, PCIe link."""
         with performance.load(ready_server, performance.effort_for(build.simulated)):
-            values = gpus.state(container, index, build.settings.command_deadline, build.gpus).values
+            values = gpus.state(container, index, build.gpus).values
         build.health[f"GPU {gpu} under load"] = values
         failures, notes = health.judge(values, loaded=not build.simulated)
         assert not failures, unexpected(

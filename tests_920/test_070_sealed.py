@@ -72,7 +72,7 @@ def test_docker_is_up_again(container: Container) -> None:
 @DOCKER
 def test_image_is_still_there(container: Container, settings: Settings) -> None:
     """The vLLM image is still present, with its digest."""
-    digest = inspect(container, settings.vllm_image, settings.command_deadline).digest
+    digest = inspect(container, settings.vllm_image).digest
     assert "@sha256:" in digest, unexpected(
         f"the image is named {digest!r}",
         "a name with @sha256:",
@@ -95,7 +95,7 @@ def test_nothing_is_left_of_the_build(container: Container) -> None:
 @UP
 def test_gpus_are_listed_again(container: Container, template: Template, build: Build) -> None:
     """After the restart nvidia-smi lists the same GPUs as before."""
-    again = gpus.listed(container, build.settings.command_deadline)
+    again = gpus.listed(container)
     found, assigned = [gpu.uuid for gpu in again], template.declared.gpus
     ask = container.pasteable("nvidia-smi", "-L")
     assert len(found) == len(assigned), unexpected(

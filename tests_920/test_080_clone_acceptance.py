@@ -146,9 +146,9 @@ def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone
 @MADE
 @BOOTED
 @COMPARED
-def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone, settings: Settings) -> None:
+def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone) -> None:
     """nvidia-smi in the clone lists the GPUs that are assigned to it."""
-    listed = gpus.listed(clone.container, settings.command_deadline)
+    listed = gpus.listed(clone.container)
     lost = [str(drift) for drift in acceptance.comparison.around if drift.field.startswith("gpus")]
     seen = {(gpu.minor, gpu.uuid) for gpu in listed}
     # a run that did not list them knows their number only
@@ -166,14 +166,14 @@ def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone, setting
 @pytest.mark.needs("test_clone_sees_every_gpu")
 def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, settings: Settings, gpu: int) -> None:
     """In the clone, CUDA initialises on this GPU and copies data there and back."""
-    deadline, memory = settings.command_deadline, settings.gpu_memory_mb
-    listed = gpus.listed(clone.container, deadline)
+    memory = settings.gpu_memory_mb
+    listed = gpus.listed(clone.container)
     index = gpus.index_of(listed, gpu, clone.declared.gpus)
     if acceptance.was_there:
         memory = memory or guest.CUDA_MIB  # never all that its owner's programs may be about to take
-        if full := guest.no_room(clone, index, deadline, mib=memory + guest.CUDA_MIB):
+        if full := guest.no_room(clone, index, mib=memory + guest.CUDA_MIB):
             raise Inconclusive(full)
-    result = gpus.probe_cuda(clone.container, index, memory, deadline)
+    result = gpus.probe_cuda(clone.container, index, memory)
     fault = result.fault(gpus.at(listed, index).uuid)
     if not fault and result.product not in ("right", "not supported"):
         fault = f"a product of matrices is {result.product!r}", "the CPU's numbers"

@@ -486,7 +486,7 @@ def test_case_27_other_image(place: Place, tmp_path: Path, entrypoint: list[str]
     facts = {"RepoDigests": ["vllm/vllm-omni@sha256:0"], "Size": 1, "Config": config}
     (tmp_path / "facts.json").write_text(json.dumps([facts]))
     place.docker(inspect=tmp_path / "facts.json")
-    other = image.inspect(place.container, "vllm/vllm-omni:v0.22.0", 30)
+    other = image.inspect(place.container, "vllm/vllm-omni:v0.22.0")
     message, modes = place.finds(
         "test_entrypoint_is_known", lambda: image_checks.test_entrypoint_is_known(other, settings())
     )

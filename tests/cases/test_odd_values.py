@@ -212,6 +212,6 @@ def test_gpu_without_an_identity_is_said_to_be_what_it_is(uuid: str, mode: str |
     done = SimpleNamespace(out=report({**SOUND, "uuid": uuid}), exit_status=0, err="")
     container = SimpleNamespace(ctid=920, execute=lambda *_, **__: done)
     with pytest.raises(ContainerError, match="states no UUID: GPU 0 ") as raised:
-        gpus.listed(cast(Any, container), 10)
+        gpus.listed(cast(Any, container))
     found = diagnose({"check": "test_gpus_are_listed", "failure": str(raised.value)})
     assert [finding.mode.id for finding in found] == ([mode] if mode else [])

@@ -160,7 +160,7 @@ def test_two_clones_at_once_share_nothing_and_both_answer(lab: Lab, pair: list[C
         for clone in pair:
             server = Server(clone.container, clone.declared.network.address, told, "all")
             servers.callback(server.stop)
-            server.start(inspect(clone.container, IMAGE, 60), 1)
+            server.start(inspect(clone.container, IMAGE), 1)
             server.wait_until_ready()
             assert "Paris" in server.chat(told.test_prompt).text
 

@@ -42,7 +42,7 @@ def container(container: Container) -> Iterator[Container]:
 
 
 def test_gpus_survive_a_reload(container: Container) -> None:
-    found = list_around_reload(container, 60)
+    found = list_around_reload(container)
     assert len(found.before) == 2
     assert found.after == found.before
     assert container.ask("docker", "ps", "--all", "--quiet") == container.ask("docker", "images", "--quiet") == ""
@@ -51,7 +51,7 @@ def test_gpus_survive_a_reload(container: Container) -> None:
 def test_gpus_that_a_reload_takes_away_are_missed(container: Container) -> None:
     container.ask("sh", "-c", FORGETFUL)
     try:
-        found = list_around_reload(container, 60)
+        found = list_around_reload(container)
     finally:
         container.ask("rm", "/etc/systemd/system-generators/forget-gpus")
     assert len(found.before) == 2
@@ -77,12 +77,12 @@ def test_toolkit_in_each_of_its_modes(container: Container, name: str) -> None:
     try:
         container.ask("sh", "-ec", f"{setting}\n{script}")
         if not mode:
-            found = list_around_reload(container, 60)
+            found = list_around_reload(container)
             assert len(found.before) == 2
             assert found.after == found.before
             return
         with pytest.raises(BuildError) as error:
-            list_around_reload(container, 60)
+            list_around_reload(container)
         assert [finding.mode.id for finding in diagnose({"failure": str(error.value)})] == [mode], error.value
     finally:
         container.ask("sh", "-c", "rm -rf /etc/cdi /etc/nvidia-container-runtime")

@@ -270,21 +270,21 @@ class Trial:
     def _prior(self) -> dict[str, Any]:
         if self.state not in self.shared.priors:
             other = self._build("")
-            inner, deadline = other.template.container, 5.0
+            inner = other.template.container
             self.shared.priors[self.state] = {
-                "gpus": gpus.listed(inner, deadline),
+                "gpus": gpus.listed(inner),
                 "node_gpus": node_gpus.look(other.node).gpus,
                 "xids": kernel_log.xid_lines(other.node),
-                "image": image.inspect(inner, WORLD.vllm_image, deadline),
-                "cuda": {index: gpus.probe_cuda(inner, index, 0, deadline) for index in (0, 1)},
+                "image": image.inspect(inner, WORLD.vllm_image),
+                "cuda": {index: gpus.probe_cuda(inner, index, 0) for index in (0, 1)},
             }
         return self.shared.priors[self.state]
 
     def _replace_another_image(self) -> None:
         """Let the accepted snapshot be of another image, whose server was a little faster."""
         build = self.build
-        build.gpus = gpus.listed(build.template.container, 5.0)
-        build.image = replace(image.inspect(build.template.container, WORLD.vllm_image, 5.0), digest="v@sha256:2")
+        build.gpus = gpus.listed(build.template.container)
+        build.image = replace(image.inspect(build.template.container, WORLD.vllm_image), digest="v@sha256:2")
         now, was = (
             ServedModel("all", [], 1.0, 2.0, 3.0, figures=[Figure("one request", each, "tokens/s", each, each)])
             for each in (470.0, 500.0)
