@@ -11,8 +11,8 @@ from fixtures.proxmox import conf
 from fixtures.proxmox.conf import Snapshot
 from fixtures.proxmox.node import net_option, plain_description
 from fixtures.template.clone import MARK
-from fixtures.template.differences import attached, config_differences, disk_gib, gpu_differences
-from fixtures.template.template import Situation, Template, bind_mounts
+from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib, gpu_differences
+from fixtures.template.template import Situation, Template
 from tests.small_node import SETTINGS, SmallNode, conf_of
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")

@@ -15,8 +15,9 @@ from fixtures.run.mode import May
 from fixtures.run.preflight import refuse_unseen
 from fixtures.template import ephemeral_clone
 from fixtures.template.clone import MARK
+from fixtures.template.differences import bind_mounts
 from fixtures.template.repair import half_made_clone, half_made_snapshot
-from fixtures.template.template import Situation, Template, bind_mounts
+from fixtures.template.template import Situation, Template
 
 PARENT = pytest.mark.needs("test_parent_is_as_declared")
 KNOWN = pytest.mark.needs("test_situation_is_known")
