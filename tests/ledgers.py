@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from fixtures.run.ledger import WAIVED, CheckResult, Ledger
+from fixtures.run.check_result import WAIVED, CheckResult
+from fixtures.run.ledger import Ledger
 
 
 def hear(

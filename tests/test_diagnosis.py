@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.proxmox import conf
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from tests import pve_files, schemas
 from tests.suite_run import Suite
 

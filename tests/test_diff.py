@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.record.model import Record, Subject
 from fixtures.report import diff
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
 

@@ -16,7 +16,8 @@ from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record
 from fixtures.report import estimate
 from fixtures.report.terminal import Stages, finding, telling, together
-from fixtures.run.ledger import CheckResult, Ledger
+from fixtures.run.check_result import CheckResult
+from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import Blocked, Check, declared_checks
 from fixtures.session.check_reports import failure

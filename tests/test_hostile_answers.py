@@ -31,7 +31,7 @@ from fixtures.proxmox.channel import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving import client, performance
 from fixtures.serving.client import Client, ServerError

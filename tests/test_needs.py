@@ -11,6 +11,7 @@ import pytest
 from fixtures.base.message import unexpected
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import GPU, Blocked, Check, declared_checks
+from fixtures.session import gating
 from tests.ledgers import hear
 from tests.suite_run import Suite
 
@@ -72,13 +73,13 @@ def failed(book: Ledger, name: str) -> None:
 def test_cause_is_a_check_of_the_same_stage_and_gpu() -> None:
     book = ledger()
     failed(book, "a[gpu0]")
-    assert [book.cause("one", each) for each in ("a[gpu0]", "a[gpu1]", "a", "b")] == [
+    assert [gating.cause(book, "one", each) for each in ("a[gpu0]", "a[gpu1]", "a", "b")] == [
         "f.py::a[gpu0]",
         "",
         "f.py::a[gpu0]",
         "",
     ]
-    assert book.cause("two", "a") == ""
+    assert gating.cause(book, "two", "a") == ""
     assert str(book.blocked_by("a[gpu0]")) == "blocked by: a[gpu0] is well"
 
 
@@ -87,16 +88,16 @@ def test_what_is_blocked_names_the_first_cause() -> None:
     failed(book, "b")
     book.begin("f.py::c")
     hear(book, "f.py::c", "skipped", Blocked("f.py::b"))
-    assert book.cause("one", "c") == "f.py::b"
+    assert gating.cause(book, "one", "c") == "f.py::b"
     assert book.blocked_by("c").cause == "f.py::b"
 
 
 def test_wrong_answer_blocks_only_what_needs_a_right_one() -> None:
     book = ledger()
     failed(book, "b")
-    assert (book.cause("one", "b"), book.cause("one", "b", answered=True)) == ("f.py::b", "")
+    assert (gating.cause(book, "one", "b"), gating.cause(book, "one", "b", answered=True)) == ("f.py::b", "")
     book.silent.add("f.py::b")
-    assert book.cause("one", "b", answered=True) == "f.py::b"
+    assert gating.cause(book, "one", "b", answered=True) == "f.py::b"
 
 
 def test_one_cause_is_one_failure_in_a_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.record.model import Record, Verdict
 from fixtures.report.orchestrator import OF_ROLE, exit_code
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from tests.suite_run import TOP, Suite
 

@@ -22,7 +22,8 @@ from fixtures.record.model import Record, Subject, Verdict, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
 from fixtures.run import caveats
-from fixtures.run.ledger import CheckResult, Ledger
+from fixtures.run.check_result import CheckResult
+from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check
 from fixtures.template import manifest

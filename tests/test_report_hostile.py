@@ -15,7 +15,7 @@ from fixtures.gpu.sample import GpuSample
 from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import render, words
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
 from fixtures.template.storage import SnapshotFacts

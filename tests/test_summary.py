@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import summary
-from fixtures.run.ledger import CheckResult
+from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from tests.suite_run import TOP, Suite
 
