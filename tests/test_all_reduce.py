@@ -33,13 +33,16 @@ def proved(fault: str = "", gpus: int = 2, spoilt: str = "", cards: Sequence[str
 
     def probe(way: dict[str, Any], fault: str, gpus: int) -> list[Way]:
         limit = SHORT if fault.endswith("hang") and way["name"] in spoilt.split("|") else LIMIT
-        asked = {"ranks": gpus, "cuda": False, "deadline": limit, "dtypes": ["float16", "float32"], "sizes": [4, 67]}
-        text = json.dumps(
-            {**asked, "ways": [way], "cards": cards, "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}}
-        )
+        asked = {"ranks": gpus, "cuda": False, "dtypes": ["float16", "float32"], "sizes": [4, 67], "cards": cards}
         words, environment = [sys.executable, str(all_reduce.PROBE)], {**os.environ, "PYTHONPATH": PATH}
-        done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        return all_reduce.read(json.loads(done.stdout))
+        asked |= {"ways": [way], "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}}
+        while True:
+            text = json.dumps({**asked, "deadline": limit})
+            done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            found = all_reduce.read(json.loads(done.stdout))
+            if "was not loaded" not in found[0].detail:  # on a busy machine that takes longer
+                return found
+            limit *= 3
 
     return all_reduce.judged(attempt)
 
@@ -53,7 +56,7 @@ def test_gpus_that_add_up_rightly_need_no_fix(gpus: int) -> None:
 
 
 WRONG = "wrong: GPU 0: float16, 4 B, repeat 1: 1 of 2 numbers are not the CPU's sum"
-HUNG = "hung: GPU 0, GPU 1: no end within 2 s, at "
+HUNG = "hung: GPU 0, GPU 1: no end within "
 DIED = "died: GPU 1: ended with 3: RuntimeError: an illegal memory access was encountered"
 OWN, PEER, ALL = "vLLM's all-reduce", "NCCL|vLLM's all-reduce", "NCCL|NCCL without peer-to-peer|vLLM's all-reduce"
 

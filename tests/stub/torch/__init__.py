@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 __all__ = ["Tensor", "arange", "bfloat16", "device", "distributed", "equal", "float16", "float32", "int32"]
 
@@ -50,14 +50,24 @@ class Tensor:
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
         return self._each(lambda one, two: int(one != two), other)
 
-    def __getitem__(self, place: int) -> int:
-        return self.numbers[place]
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Tensor: ...
+
+    def __getitem__(self, place: int | slice) -> int | Tensor:
+        return Tensor(self.numbers[place]) if isinstance(place, slice) else self.numbers[place]
 
     def __setitem__(self, place: int, number: int) -> None:
         self.numbers[place] = number
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def repeat(self, times: int) -> Tensor:
+        """Several times the same."""
+        return Tensor(self.numbers * times)
 
     def sum(self) -> int:
         """The sum."""
