@@ -430,7 +430,7 @@ LOGS = [
     ("23-transformers-modules/log.txt", 0, "D24"),
     ("24-dtype-and-age/logs.txt", 0, "D20"),
     ("24-dtype-and-age/logs.txt", 1, "D23"),
-    ("24-dtype-and-age/logs.txt", 2, "D21"),
+    ("24-dtype-and-age/logs.txt", 2, "D20"),
     ("24-dtype-and-age/logs.txt", 3, "D22"),
 ]
 
