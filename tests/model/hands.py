@@ -271,6 +271,11 @@ def makes_a_container_in_the_range(node: ModelNode) -> None:
 
 
 @hand
+def makes_a_container_with_pasted_notes(node: ModelNode) -> None:
+    _clone_by_hand(node, 990, f"{MARK} throw-away container 990 cloned from {TEMPLATE}@{NAME}")
+
+
+@hand
 def makes_the_declared_clone(node: ModelNode) -> None:
     _clone_by_hand(node, 950, "serves our customers")
 
