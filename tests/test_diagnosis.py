@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+from fixtures.diagnosis.root_cause import LOG
 from fixtures.proxmox import conf
+from fixtures.proxmox.channel import Command
 from fixtures.run.check_result import CheckResult
+from fixtures.serving.client import ServerError
+from fixtures.serving.server import Server
+from fixtures.session.diagnosing import Diagnostician, _Collection
 from tests import pve_files, schemas
 from tests.suite_run import Suite
 
@@ -146,3 +154,24 @@ def test_secret_in_a_failed_command_is_no_evidence(suite: Suite) -> None:
     node(suite, f"refused to {SECRET}")
     run = suite.run(REGISTRY_PASSWORD=SECRET)
     assert SECRET not in run.output
+
+
+def test_server_that_failed_is_asked_itself() -> None:
+    """What a stage's evidence says was asked when another GPU's server had failed."""
+    template: Any = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903), snapshot_name="s")
+    config = MagicMock()
+    config.stash.__getitem__.return_value.redactor.text = str
+    config.stash.setdefault.return_value = {}
+    one = Diagnostician(config, MagicMock(template=template))
+    one._collected = lambda *_: _Collection("test_server_gets_ready[gpu0]", {"docker": "of GPU 0"}, "file")  # type: ignore[method-assign]
+    container, state = MagicMock(), '{"Status":"exited","OOMKilled":true,"ExitCode":1}'
+    said = {"sh": "loading\nits last words", "docker": state}
+    container.execute = lambda *argv, **_: Command("pve/ct920", argv, 0.0, 0.1, 0, said[argv[0]].encode(), b"")
+    server = Server(container, "", MagicMock(), "device=1")
+    server.name = "vllm_test_container-1"
+    item: Any = MagicMock(nodeid="x.py::test_server_gets_ready[gpu1]", funcargs={"server": server})
+    report: Any = SimpleNamespace(sections=[], when="call")
+    found = one.diagnose(item, report, ServerError("it died"))
+    assert report.sections[0] == (LOG, "loading\nits last words")
+    assert "vllm_test_container-1` on pve/ct920 ended with 0: " + state in found.texts["commands"]
+    assert [each.mode.id for each in found.findings] == ["A14"]

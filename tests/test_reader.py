@@ -90,7 +90,6 @@ def test_line_without_end_is_not_heard() -> None:
 
 def test_samples_of_a_flood_are_few_and_from_its_beginning_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, now = Sampler(None), 0.0  # type: ignore[arg-type]
-    sampler._started = 0.0
     monkeypatch.setattr("fixtures.gpu.sampler.time.monotonic", lambda: now)
     for number in range(6 * MOST):
         now = number / 50

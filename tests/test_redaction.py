@@ -159,7 +159,7 @@ def test_whole_data_is_redacted() -> None:
 def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
     server: Any = Server.__new__(Server)
-    server._fix, server.together = NO_FIX, 1
+    server.fix, server.most = NO_FIX, 1
     calls: list[Any] = []
 
     class Container:
@@ -169,7 +169,7 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
             calls.append((argv, options))
             raise InterruptedError
 
-    server.container, server.gpus, server.name, server._guest = Container(), "all", "name", ()
+    server.container, server.gpus, server.name, server.options = Container(), "all", "name", ()
     server._sampler, server._spawn = MagicMock(), MagicMock()
     server._settings = SimpleNamespace(
         server_env=("VLLM_API_KEY=s3cret-value", "X=1"),

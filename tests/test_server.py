@@ -150,5 +150,5 @@ def test_answer_says_a_word_only_as_a_word_that_is_not_denied(text: str, word: s
 def test_end_of_a_server_that_does_not_answer_is_said_as_far_as_docker_knows_it(state: str, said: str) -> None:
     """What Docker answers is no reason for an error of Python in place of the check's sentence."""
     container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(out=state, succeeded=True))
-    server: Any = SimpleNamespace(container=container, name="vllm_test_container")
+    server: Any = SimpleNamespace(inspect=lambda: Server.inspect(server), container=container, name="")
     assert Server._exit(server) == said

@@ -40,8 +40,8 @@ class FakeServer:
         self.container, self.name, self.fails, self.barrier = node, name, fails, barrier
         self.command, self.together, self.short_of, self.warm = COMMAND, 1, "", False
 
-    def start(self, _image: object, ways: int, place: int = 0, *, warm: bool = True) -> None:
-        self.container.done.append(f"start {self.name} at {place}{' warm' * (warm and bool(place))}")
+    def start(self, _image: object, ways: int, place: int = 0, first: FakeServer | None = None) -> None:
+        self.container.done.append(f"start {self.name} at {place}{' warm' * bool(first and first.warm)}")
         if self.fails == "start":
             raise ServerError(f"{self.name} did not start")
 

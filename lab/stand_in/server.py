@@ -2,7 +2,7 @@
 """A stand-in for `vllm serve`: it answers as vLLM does, at once, and knows one answer; or it fails as asked.
 
 It runs in the image of `lab.stand_in.image`, on Python alone. Its only setting is STAND_IN in its
-environment, the name of a fault; see `FAULTS`.
+environment, the name of a fault, of one GPU's server alone with its number, such as "dies@1"; see `FAULTS`.
 """
 
 from __future__ import annotations
@@ -176,9 +176,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
     words, _ = parser.parse_known_args()  # vLLM has hundreds of options, and none of them matters here
-    fault = os.environ.get("STAND_IN", "")
+    fault, _, gpu = os.environ.get("STAND_IN", "").partition("@")
     if fault not in FAULTS:
         sys.exit(f"vllm (stand-in): STAND_IN={fault} is no fault; there are {', '.join(FAULTS)}")
+    if gpu not in ("", os.environ.get("NVIDIA_VISIBLE_DEVICES")):
+        fault = ""
     print(f"INFO stand-in for vLLM: serves {words.model} (STAND_IN={fault})", flush=True)
     if fault.endswith("-together"):
         fault = fault.removesuffix("-together") if words.tensor_parallel_size > 1 else ""
