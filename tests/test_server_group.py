@@ -32,6 +32,9 @@ class Node:
             raise ContainerError("no answer")
         return self.available
 
+    def execute(self, *argv: str) -> None:
+        self.done.append(" ".join(argv))
+
 
 class FakeServer:
     """A server that gets ready, or fails as a test says."""
@@ -39,6 +42,7 @@ class FakeServer:
     def __init__(self, node: Node, name: str, fails: str = "", barrier: threading.Barrier | None = None) -> None:
         self.container, self.name, self.fails, self.barrier = node, name, fails, barrier
         self.command, self.together, self.short_of, self.warm = COMMAND, 1, "", False
+        self.options: tuple[str, ...] = ()
 
     def start(self, _image: object, ways: int, place: int = 0, first: FakeServer | None = None) -> None:
         self.container.done.append(f"start {self.name} at {place}{' warm' * bool(first and first.warm)}")
@@ -90,9 +94,10 @@ def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready() -> No
     node, barrier = Node(), threading.Barrier(3)
     servers = [FakeServer(node, name, barrier=barrier) for name in "abc"]
     assert prove(group(*servers)) == ["", "", ""]
-    assert node.done[:3] == ["start a at 0", "start b at 1", "start c at 2"]
-    assert {*node.done[3:6]} == {"a is ready", "b is ready", "c is ready"}
-    assert node.done[6:] == ["ask a", "leave a", "ask b", "leave b", "ask c", "leave c", "stop a b c"]
+    assert node.done[:4] == ["start a at 0", "docker update --memory=2730m a", "start b at 1", "start c at 2"]
+    assert [each.options for each in servers] == [(), ("--memory=2730m",), ("--memory=2730m",)]
+    assert {*node.done[4:7]} == {"a is ready", "b is ready", "c is ready"}
+    assert node.done[7:] == ["ask a", "leave a", "ask b", "leave b", "ask c", "leave c", "stop a b c"]
     assert [each.together for each in servers] == [3, 3, 3]
     assert [each.short_of for each in servers] == [""] * 3
 
