@@ -44,7 +44,8 @@ class SmallNode(Node):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lock: Any = SimpleNamespace(held=True, invocation="run", file="lock")
-        super().__init__(SimpleNamespace(leave=lambda _: None, name="n", run=self._channel_run), 1.0, lock)  # type: ignore[arg-type]
+        channel = SimpleNamespace(leave=lambda _: None, name="n", run=self._channel_run, ask_ahead=lambda *_: None)
+        super().__init__(channel, 1.0, lock)  # type: ignore[arg-type]
         self.__dict__["name"] = "n"
         self.files: dict[int, str] = {}
         self.on: set[int] = set()

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.proxmox import channel as channels
 from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
 from fixtures.remote import runner
-from fixtures.remote.runner import KILL_GRACE
+from fixtures.remote.runner import KILL_GRACE, CommandRequest
 
 LOCAL = Channel("local")
 FAR = Channel("far", prefix=("env",))  # over a link, as to a lab node or over ssh
@@ -256,3 +257,42 @@ def test_folder_of_temporary_files_is_too_long_for_a_socket(monkeypatch: pytest.
         assert len(f"{path}.1234567890123456") <= 107
         assert channel._sockets
         channel._sockets.cleanup()
+
+
+# --- asked ahead ------------------------------------------------------------------------------------------
+
+
+def counted(file: Path) -> CommandRequest:
+    """A command that prints how often it was run."""
+    return CommandRequest(("sh", "-c", f"echo >>{file}; wc -l <{file}"), 20)
+
+
+@anywhere
+def test_answer_that_was_asked_ahead_is_used_once(channel: Channel, tmp_path: Path) -> None:
+    first, second = counted(tmp_path / "a"), counted(tmp_path / "b")
+    channel.ask_ahead(first, second).result()
+    heard: list[Command] = []
+    channel.listeners[:] = [heard.append]
+    said = [channel.run(each.argv, deadline=20, only_reads=True).out for each in (second, first, first)]
+    channel.listeners.clear()
+    assert (said, len(heard)) == (["1", "1", "2"], 3)
+
+
+@anywhere
+def test_change_comes_before_what_was_asked_ahead(channel: Channel, tmp_path: Path) -> None:
+    channel.ask_ahead(counted(tmp_path / "a")).result()
+    (INSIDE if channel is LOCAL else channel).run(["true"], deadline=20)
+    assert channel.run(counted(tmp_path / "a").argv, deadline=20, only_reads=True).out == "2"
+
+
+def test_old_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LOCAL.ask_ahead(counted(tmp_path / "a")).result()
+    monkeypatch.setattr(channels, "FRESH", 0)
+    assert LOCAL.run(counted(tmp_path / "a").argv, deadline=20, only_reads=True).out == "2"
+
+
+def test_failure_of_what_was_asked_ahead_is_heard_by_who_asks() -> None:
+    LOCAL.ask_ahead(CommandRequest(("sleep", "20"), 0.2), CommandRequest(("false",), 20))
+    assert LOCAL.run(("false",), deadline=20, only_reads=True).exit_status == 1
+    with pytest.raises(DeadlineExceeded, match=r"`sleep 20` on local took longer"):
+        LOCAL.run(("sleep", "20"), deadline=0.2, only_reads=True)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from fixtures.record.comparison import compare
 from fixtures.record.exports import vsa
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.remote import container_probe
+from fixtures.remote.runner import CommandRequest, CommandResult
 from fixtures.report import conclusion
 from fixtures.run import mode, outcome
 from fixtures.run.ledger import Ledger
@@ -97,7 +99,6 @@ class World:
             snapshot_name="s",
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
-            open=lambda: self.running,
             again=lambda *more: " ".join(("pytest", *more)),
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
@@ -492,3 +493,37 @@ def test_no_clone_leaves_that_stage_out() -> None:
     listing = collected("--no-clone").stdout
     assert "test_090_accepted" in listing
     assert "test_080" not in listing
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted", "runs", "asked"),
+    [
+        (mode.VERIFY, False, True, 3),
+        (mode.VERIFY, True, False, 0),
+        (mode.BUILD, True, True, 3),
+        (mode.BUILD, False, True, None),
+        (mode.REBUILD, True, True, None),
+        (mode.VERIFY_DEEP, True, True, None),
+    ],
+)
+def test_only_what_will_be_compared_at_once_is_asked_ahead(
+    monkeypatch: pytest.MonkeyPatch, kind: mode.Mode, accepted: bool, runs: bool, asked: int | None
+) -> None:
+    """What is asked of the container: it is not started for that, and a build may still change it."""
+    questions: list[CommandRequest] = []
+    inside = SimpleNamespace(channel=SimpleNamespace(ask_ahead=lambda *each: questions.extend(each)))
+    build: Any = SimpleNamespace(
+        mode=kind,
+        template=SimpleNamespace(ctid=920, snapshot_name="snap", container=inside),
+        settings=SimpleNamespace(server_mounts=(), keep_model="", vllm_image="i", test_model="m", command_deadline=9.0),
+        channel=SimpleNamespace(ask_ahead=lambda *each: Future[list[CommandResult]]()),
+    )
+    monkeypatch.setattr(verification, "wait", lambda *_: None)
+    monkeypatch.setattr(verification, "replace", lambda build: build)
+    monkeypatch.setattr(verification, "look", lambda build: Pending())
+    sockets = b"Num\n0000: 00000002 00000000 00010000 0001 01 9 @/var/lib/lxc/920/command\n"
+    file = f"rootfs: a\n[snap]\n#it is{' accepted now' * accepted}\nsnaptime: 7\n"
+    found = verification._look_ahead(
+        build, CommandResult(0, sockets * runs, b"", 0.0), CommandResult(0, file.encode(), b"", 0.0)
+    )
+    assert (len(questions) if found else None) == asked
