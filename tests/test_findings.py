@@ -16,10 +16,11 @@ from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record
 from fixtures.report import estimate
 from fixtures.report.terminal import Stages, finding, telling, together
+from fixtures.run.build import TriedClone
 from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import Blocked, Check, declared_checks
+from fixtures.run.stages import TRIAL, Blocked, Check, declared_checks
 from fixtures.session.check_reports import failure
 from tests.ledgers import hear
 from tests.suite_run import Suite
@@ -115,12 +116,12 @@ def test_servers_log_is_what_may_explain_its_end() -> None:
     assert telling(noise + log + noise) == log.splitlines()
 
 
-def earlier(reports: Path, when: str, outcome: Outcome, seconds: float) -> None:
+def earlier(reports: Path, when: str, outcome: Outcome, seconds: float, clone: TriedClone | None = None) -> None:
     (folder := reports / f"{when}-920").mkdir(parents=True)
     checks = [
         CheckResult(f"{stage}.py::a", stage, "A.", "passed", "", 100.0, seconds) for stage in ("one", "two", "three")
     ]
-    (folder / "record.json").write_text(Record("x", 0.0, outcome=outcome, checks=checks).to_json())
+    (folder / "record.json").write_text(Record("x", 0.0, outcome=outcome, checks=checks, clone=clone or {}).to_json())
 
 
 def test_the_rest_is_estimated_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
@@ -144,6 +145,18 @@ def test_the_rest_is_estimated_from_earlier_runs_of_the_kind(tmp_path: Path) -> 
     assert "; about 2 min 00 s left)" in first
     assert "; about 1 min 00 s left)" in second
     assert "left" not in last
+
+
+def test_the_clone_costs_what_it_took_in_the_newest_run_that_copied_one(tmp_path: Path) -> None:
+    build: Any = SimpleNamespace(settings=SimpleNamespace(report_folder=tmp_path), suite=SimpleNamespace(ctid=920))
+    build.ledger = SimpleNamespace(roles={TRIAL: "two"})
+    assert estimate.clone_step(build) == ""
+    earlier(tmp_path, "20261101T000000Z", Outcome.BUILT, 90.0, {"copied_in_seconds": 61.0, "copy_takes_mib": 20480})
+    earlier(tmp_path, "20261102T000000Z", Outcome.BUILT, 30.0)
+    said = "took 1 min 30 s, 1 min 01 s of it copying 20480 MiB in an earlier run; --no-clone leaves it out"
+    assert estimate.clone_step(build) == said
+    build.ledger.roles.clear()
+    assert estimate.clone_step(build) == ""
 
 
 def test_what_a_failure_blocks_is_listed_in_grey() -> None:
