@@ -57,7 +57,7 @@ CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differ
     ),
     "needs a reset, as a driver before 570 says": (  # pynvml#51
         {"gpu_reset_status/reset_required": "Yes"},
-        ["reset_status.reset_required"],
+        ["gpu_recovery_action"],
         [],
     ),
     # an L4 (driver 555) and Rubin (driver 615) of NVIDIA/k8s-test-infra, qx-vrnvl72.xml, have these
