@@ -16,6 +16,7 @@ import pytest
 from fixtures.base.errors import BuildError
 from fixtures.record.model import Record, from_json
 from fixtures.run import mode
+from fixtures.run.build import BUILD
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
 from fixtures.session import prefetch
@@ -193,6 +194,11 @@ def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[st
     session = SimpleNamespace()
     session.items = [item("b", pytest.mark.proves_docker.mark), item("c")]
     build: Any = SimpleNamespace(mode=mode.BUILD, situation=Situation.TO_BUILD, ledger=ledger)
-    assert prefetch._is_time(build, session.items[1]) is is_time
-    build.mode = mode.VERIFY_PARENT
-    assert not prefetch._is_time(build, session.items[1])
+    session.items.append(item("d"))
+    session.items[2].fixturenames = ["prefetch"]
+    begun = []
+    ahead = SimpleNamespace(tried=False, begin=lambda: begun.append(build.mode.id), end=lambda: None)
+    for build.mode in (mode.VERIFY_PARENT, mode.BUILD):
+        session.items[1].config = SimpleNamespace(stash={BUILD: build, prefetch.PREFETCH: ahead})
+        prefetch.pytest_runtest_setup(session.items[1])
+    assert begun == ([mode.BUILD.id] if is_time else [])

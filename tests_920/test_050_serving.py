@@ -131,7 +131,7 @@ class TestServer:
             raise Unseen(f"not seen: whether the answers are right: {found.refused}")
 
     @READY
-    @pytest.mark.needs("test_server_scores_its_answers[gpu]")
+    @pytest.mark.needs("test_server_answers[gpu]", "test_server_scores_its_answers[gpu]")  # wrong ones never agree
     def test_answers_agree(self, ready_server: Server, image: Image, build: Build, gpu: int, index: int) -> None:
         """The answers agree, token by token, with the reference and with every server of the same model."""
         if not ready_server.fingerprint or ready_server.fingerprint.refused:

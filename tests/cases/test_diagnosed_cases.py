@@ -173,9 +173,7 @@ def test_toolkit_that_takes_no_environment_has_its_name(place: Place, tmp_path: 
     (tmp_path / "said.txt").write_text("NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n")
     place.shim("docker", RELOAD, exec=tmp_path / "said.txt")
     place.shim("nvidia-smi", "#!/bin/sh\n")
-    _, modes = place.finds(
-        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
-    )
+    _, modes = place.finds("test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container))
     assert modes == ["B30"]
 
 
@@ -185,9 +183,7 @@ def test_reload_proves_nothing_where_no_gpu_was_listed_before(place: Place, tmp_
     place.shim("docker", RELOAD.replace("exit 255", "exit 0"), exec=tmp_path / "said.txt")
     place.shim("nvidia-smi", "#!/bin/sh\n")
     place.shim("systemctl", "#!/bin/sh\n")
-    message, _ = place.finds(
-        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
-    )
+    message, _ = place.finds("test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container))
     assert "listed no GPU: ['No devices found.']" in message
 
 
@@ -214,7 +210,7 @@ def test_case_07_nvml_unknown_from_the_start(place: Place) -> None:
     place.shim("docker", RELOAD, exec=DATA / "07-nvml-unknown-from-the-start/stdout.txt")
     place.shim("nvidia-smi", "#!/bin/sh\n")
     message, modes = place.finds(
-        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
+        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container)
     )
     assert "Failed to initialize NVML: Unknown Error" in message
     assert modes == ["B15"]
@@ -230,9 +226,7 @@ def test_broken_toolkit_has_its_name(place: Place, tmp_path: Path, head: str, te
     (tmp_path / "said.txt").write_text(text)
     place.shim("docker", DOCKER, run=tmp_path / "said.txt", pull="/dev/null", inspect="/dev/null")
     place.shim("nvidia-smi", "#!/bin/sh\n")
-    _, modes = place.finds(
-        "test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container, settings())
-    )
+    _, modes = place.finds("test_gpus_survive_a_reload", lambda: lasting.test_gpus_survive_a_reload(place.container))
     assert modes == [TOOLKIT[head]]
 
 
