@@ -44,7 +44,8 @@ class SmallNode(Node):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lock: Any = SimpleNamespace(held=True, invocation="run", file="lock")
-        channel = SimpleNamespace(leave=lambda _: None, name="n", run=self._channel_run, ask_ahead=lambda *_: None)
+        nothing = dict.fromkeys(("leave", "ask_ahead", "forget_ahead"), lambda *_: None)
+        channel = SimpleNamespace(name="n", run=self._channel_run, **nothing)
         super().__init__(channel, 1.0, lock)  # type: ignore[arg-type]
         self.__dict__["name"] = "n"
         self.files: dict[int, str] = {}

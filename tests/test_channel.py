@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.proxmox import channel as channels
+from fixtures.proxmox.changes import Changes
 from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded, open_channel
 from fixtures.remote import runner
 from fixtures.remote.runner import KILL_GRACE, CommandRequest
@@ -296,3 +299,15 @@ def test_failure_of_what_was_asked_ahead_is_heard_by_who_asks() -> None:
     assert LOCAL.run(("false",), deadline=20, only_reads=True).exit_status == 1
     with pytest.raises(DeadlineExceeded, match=r"`sleep 20` on local took longer"):
         LOCAL.run(("sleep", "20"), deadline=0.2, only_reads=True)
+
+
+def test_change_rests_on_nothing_that_was_asked_ahead(tmp_path: Path) -> None:
+    """Before a container is changed its configuration is read then, whatever an earlier question has brought."""
+    file = tmp_path / "920.conf"
+    file.write_text("before")
+    request = CommandRequest(("cat", str(file)), 20)
+    LOCAL.ask_ahead(request).result()
+    file.write_text("after")
+    read = lambda _: LOCAL.run(request.argv, deadline=20, only_reads=True).out  # noqa: E731
+    node: Any = SimpleNamespace(channel=LOCAL, read_conf=read)
+    assert cast(Any, Changes(node).read(920)) == "after"
