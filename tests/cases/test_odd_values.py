@@ -118,6 +118,22 @@ CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differ
         [],
         ["vgpu.license"],
     ),
+    # nvmlGpuFabricState_t and nvmlReturn_t of nvml.h; the words of NVIDIA's Fabric Manager User Guide
+    "no NVSwitch": ({"fabric/state": "N/A", "fabric/status": "N/A"}, [], []),
+    "in its NVLink fabric": ({"fabric/state": "Completed", "fabric/status": "Success"}, [], []),
+    "a fabric manager that does not run": (
+        {"fabric/state": "In Progress", "fabric/status": "N/A"},
+        ["fabric.state"],
+        [],
+    ),
+    "a fabric that was not begun": ({"fabric/state": "Not Started", "fabric/status": "N/A"}, ["fabric.state"], []),
+    "refused by its NVLink fabric": (
+        {"fabric/state": "Completed", "fabric/status": "Insufficient Resources"},
+        [],
+        ["fabric.status"],
+    ),
+    "a fabric that is not known": ({"fabric/state": "Unknown Error", "fabric/status": "N/A"}, [], ["fabric.state"]),
+    "a fabric in a state of its own": ({"fabric/state": "Degraded", "fabric/status": "N/A"}, [], ["fabric.state"]),
     "nobody may use it": ({"compute_mode": "Prohibited"}, ["compute_mode"], []),
     "one at a time": ({"compute_mode": "Exclusive_Process"}, [], ["compute_mode"]),
 }
