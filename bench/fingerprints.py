@@ -70,7 +70,7 @@ class Outcome:
     """What came of one start.
 
     Attributes:
-        died: What the log says of a server that did not get ready; empty if it did.
+        died: What the log says of a server that did not become ready; empty if it did.
         lacks: Why the answer to the test question does not have its word; empty if it has.
     """
 

@@ -49,7 +49,7 @@ def outcome(check: Any, *arguments: Any) -> str:
 
 
 def fields(lines: list[str]) -> list[str]:
-    return [line.removeprefix("not seen: ").split(" is ")[0] for line in lines]
+    return [line.removeprefix("unknown: ").split(" is ")[0] for line in lines]
 
 
 def build() -> Any:
@@ -79,7 +79,7 @@ def test_memory(card: Card, said: list[str]) -> None:
     message = outcome(stack.test_gpu_has_room, container(card), build(), SETTINGS, 0, 0)
     if card.free is None:
         assert not message
-        assert said[0].startswith("not seen: the memory of ")
+        assert said[0].startswith("unknown: the memory of ")
     else:
         assert (not message) is card.free
         assert said == []
@@ -97,7 +97,7 @@ def test_driver_and_image(card: Card, said: list[str]) -> None:
     template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
     message = outcome(gpus_and_model.test_driver_serves_the_image, template, IMAGE, card.node)
     assert ("driver" in card.image) is ("the image needs cuda>=12.9" in message)
-    words = {"compatibility": "starts through the image's compatibility library", "unknown": "not seen: whether"}
+    words = {"compatibility": "starts through the image's compatibility library", "unknown": "unknown: whether"}
     if card.image in words:
         assert words[card.image] in said[0]
     elif not message and card.node.cuda:

@@ -36,7 +36,7 @@ def test_times_do_not_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     a, b = put(tmp_path / "a", RECORD), put(tmp_path / "b", later)
     assert diff.main([a, f"{b}/record.json"]) == 0
-    assert "nothing differs but times" in capsys.readouterr().out
+    assert "no differences except times" in capsys.readouterr().out
 
 
 def test_what_differs_is_shown_alone(

@@ -155,7 +155,7 @@ class World:
         self.asked.append((str(ctid), *argv[:2]))
         assert box.status == "running"
         if box.silent:
-            raise DeadlineExceeded("`python3` took longer than its 5 s and was ended")
+            raise DeadlineExceeded("`python3` took longer than 5 s and was ended")
         said = json.dumps(box.facts()) if argv[0] == "python3" else box.carried
         status = 0 if argv[0] == "python3" else box.status_of_read
         return Command(f"n/ct{ctid}", argv, 0.0, 0.0, status, b"" if status else said.encode(), b"")
@@ -408,7 +408,7 @@ def test_user_space_that_has_followed_the_driver_is_no_change() -> None:
     ("box", "why"),
     [
         (Box(libraries=("libcuda.so.1",)), "the version of NVIDIA's libraries in it"),
-        (Box(silent=True), "took longer than its 5 s"),
+        (Box(silent=True), "took longer than 5 s"),
         (Box(found={"packages": {"bash": "lie"}}), "states a sha256 that is not of its packages"),
         (Box(status="???"), "whether it runs"),
     ],

@@ -85,13 +85,13 @@ def test_driver_that_names_only_its_two_parts(said: list[str]) -> None:
 
 def test_card_of_an_unknown_brand_is_not_refused() -> None:
     gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "NVIDIA L4", "N/A", "1 MiB")
-    with pytest.raises(Unseen, match="not seen: whether the node has"):
+    with pytest.raises(Unseen, match="unknown: whether the node has"):
         check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
 
 
 def test_case_02_cuda_na_header(said: list[str]) -> None:
     gpus = node("575.64.03", "<cuda_version>N/A</cuda_version>", "NVIDIA GeForce RTX 5070", "GeForce", "1 MiB")
-    with pytest.raises(Unseen, match="not seen: whether the node has"):
+    with pytest.raises(Unseen, match="unknown: whether the node has"):
         check("test_driver_serves_the_image")(TEMPLATE, env("02-cuda-na-header"), gpus)
 
 
@@ -123,9 +123,9 @@ def test_case_03_card_that_is_not_assigned_does_not_count(said: list[str]) -> No
 def test_case_04_gb10_memory_na(said: list[str]) -> None:
     gpus = node("580.126.09", "<cuda_version>13.0</cuda_version>", "NVIDIA GB10", "NVIDIA", "N/A")
     settings: Any = SimpleNamespace(gpu_share=0.9)
-    with pytest.raises(Unseen, match="not seen: the memory"):
+    with pytest.raises(Unseen, match="unknown: the memory"):
         check("test_gpu_memory_is_free")(TEMPLATE, gpus, settings)
-    with pytest.raises(Unseen, match="not seen: the memory"):
+    with pytest.raises(Unseen, match="unknown: the memory"):
         check("test_model_fits_the_gpus")(TEMPLATE, SimpleNamespace(weights=257 * 2**20), gpus, settings)
 
 
@@ -139,7 +139,7 @@ def test_case_05_inforom_14(said: list[str]) -> None:
 
 
 def test_case_04_gb10_in_the_container(said: list[str]) -> None:
-    with pytest.raises(Unseen, match=r"not seen: the memory of GPU 0 .*NVIDIA GB10"):
+    with pytest.raises(Unseen, match=r"unknown: the memory of GPU 0 .*NVIDIA GB10"):
         inside((HERE / "data/cards/gb10.xml").read_text())
     assert said == []
 

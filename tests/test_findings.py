@@ -153,7 +153,7 @@ def test_the_clone_costs_what_it_took_in_the_newest_run_that_copied_one(tmp_path
     assert estimate.clone_step(build) == ""
     earlier(tmp_path, "20261101T000000Z", Outcome.BUILT, 90.0, {"copied_in_seconds": 61.0, "copy_takes_mib": 20480})
     earlier(tmp_path, "20261102T000000Z", Outcome.BUILT, 30.0)
-    said = "took 1 min 30 s, 1 min 01 s of it copying 20480 MiB in an earlier run; --no-clone leaves it out"
+    said = "in an earlier run 1 min 30 s, 1 min 01 s of it to copy 20480 MiB; --no-clone skips it"
     assert estimate.clone_step(build) == said
     build.ledger.roles.clear()
     assert estimate.clone_step(build) == ""

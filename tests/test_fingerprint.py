@@ -322,14 +322,14 @@ def test_several_gpus_are_compared_with_one_of_the_same_model_only(tmp_path: Pat
     build = a_build(tmp_path)
     build.served = [ServedModel("all", other, None, None, None, fingerprint=whole())]
     one = cast(Any, SimpleNamespace(fingerprint=whole(), model="m", command=[*COMMAND[:-1], "2"]))
-    with pytest.raises(Unseen, match="no server of this model on one GPU has known answers"):
+    with pytest.raises(Unseen, match="no server on one GPU has recorded answers"):
         answers.with_one_gpu(build, one)
 
 
 def test_nothing_to_compare_with_is_said() -> None:
     with pytest.raises(
         Unseen,
-        match=r"not seen: a reference of 2 runs for the answers, --write-reference adds a run; GPU 0",
+        match=r"unknown: whether answers agree: the reference needs 2 runs \(--write-reference\); GPU 0",
     ):
         agreement.report("GPU 0", [agreement.judged("x", agreement.Difference(0.0, "", exact=False), None)])
 

@@ -232,7 +232,7 @@ def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:
     assert issubclass(Simulated, pytest.skip.Exception)
 
 
-@pytest.mark.parametrize(("error", "unproved"), [(Unseen("not seen: x"), []), (Simulated("x"), ["a.py::test_x"])])
+@pytest.mark.parametrize(("error", "unproved"), [(Unseen("unknown: x"), []), (Simulated("x"), ["a.py::test_x"])])
 def test_what_was_not_seen_hinders_no_sealing(error: BaseException, unproved: list[str]) -> None:
     """On real hardware too, as a later check proves it by function; the check itself has never passed."""
     ledger = Ledger([Check("one", "a.py::test_x"), Check("two", "a.py::test_y")])
@@ -254,8 +254,8 @@ def test_value_that_cannot_be_read_is_not_healthy() -> None:
 def test_inconclusive_check_is_no_skipped_test(tmp_path: Path) -> None:
     """A test of a check that could see nothing would be skipped without a word, as it raises what pytest skips by."""
     test = tmp_path / "test_it.py"
-    test.write_text("from fixtures.base.inconclusive import Unseen\ndef test_it(): raise Unseen('not seen: GPU 1')\n")
+    test.write_text("from fixtures.base.inconclusive import Unseen\ndef test_it(): raise Unseen('unknown: GPU 1')\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(test)]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "so this test proves nothing: not seen: GPU 1" in done.stdout
+    assert "so this test proves nothing: unknown: GPU 1" in done.stdout

@@ -99,7 +99,7 @@ def test_a_limit_refuses_what_is_worse_by_more(limit: float | None, names: list[
 def test_what_is_not_known_is_never_within_a_limit(now: ServedModel, more: Any, cards: list[str]) -> None:
     found = compare(document(**more), NEW, [now], cards)
     assert beyond(found, None) == []
-    with pytest.raises(Unseen, match=r"not seen: whether these are worse by more than 5 %"):
+    with pytest.raises(Unseen, match=r"unknown: whether these are worse by more than 5 %"):
         beyond(found, 5.0)
 
 
@@ -118,7 +118,7 @@ def test_what_is_not_known_is_never_within_a_limit(now: ServedModel, more: Any, 
     ],
 )
 def test_a_record_that_is_not_whole_says_nothing(spoilt: dict[str, Any]) -> None:
-    with pytest.raises(Unseen, match="not seen"):
+    with pytest.raises(Unseen, match="unknown: "):
         compare(document() | spoilt, NEW, [served(1.0)], CARDS)
 
 
@@ -140,7 +140,7 @@ def test_only_a_snapshot_that_is_there_is_replaced(monkeypatch: pytest.MonkeyPat
     assert answers.image_changes(a_build(None), NEW) == []
     assert answers.sealed_record(a_build(named, '{"a": 1}')) == {"a": 1}
     for build in (a_build(None, unknown="no answer"), a_build("by hand"), a_build(named, "{"), a_build(named, "[]")):
-        with pytest.raises(Unseen, match="not seen"):
+        with pytest.raises(Unseen, match="unknown: "):
             answers.image_changes(build, NEW)
 
 
@@ -149,7 +149,7 @@ def test_record_and_report_show_it() -> None:
     record = from_json(Record("1", 0.0, image_change=found).to_json())
     assert record.image_change == found
     page = head(record, [])
-    assert "What the other image changes" in page
+    assert "Changes with the new image" in page
     assert "20.0 % worse" in page
     assert "&lt;b&gt;" in page
-    assert "What the other image changes" not in head(Record("1", 0.0), [])
+    assert "Changes with the new image" not in head(Record("1", 0.0), [])

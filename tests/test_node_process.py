@@ -202,7 +202,7 @@ def test_each_run_is_as_if_it_were_alone(tmp_path: Path, words: tuple[str, ...])
         assert one.outcome is Outcome.FAILED
         assert one.node["reached"] == f"lab:{name}"
         assert {path.name for path in (run.folder / name).iterdir()} == {path.name for path in alone.folder.iterdir()}
-        assert "What failed" in (run.folder / name / "report.html").read_text()
+        assert "Failures" in (run.folder / name / "report.html").read_text()
     assert len({record(run, name).invocation for name in ("stub", "other", "off")}) == 3
     down = record(run, "off").checks
     assert "the lab is not up" in down[0].reason

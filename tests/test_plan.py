@@ -48,7 +48,7 @@ def plan(
 @pytest.mark.parametrize(
     ("words", "state", "said"),
     [
-        ((), {"exists": False}, ("to build", "clones 920 from 903@docker-gpu-snapshot in full, with 4096 MB, 4 cores")),
+        ((), {"exists": False}, ("to build", "makes 920, a full clone of 903@docker-gpu-snapshot, with 4096 MB")),
         (
             (),
             {},
@@ -73,15 +73,15 @@ def plan(
         (
             ("--rebuild",),
             {"description": MARKED},
-            ("takes vllm-base-snapshot-gN and vllm-base-snapshot, in place of the existing one",),
+            ("takes vllm-base-snapshot-gN and vllm-base-snapshot, replacing the existing one",),
         ),
-        (("--rebuild-clone",), {}, ("destroys 920, if this suite made it and all its snapshots; clones",)),
-        (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   only reads",)),
-        (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, asks and removes a test server",)),
+        (("--rebuild-clone",), {}, ("destroys 920 if this suite made it and all its snapshots; makes 920",)),
+        (("--verify",), {"description": f"{MARKED} accepted now"}, ("recorded          9 checks   read-only",)),
+        (("--verify-deep",), {"description": f"{MARKED} accepted now"}, ("starts, queries and removes a test server",)),
         (
             ("--accept", "950", "--keep"),
             {},
-            ("clones 950 from vllm-base-snapshot as declared, lets it serve, leaves it",),
+            ("clones 950 from vllm-base-snapshot as declared, runs a server in it, leaves it",),
         ),
         (
             ("--accept", "950"),
@@ -107,7 +107,7 @@ def test_bridge_that_the_node_lacks_fails_the_plan(tmp_path: Path) -> None:
     output, status = plan(tmp_path, "-o", f"lxc_configs={tmp_path}/configs.json", exists=False)
     assert status == 1
     assert "preflight would fail: stub has no bridge vmbr9, only vmbr0; expected the declared bridge; " in output
-    assert "clones 920 from 903@docker-gpu-snapshot" in output, "the rest of the plan is shown"
+    assert "makes 920, a full clone of 903@docker-gpu-snapshot" in output, "the rest of the plan is shown"
 
 
 def test_folder_that_can_not_be_made_is_refused_as_by_a_run(tmp_path: Path) -> None:

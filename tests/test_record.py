@@ -262,14 +262,14 @@ def test_inconclusive_checks_are_a_line_for_each_reason() -> None:
         "GPU 0: It computes.": "inconclusive: simulated GPU",
         "All add up.": "inconclusive: simulated GPU; on the CPU it is right",
         "GPU 1: It computes.": "inconclusive: simulated GPU",
-        "Answers agree.": "not seen: a reference, --write-reference adds a run; GPU 0: 0.1",
+        "Answers agree.": "unknown: whether answers agree: the reference needs 2 runs; GPU 0: 0.1",
     }
     checks = [CheckResult("a.py::test_a", "image", title, "inconclusive", why) for title, why in reasons.items()]
     page, told = head(record(checks=checks), []), summary.page(record(checks=checks), "x")
     assert page.count('<summary>Simulated GPU <span class="quiet">3 checks</span>') == 1
     assert "<li>GPU 0, GPU 1: It computes.</li>" in page
     assert "- simulated GPU: GPU 0, GPU 1: It computes. All add up.\n" in told
-    assert "- not seen: a reference, --write-reference adds a run: Answers agree.\n" in told
+    assert "- unknown: whether answers agree: the reference needs 2 runs: Answers agree.\n" in told
 
 
 def test_what_weakens_a_proof_is_in_the_junit_file() -> None:

@@ -91,7 +91,7 @@ def test_run_tells_github(tmp_path: Path) -> None:
     page.write_text("what another step wrote\n")
     run = Suite(tmp_path).run(GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(page))
     assert page.read_text().startswith("what another step wrote\n## ❌ Template 920: failed")
-    assert "### What failed" in page.read_text()
+    assert "### Failures" in page.read_text()
     failed = sum(check.verdict == "failed" for check in run.record.checks)
     assert len([line for line in run.output.splitlines() if line.startswith("::error file=tests_920/")]) == failed > 0
     assert (run.folder / "summary.md").read_text().partition("| Report")[0] == (

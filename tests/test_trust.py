@@ -41,7 +41,7 @@ from fixtures.base.inconclusive import Unseen
 def pytest_runtest_call(item):
     if item.name == "test_docker_is_running":
         # as the check itself would say it
-        exec(compile("raise Unseen('not seen: whether it runs')", str(item.path), "exec"), {"Unseen": Unseen})
+        exec(compile("raise Unseen('unknown: whether it runs')", str(item.path), "exec"), {"Unseen": Unseen})
 """
 SIMULATED_NODE = """
 from tests.mutations.world import WorldNode
@@ -236,10 +236,10 @@ def test_what_is_inconclusive_makes_a_proof_partial(there: GoodSuite) -> None:
     run = there.run("--verify-deep", plugin=plugin)
     assert result(run) == (0, Outcome.PARTIAL, Verdict.WARNED, "WARNED"), run.output
     (check,) = (check for check in run.record.checks if check.name == WAIVED)
-    assert (check.verdict, check.reason) == ("inconclusive", "not seen: whether it runs")
-    assert "Inconclusive: not seen: whether it runs." in run.output
-    assert "not seen: whether it runs" in (run.folder / "summary.md").read_text()
-    assert "not seen: whether it runs" in (run.folder / "report.html").read_text().partition('<h2 id="time">')[0]
+    assert (check.verdict, check.reason) == ("inconclusive", "unknown: whether it runs")
+    assert "Inconclusive: unknown: whether it runs." in run.output
+    assert "unknown: whether it runs" in (run.folder / "summary.md").read_text()
+    assert "unknown: whether it runs" in (run.folder / "report.html").read_text().partition('<h2 id="time">')[0]
 
 
 def test_second_seal_in_spite_of_another_failure_says_so(fresh: GoodSuite) -> None:

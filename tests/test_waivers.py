@@ -169,7 +169,7 @@ def test_container_of_the_family_that_is_off_on_purpose_is_waived(family: bool, 
     waiver = Waiver("family[931]", "spare", date(2020 if ended else 2100, 1, 1))
     build: Any = SimpleNamespace(waivers={waiver.check: waiver}, family=family or None, warnings=[])
     report: Any = SimpleNamespace(failed=False, outcome="skipped", sections=[], when="call")
-    Waiving(build).waive(waiver.check, report, Unseen("not seen: it is off"))
+    Waiving(build).waive(waiver.check, report, Unseen("unknown: it is off"))
     assert hasattr(report, "wasxfail") is verdict
     assert build.warnings == [] if not family else len(build.warnings) == 1
 

@@ -49,7 +49,7 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     found = container.system_info
     if not release[:1].isdigit() or (found.distribution == distribution and found.release is None):
         stated = f"/etc/os-release states {found.distribution or 'no system'} {found.release or 'without a release'}"
-        raise Unseen(f"not seen: whether that is the template's system: {declared.template}; {stated}")
+        raise Unseen(f"unknown: whether the system is the one of {declared.template}; {stated}")
     as_declared = found.release == release or str(found.release).startswith(f"{release}.")
     assert found.distribution == distribution and as_declared, unexpected(  # noqa: PT018 - one fact
         f"the operating system is {found.distribution} {found.release}",
@@ -214,7 +214,7 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
     """This GPU has enough free memory for a test server."""
     now = gpus.state(container, index, build.gpus)
     if now.free_mib is None or now.memory_mib is None:
-        raise Unseen(f"not seen: the memory of {build.card(gpu)}, which its driver does not report")
+        raise Unseen(f"unknown: the memory of {build.card(gpu)}, which its driver does not report")
     wanted, holders = settings.gpu_share * now.memory_mib, "; ".join(map(str, now.processes))
     assert now.free_mib >= wanted, unexpected(
         f"{now.free_mib} MiB free of {now.memory_mib}, the server takes {wanted:.0f}",

@@ -61,7 +61,7 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     given = gpus.at(build.gpus, index)
     assert count == "1", unexpected(f"torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L")
     if used == "?":  # torch before 2.5
-        raise Unseen(f"not seen: which GPU torch used, as it states no UUID; given was {given}")
+        raise Unseen(f"unknown: which GPU torch used, as it reports no UUID; it was given {given}")
     assert given.uuid.endswith(used[-12:]), unexpected(
         f"torch used the GPU of UUID {used}", str(given), run="nvidia-smi -L"
     )

@@ -33,4 +33,4 @@ def test_gpus_add_up_together(build: Build, image: Image, container: Container, 
     if build.simulated:
         raise Simulated(f"{SIMULATED}; on the CPU {found}")
     if found.verdict == all_reduce.NOT_KNOWN:
-        raise Unseen(f"not seen: {found}")
+        raise Unseen(f"unknown: {found}")

@@ -119,7 +119,7 @@ class TestServer:
     def test_server_scores_its_answers(self, ready_server: Server, settings: Settings) -> None:
         """The server gives the probability of every token, and plain English is no surprise to it."""
         if not settings.fingerprint:
-            raise Unseen("not seen: turned off; -o fingerprint=on asks for the probabilities of the answers")
+            raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
         found = ready_server.fingerprint = fingerprint.take(ready_server, settings.answer_deadline)
         assert not found.wrong, unexpected(
             found.wrong,
@@ -128,14 +128,14 @@ class TestServer:
             run=ready_server.pasteable,
         )
         if found.refused:
-            raise Unseen(f"not seen: whether the answers are right: {found.refused}")
+            raise Unseen(f"unknown: whether the answers are right: {found.refused}")
 
     @READY
     @pytest.mark.needs("test_server_answers[gpu]", "test_server_scores_its_answers[gpu]")  # wrong ones never agree
     def test_answers_agree(self, ready_server: Server, image: Image, build: Build, gpu: int, index: int) -> None:
         """The answers agree, token by token, with the reference and with every server of the same model."""
         if not ready_server.fingerprint or ready_server.fingerprint.refused:
-            raise Unseen("not seen: there are no probabilities to compare")
+            raise Unseen("unknown: whether answers agree: the server gave no probabilities")
         found = answers.compare(build, ready_server, image, index)
         apart = [str(each) for each in found if each.contradicts]
         assert not apart, unexpected(

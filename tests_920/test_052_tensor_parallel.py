@@ -25,7 +25,7 @@ def known(joint_server: Server | str) -> Server | None:
     if isinstance(joint_server, Server):
         return joint_server
     if joint_server:
-        raise Unseen(f"not seen: whether all GPUs serve together: {joint_server}")
+        raise Unseen(f"unknown: whether all GPUs serve together: {joint_server}")
     return None
 
 
@@ -55,11 +55,11 @@ def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, s
     if server is None:
         return
     if not settings.fingerprint:
-        raise Unseen("not seen: turned off; -o fingerprint=on asks for the probabilities of the answers")
+        raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
     found = server.fingerprint = fingerprint.take(server, settings.answer_deadline)
     assert not found.wrong, unexpected(found.wrong, "finite log probabilities", run=server.pasteable)
     if found.refused:
-        raise Unseen(f"not seen: whether the answers are right: {found.refused}")
+        raise Unseen(f"unknown: whether the answers are right: {found.refused}")
     agrees = answers.with_one_gpu(build, server)
     assert not agrees.contradicts, unexpected(
         f"all GPUs together {agrees}",

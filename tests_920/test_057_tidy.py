@@ -34,7 +34,7 @@ def test_no_secret_is_inside(container: Container, leftovers: Leftovers) -> None
     """No token, password, private key, added ssh key or secret of this run is inside."""
     assert not leftovers.secrets, found(container, leftovers.secrets, "none")
     if leftovers.unsearched:
-        raise Unseen(f"not seen: whether a secret is in {leftovers.unsearched}")
+        raise Unseen(f"unknown: whether a secret is in {leftovers.unsearched}")
 
 
 def test_nothing_typed_is_inside(container: Container, leftovers: Leftovers) -> None:

@@ -84,7 +84,7 @@ def test_clone_has_an_identity_of_its_own(acceptance: CloneAcceptance, clone: Cl
         f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
     )
     if unknown := identity.missing(template, ssh=False):
-        raise Unseen(f"not seen: {', '.join(unknown)} of the template, so whether its clone has the same")
+        raise Unseen(f"unknown: {', '.join(unknown)} of the template, so they cannot be compared with the clone's")
 
 
 @MADE

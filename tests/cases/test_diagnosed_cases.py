@@ -284,7 +284,7 @@ STORAGES: dict[
     "thin and full": ({"type": "lvmthin", "avail": 0}, "has 0.0 GiB free"),
     "disabled": ({"active": 0, "enabled": 0, "avail": 0}, "is disabled; expected an enabled one"),
     "not active, in text": ({"active": "0", "avail": 0}, "is not active"),
-    "active, without figures": ({"avail": None}, "not seen: the free space of storage lxc-disks"),
+    "active, without figures": ({"avail": None}, "unknown: the free space of storage lxc-disks"),
     "absent": ({"storage": "other"}, "has no storage named lxc-disks"),
 }
 

@@ -180,11 +180,11 @@ RELEASES = {  # os-release(5); the template that is declared, and what the check
     ),
     "another release": ('ID=debian\nVERSION_ID="13"\n', "debian-12-x_1.tar", "is debian 13; expected debian 12"),
     # pages of Debian's testing have no VERSION_ID
-    "no release": ("ID=debian\nVERSION_CODENAME=forky\n", "debian-14-x_1.tar", "not seen: .*without a release"),
+    "no release": ("ID=debian\nVERSION_CODENAME=forky\n", "debian-14-x_1.tar", "unknown: .*without a release"),
     "another system without a release": ("ID=arch\n", "debian-12-x_1.tar", "is arch rolling; expected debian 12"),
-    "a template of one's own": ('ID=debian\nVERSION_ID="12"\n', "my-golden-image.tar.zst", "not seen: .*my-golden"),
-    "an OCI image": ('ID=debian\nVERSION_ID="12"\n', "debian_bookworm.tar", "not seen: .*debian_bookworm"),
-    "a backup": ('ID=debian\nVERSION_ID="12"\n', "vzdump-lxc-903-2026_11_01.tar.zst", "not seen: .*vzdump"),
+    "a template of one's own": ('ID=debian\nVERSION_ID="12"\n', "my-golden-image.tar.zst", "unknown: .*my-golden"),
+    "an OCI image": ('ID=debian\nVERSION_ID="12"\n', "debian_bookworm.tar", "unknown: .*debian_bookworm"),
+    "a backup": ('ID=debian\nVERSION_ID="12"\n', "vzdump-lxc-903-2026_11_01.tar.zst", "unknown: .*vzdump"),
 }
 
 
@@ -202,7 +202,7 @@ def test_system_is_compared_where_both_are_stated(name: str, monkeypatch: pytest
     if not said:
         inherited_stack.test_os_is_as_declared(container, declared)
         return
-    with pytest.raises(Unseen if said.startswith("not seen") else AssertionError, match=said):
+    with pytest.raises(Unseen if said.startswith("unknown") else AssertionError, match=said):
         inherited_stack.test_os_is_as_declared(container, declared)
 
 

@@ -431,7 +431,7 @@ FAULTS = (
         STAGE,
         ("test_storage_has_room",),
         command("pvesh = hang"),
-        ("took longer than its 2 s",),
+        ("took longer than 2 s",),
         words=("-o", "command_deadline=2"),
         outcome="timeout",
     ),

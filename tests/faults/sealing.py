@@ -38,7 +38,7 @@ SEAL = (
         "`pct shutdown` hangs",
         command("shutdown = hang"),
         "pct shutdown 920 --timeout 3",
-        "takes longer than its 18 s",
+        "takes longer than 18 s",
         words=("-o", "shutdown_deadline=3"),
         outcome="timeout",
         quick=True,

@@ -152,10 +152,10 @@ SPLIT = node(f"""sed -i 's/heads": 9/heads": 8/' {CONFIG}""", f"""sed -i 's/head
 SERVING = (
     serving(
         "gpus-add-up-wrong",
-        "the GPUs together add up to wrong sums in every way",
+        "every all-reduce method over all GPUs gives wrong sums",
         ("test_gpus_add_up_together",),
         docker(f"*all_reduce_probe*) cat >/dev/null; echo '{ADDS_UP_WRONG}'; exit 0;;"),
-        "no way of adding up works: no tensor parallel",
+        "every all-reduce method fails: no tensor parallel",
         simulated=True,
         diagnosis="D42",
     ),
@@ -346,7 +346,7 @@ MEASURED = (
         "none",
         (),
         setting(),
-        ("not seen: whether the answers are right",),
+        ("unknown: whether the answers are right",),
         words=stand_in("dies-of-scores"),
         outcome="built",
     ),

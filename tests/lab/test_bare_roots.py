@@ -121,7 +121,7 @@ def test_wheelhouse_installs_and_plans_over_ssh(
     print(said)
     assert done.returncode == 0, said
     assert "to build" in said
-    assert "clones 920 from 903@docker-gpu-snapshot in full" in said
+    assert "makes 920, a full clone of 903@docker-gpu-snapshot" in said
     without, _, rest = said.partition("without sudo: 4")
     assert "worked on as root, as `pct` asks for: put sudo before the command" in without + rest
     assert "with sudo: 4" in said

@@ -35,7 +35,7 @@ from tests.faults.stack import SIMULATED
 from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, says
 
 pytestmark = pytest.mark.lab
-UNSEEN = "not seen: "  # what an image says of itself only as NVIDIA builds it
+UNSEEN = "unknown: "  # what an image says of itself only as NVIDIA builds it
 
 IMAGE = "vllm/vllm-openai:stand-in"
 STAND_IN = ("-o", f"vllm_image={IMAGE}")
@@ -372,7 +372,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     run = lab.build(*STAND_IN, "--accept", "951")
     assert lab.node("sh", "-c", STATE) == before
     assert (run.status, run.outcome) == (0, "cloned")
-    says(run, "existed before; nothing of it was changed", "has changed since it was made: model files config.json")
+    says(run, "existed before; it was not changed", "has changed since it was made: model files config.json")
     assert record_of(run).clone["servers_of_its_owner"] == ["http://10.0.0.151:8000 (vllm-test-model)"]
     assert "--publish 8001:8000" in record_of(run).clone["server_command"]
 

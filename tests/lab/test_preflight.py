@@ -154,7 +154,7 @@ def test_silent_registry_is_warned_about(lab: Lab) -> None:
     assert run.seconds < 10
     record = from_json((run.folder / "record.json").read_text())
     (unseen,) = {one.reason for one in record.checks if "the image's size" in one.reason}
-    assert "not seen: the image's size (https://registry-1.docker.io: " in unseen
+    assert "unknown: the image's size (https://registry-1.docker.io: " in unseen
     assert "40 GiB are assumed" in unseen
 
 

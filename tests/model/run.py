@@ -107,7 +107,7 @@ class ModelChannel(Channel):
         if fault.startswith("interrupted"):
             INTERRUPTS.handle(2, None)
         if fault.startswith("late") or fault == "slow":
-            raise DeadlineExceeded(f"{argv} took longer than its {deadline:g} s")
+            raise DeadlineExceeded(f"{argv} took longer than {deadline:g} s")
         if fault.startswith("lost"):
             raise ChannelError(f"{argv} was cut off; the result is unknown")
         return Command(self.name, tuple(argv), 0.0, 0.0, status, out, err)
