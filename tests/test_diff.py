@@ -1,5 +1,6 @@
 """Two records side by side: what differs is shown, times are not, bad input is one clear line."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "record.json")
+    assert diff.main([str(tmp_path), str(tmp_path / "record.json")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path}/record.json: can't be read: Is a named pipe\n"
 
 
 def test_page_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

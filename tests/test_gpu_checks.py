@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,9 +218,13 @@ def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:
 
 
 def test_spoilt_reference_is_named(tmp_path: Path) -> None:
-    reference(tmp_path).path.write_text("[]")
-    with pytest.raises(ReferenceUnreadable, match="fix or remove it"):
-        reference(tmp_path)
+    path = reference(tmp_path).path
+    makes: tuple[Callable[[], object], ...] = (lambda: path.write_text("[]"), path.mkdir, lambda: os.mkfifo(path))
+    for make in makes:
+        make()
+        with pytest.raises(ReferenceUnreadable, match="fix or remove it"):
+            reference(tmp_path)
+        (path.rmdir if path.is_dir() else path.unlink)()
 
 
 def test_what_a_simulated_gpu_can_not_show_is_no_hole() -> None:

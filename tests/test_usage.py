@@ -36,6 +36,13 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["-o", "server_args=--api-key=abcdefg"], "--api-key takes a secret"),
         (["-o", "server_args=--hf-token abcdefg"], "server_env=HF_TOKEN"),
         (["-o", "test_model=-x"], "test_model:"),
+        (
+            ["-o", "server_port=8000", "--html=/dev/null/page.html"],
+            "/dev/null/page.html: can't be written: expected a file",
+        ),
+        (["-o", "server_port=8000", "--html", "/tmp"], "/tmp: can't be written"),
+        (["-o", "server_port=8000", f"--junit-xml=/tmp/{'a' * 300}"], "a: can't be written"),
+        (["-o", "server_port=8000", "--css=/dev"], "/dev: can't be read: Is a directory"),
     ],
 )
 def test_mistake_is_one_line(words: list[str], said: str) -> None:
