@@ -270,6 +270,16 @@ def test_seal_is_not_finished_on_another_state(ours: Template, node: SmallNode, 
         ours.finish_seal()
 
 
+def test_who_only_looks_uses_what_was_asked_ahead(
+    ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that finds its template accepted asks the container ahead; what looks at the node must not drop that."""
+    seal(ours)
+    monkeypatch.setattr(node.channel, "forget_ahead", lambda: pytest.fail("dropped"))
+    assert ours.cut_short() == ""
+    assert ours.sealed_generation() == ours.generations()[-1]
+
+
 def test_seal_that_died_before_it_replaced_the_old_one_is_told(ours: Template, node: SmallNode) -> None:
     """The suite had shut 920 down; an accepted template of before is found existing, and is left as it is."""
     seal(ours)

@@ -83,7 +83,7 @@ def test_second_run_finds_it_existing(lab: Lab) -> None:
         run = lab.build()
         found = calls()
     assert (run.status, run.outcome) == (0, "existing")
-    assert (found.reading, found.changing) == (0, ""), found.lines
+    assert (found.reading, found.changing, found.inside) == (0, "", 1), found.lines  # and all in one trip
     assert run.seconds < 10
     assert lab.snapshots() == before
     says(run, f"920@{SNAPSHOT} was built and accepted before; nothing was changed")
