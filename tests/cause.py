@@ -3,6 +3,8 @@
 python -m tests.cause log < server.log                             the test server's log
 python -m tests.cause 'docker pull vllm/vllm-openai' < words.txt    a command in the container
 python -m tests.cause --node 'pct start 920' < words.txt           a command on the node
+python -m tests.cause kernel < dmesg.txt                           the node's kernel, after a server has died
+python -m tests.cause journal < docker.txt                         the journal of a Docker that does not run
 python -m tests.cause http < answer.json                           the server's answer to a chat
 """
 
@@ -12,14 +14,19 @@ import sys
 
 from fixtures.diagnosis.failure_modes import Finding, diagnose
 
+STOPPED = (
+    "`docker info` in container 920 ended with 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock"
+)
 DIED = "the server died while waiting for /health to answer 200 (exit status 1); its log shows why"
 
 
 def texts(words: list[str], text: str) -> dict[str, str]:
     """What a check would have heard."""
     said = words[-1]
-    if said == "log":
-        return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, "log": text}
+    if said in ("log", "kernel"):
+        return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
+    if said == "journal":
+        return {"check": "test_docker_is_running", "failure": STOPPED, "journal": text}
     if said == "http":
         return {"check": "test_server_answers[gpu0]", "failure": f"the chat was answered with 400: {text}"}
     place = "on pve" if "--node" in words else "in container 920"

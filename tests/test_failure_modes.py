@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.diagnosis import failure_modes
+from fixtures.diagnosis import evidence, failure_modes
 from fixtures.diagnosis.failure_modes import (
     SAID,
     Mode,
@@ -127,10 +127,8 @@ def test_mode_is_recognised(identity: str) -> None:
 
 
 def fitting(texts: dict[str, str]) -> list[Mode]:
-    """Every mode that fits a text; of the classes of reasons the first, as they are tried in their order."""
-    words = heard(texts)
-    modes = [mode for mode in catalogue().values() if recognise(mode, texts, words)]
-    return [mode for mode in modes if not mode.general] + [mode for mode in modes if mode.general][:1]
+    """Every mode that fits a text; of the classes of reasons one at the most."""
+    return [finding.mode for finding in failure_modes.fitting(texts, heard(texts))]
 
 
 def test_no_text_is_of_two_modes() -> None:
@@ -169,12 +167,44 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
         ("a", f"OCI runtime create failed: {'x: ' * 400}why", "why"),
         ("a", "OCI runtime x: nvidia-container-cli: b error: c", "toolkit: nvidia-container-cli: b error: c"),
         ("a", "all is well", ""),
+        (
+            "vLLM",
+            "KeyError: 'a'\n\nDuring handling of the above exception, another exception occurred:\nOSError: b",
+            "OSError: b",
+        ),
+        (
+            "vLLM",
+            "RuntimeError: Worker failed with error 'ValueError: a', see the root cause above",
+            "vLLM: ValueError: a",
+        ),
+        ("vLLM", "2026-03-11T17:57:32.37Z (EngineCore pid=2) OSError: a", "vLLM: OSError: a"),
+        ("x", 'time="2026-03-11T17:57:32Z" level=error msg="cannot a"', 'cannot a"'),
     ],
 )
 def test_deciding_sentence(program: str, words: str, sentence: str) -> None:
     said = deciding(words, program)
     assert said.endswith(sentence) if sentence else said == ""
     assert len(said) < 360
+
+
+@pytest.mark.parametrize(
+    ("reason", "identity"),
+    [
+        ("failed to do request: dial tcp: connect: permission denied", "E8"),  # why stands after what was tried
+        ("ValueError: FlashAttention is not supported", "E13"),  # the exception's name tells least
+        ("RuntimeError: CUDA error. Try another version, as this one is not supported", "E12"),  # hints come last
+    ],
+)
+def test_words_that_stand_last_make_the_class(reason: str, identity: str) -> None:
+    texts = {"failure": f"`docker run x` in container 920 ended with 1: {reason}"}
+    assert [mode.id for mode in fitting(texts)] == [identity]
+
+
+def test_first_trouble_of_a_long_log_is_looked_at() -> None:
+    noise = "(Worker pid=2) INFO 01-01 00:00:00 [a.py:1] waiting\n" * 4000
+    log = f"{noise}Traceback (most recent call last):\nOSError: [Errno 5] Input/output error\n{noise}"
+    for text in (log, evidence.kept(log, str)):
+        assert [finding.mode.id for finding in diagnose({"log": text})] == ["E11"]
 
 
 def test_general_mode_quotes_the_program_and_names_its_path() -> None:
@@ -405,6 +435,8 @@ def literals(pattern: re.Pattern[str] | None) -> list[str]:
         (["docker run x"], "docker: Error response from daemon: network bridge not found", "C28"),
         (["http"], '{"error": "Unauthorized"}', "D39"),
         (["http"], "all is well", "no known failure mode fits"),
+        (["kernel"], "[  120.25] INFO: task zfs:1 blocked for more than 120 seconds.", "E5"),
+        (["journal"], "dockerd[1]: failed to load listeners: no sockets found", "E16"),
     ],
 )
 def test_text_of_the_field_is_tried_by_hand(words: list[str], text: str, mode: str) -> None:
