@@ -266,7 +266,7 @@ def test_seal_is_not_finished_on_another_state(ours: Template, node: SmallNode, 
         node.delete(920, f"{NAME}-g1")
         node.snapshot(920, f"{NAME}-g1", "mine")
     assert ours.situation() is Situation.TO_BUILD
-    with pytest.raises(TemplateError, match="no seal of it was cut short"):
+    with pytest.raises(TemplateError, match="no seal of it was interrupted"):
         ours.finish_seal()
 
 
@@ -430,7 +430,7 @@ def test_container_goes_with_no_snapshot_that_only_the_storage_has(
     node.files[990] = conf_of(THROWN_AWAY, LABEL.format(990)).replace("-920-", "-990-")
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
     node.stored = ["by-hand"]
-    with pytest.raises(NodeError, match=f"configuration does not know.*zfs destroy .*-{number}-disk-0@by-hand"):
+    with pytest.raises(NodeError, match=f"unknown to its configuration.*zfs destroy .*-{number}-disk-0@by-hand"):
         ours.remove() if number == 920 else ephemeral_clone.remove_left(node, SETTINGS, "lxc-disks")
     assert node.done == []
     node.stored = [NAME]
@@ -618,11 +618,16 @@ def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
             "zfspool",
             ["mine"],
             False,
-            "does not know: mine; if they can go: zfs destroy rpool/data/subvol-920-disk-0@mi",
+            "configuration: mine; if not needed: zfs destroy rpool/data/subvol-920-disk-0@mi",
         ),
-        ("zfspool", ["mine"], True, "does not know: mine"),
-        ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly"], False, "does not know: autosnap_"),
-        ("zfspool", ["__replicate_920-0_1795000000__"], False, r"replicate_\S+; if they can go: pvesr delete 920-0$"),
+        ("zfspool", ["mine"], True, "configuration: mine"),
+        ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly"], False, "configuration: autosnap_"),
+        (
+            "zfspool",
+            ["__replicate_920-0_1795000000__"],
+            False,
+            r"replicate_\S+; if not needed: pvesr delete 920-0$",
+        ),
         ("zfspool", ["autosnap_2026-11-29_03:00:01_hourly", "zfs-auto-snap_hourly-x"], True, ""),
         ("rbd", [], False, r"storage lxc-disks \(rbd\) does not say which snapshots"),
         ("rbd", [], True, ""),

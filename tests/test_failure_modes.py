@@ -330,7 +330,7 @@ def test_nearest_to_the_failure_decides() -> None:
 
 
 def test_cause_takes_the_place_of_its_consequence() -> None:
-    texts = {"check": "test_gpus_are_listed", "failure": "assigned are (0, 1), listed are ['GPU 0']"}
+    texts = {"check": "test_gpus_are_listed", "failure": "GPUs (0, 1) are assigned, but ['GPU 0'] are listed"}
     assert [finding.mode.id for finding in diagnose(texts)] == ["B12"]
     lost = {**texts, "kernel": "NVRM: Xid (PCI:0000:09:00): 79, pid=0, GPU has fallen off the bus."}
     assert [finding.mode.id for finding in diagnose(lost)] == ["B11"]

@@ -109,7 +109,7 @@ def test_state_file_is_named_by_what_is_tried(tmp_path: Path, monkeypatch: pytes
 
 
 def test_commands_that_a_refusal_names_are_found() -> None:
-    output = """E   920@x is half made (snapstate prepare): pct unlock 920, then:
+    output = """E   920@x is incomplete (snapstate prepare): pct unlock 920, then:
     pct delsnapshot 920 x
     --force
 E   `pct start 920` afterwards; pct unlock 920"""

@@ -45,7 +45,7 @@ def test_file_system_that_fills_its_disk(said: str) -> None:
 
 
 def test_file_system_that_did_not_grow_with_its_disk() -> None:
-    with pytest.raises(AssertionError, match=r"\(ext2/ext3\) has 31.2 GiB, its disk is declared with 64.*pct fsck 920"):
+    with pytest.raises(AssertionError, match=r"\(ext2/ext3\) has 31.2 GiB, the disk is declared with 64.*pct fsck 920"):
         check(f"{blocks(31.2)} 4096 ext2/ext3")
 
 

@@ -42,13 +42,13 @@ def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
         ({"type": "lxc", "name": "T", "node": "pve"}, None),
         ({"type": "lxc", "name": "T"}, "920 is on None, another node"),
         ({"type": "lxc", "name": "T", "node": "pve2"}, r"920 is on pve2, .*pct migrate 920 pve$"),
-        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is taken by \('qemu', 'T'\)"),
+        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is used by \('qemu', 'T'\)"),
         ({"type": "lxc", "name": "T", "node": "pve", "hastate": "ignored"}, None),
         (
             {"type": "lxc", "name": "T", "node": "pve", "hastate": "started"},
-            "HA, which holds it started.*remove ct:920$",
+            "HA in state started.*remove ct:920$",
         ),
-        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "error"}, "HA, which holds it error"),
+        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "error"}, "HA in state error"),
     ],
 )
 def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str], said: str | None) -> None:
@@ -67,7 +67,7 @@ def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str]
     [
         ("hostname: x\n", "", None),
         ("protection: 0\n", "", None),
-        ("protection: 1\n", "", "it is protected; if it can go: pct set 920 --delete protection"),
+        ("protection: 1\n", "", "it is protected; if you no longer need it: pct set 920 --delete protection"),
         ("hostname: x\n", "it has snapshots of another", "it has snapshots of another"),
     ],
 )

@@ -26,8 +26,12 @@ RULE = "lxc.cgroup2.devices.allow: c {}:* rwm"
     ("boot", "error", "said"),
     [
         (Boot(MAJORS, ("60-nvidia.rules",), ()), None, ""),
-        (Boot(MAJORS, (), ()), AssertionError, "makes /dev/nvidia-uvm; expected one that runs before guests start"),
-        (Boot(MAJORS, (), ("nvidia-persistenced.service",)), Unseen, "whether nvidia-persistenced.service makes"),
+        (
+            Boot(MAJORS, (), ()),
+            AssertionError,
+            "creates /dev/nvidia-uvm; expected one that does so before guests start",
+        ),
+        (Boot(MAJORS, (), ("nvidia-persistenced.service",)), Unseen, "whether nvidia-persistenced.service creates"),
         (Boot({"nvidia": 195}, ("60-nvidia.rules",), ()), Unseen, "nvidia-uvm in the node's /proc/devices"),
         (Boot({}, (), ()), Unseen, "nvidia-uvm in the node's /proc/devices"),
     ],

@@ -19,7 +19,7 @@ def test_no_name_means_920() -> None:
 def test_folder_names_the_container(tmp_path: Path) -> None:
     folder = tmp_path / "tests_930"
     folder.mkdir()
-    with pytest.raises(BuildError, match="CHECKS is not there"):
+    with pytest.raises(BuildError, match="CHECKS does not exist"):
         named([str(folder)], TOP, "tests_920")
     (folder / "CHECKS").touch()
     suite = named([f"{folder}/test_some.py"], TOP, "tests_920")

@@ -275,7 +275,7 @@ def lost(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda world: setattr(world, "there", False), "is not there"),
+        (lambda world: setattr(world, "there", False), "does not exist"),
         (foreign, "names no manifest"),
         (unnamed, "names no manifest"),
         (lost, "no manifest with sha256"),

@@ -144,7 +144,7 @@ def test_second_suite_leaves_the_first_as_it_is(beside_fixtures: Path, own: Path
 
 def test_folder_without_checks_is_named(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "bin/phoenix-920", "tests_940", cwd=tmp_path, status=4)
-    assert "tests_940/CHECKS is not there" in said
+    assert "tests_940/CHECKS does not exist" in said
 
 
 def test_help_begins_with_our_options(installed: Path, tmp_path: Path) -> None:

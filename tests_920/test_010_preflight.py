@@ -35,19 +35,19 @@ pytestmark = [
 def test_node_is_proxmox(node: Node) -> None:
     """The node answers and is a Proxmox VE node."""
     assert node.version.startswith("pve-manager/"), unexpected(
-        f"`pveversion` says {node.version!r} on {node.name}",
+        f"`pveversion` prints {node.version!r} on {node.name}",
         "'pve-manager/...'",
-        cause="it is no Proxmox VE node: name one with --node",
+        cause="this is not a Proxmox VE node: name one with --node",
         run="pveversion",
     )
-    assert node.name, unexpected("`hostname` on the node says nothing", "its name", run="hostname")
+    assert node.name, unexpected("`hostname` on the node prints nothing", "its name", run="hostname")
 
 
 def test_no_other_run_works_on_it(build: Build) -> None:
     """This run holds the node's lock on the template, so no other run works on it."""
     assert build.lock.held, unexpected(
         f"the lock on {build.template.ctid} is not held: {build.lock.problem or 'it was lost'}",
-        "that this run holds it",
+        "that this run holds the lock",
         run=f"ls -l {build.lock.file}",
     )
 
@@ -58,13 +58,13 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     parent = template.parent
     containers = node.containers()
     assert parent.ctid in containers, unexpected(
-        f"container {parent.ctid} is not there", f"{parent.name}: build it first", run="pct list"
+        f"container {parent.ctid} does not exist", f"the parent {parent.name}", run="pct list"
     )
     name = containers[parent.ctid].get("name", "")
     assert name == parent.name, unexpected(
         f"container {parent.ctid} is called {name!r}",
         repr(parent.name),
-        cause="it may be another machine, or the declaration is wrong",
+        cause="this may be another container, or the declaration is wrong",
         run=f"pct set {parent.ctid} --hostname {parent.name}",
     )
 
@@ -76,14 +76,14 @@ def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     snapshots = node.snapshots(template.parent.ctid)
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
     assert template.parent_snapshot in snapshots, unexpected(
-        f"{name} is not there, only {sorted(snapshots)}",
+        f"{name} does not exist, only {sorted(snapshots)}",
         "a snapshot of the declared name",
         run=f"pct listsnapshot {template.parent.ctid}",
     )
     assert snapshots[template.parent_snapshot].whole, unexpected(
-        f"{name} is half made: its build was cut short",
-        "a whole snapshot",
-        cause="make it again",
+        f"{name} is incomplete: the task that made it was interrupted",
+        "a complete snapshot",
+        cause="delete it and take it again",
         run=f"pct delsnapshot {template.parent.ctid} {template.parent_snapshot} --force",
     )
 
@@ -108,21 +108,21 @@ def test_earlier_changes_have_ended(build: Build) -> None:
     """No command of an earlier run still changes the node; a warning reports how each one ended."""
     active = f"pvesh get /nodes/{build.node.name}/tasks --vmid {build.template.ctid} --source active"
     assert not build.earlier_unknown, unexpected(
-        f"it is not known whether an earlier run still works: {build.earlier_unknown}", "that none does", run=active
+        f"it is unknown whether an earlier run is still active: {build.earlier_unknown}", "that none is", run=active
     )
     running = [str(task) for task in build.earlier if task.state == RUNNING]
     assert not running, unexpected(
-        f"an earlier run's {'; '.join(running)}", "that it has ended", cause="wait for its end", run=active
+        f"an earlier run's {'; '.join(running)}", "that it has finished", cause="wait for it to finish", run=active
     )
     for task in build.earlier:
-        warn(f"an earlier run was cut off from its {task}")
+        warn(f"an earlier run lost contact with its task {task}")
 
 
 @pytest.mark.on_existing
 def test_situation_is_known(build: Build) -> None:
     """The state of the template is known: to be built, sealed, or accepted."""
     assert build.situation is not Situation.UNKNOWN, unexpected(
-        f"where {build.template.ctid} stands could not be read, so nothing is changed: {build.unknown}",
+        f"the state of {build.template.ctid} could not be read, so nothing is changed: {build.unknown}",
         "its snapshots",
         run=f"pct listsnapshot {build.template.ctid}",
     )
@@ -139,7 +139,7 @@ def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
         else ephemeral_clone.remove_left(node, settings, storage)
     )
     if left:
-        warn(f"an earlier run was killed and had left {left}{' there' if build.mode.compares else ''}")
+        warn(f"an earlier run was killed and left {left}{' behind' if build.mode.compares else ', now removed'}")
 
 
 @pytest.mark.on_existing
@@ -151,7 +151,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
     done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
     done += half_made_snapshot(template)
     if done:
-        warn(f"an earlier run died; removed what it had left: {'; '.join(done)}")
+        warn(f"removed what an interrupted run left: {'; '.join(done)}")
     if said := template.cut_short() if template.exists else "":
         warn(said)
 
@@ -165,8 +165,8 @@ def test_storage_agrees_with_the_configuration(node: Node, template: Template) -
     apart = template.mismatches(found) if found else []
     assert not apart, unexpected(
         "; ".join(each.what for each in apart),
-        "the same, whole snapshots in both",
-        cause="a task runs or has died: let it end first",
+        "the same complete snapshots in both",
+        cause="a task is running, or failed: wait for it first",
         run="; ".join(each.fix for each in apart),
     )
 
@@ -181,7 +181,7 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
     assert not held, unexpected(
         f"locked: {held}",
         "no lock",
-        cause=f"wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, it died",
+        cause=f"wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, it failed",
         run="; ".join(f"pct unlock {ctid}" for ctid in sorted(held)),
     )
 
@@ -191,9 +191,9 @@ def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
     foreign = template.foreign_snapshots(template.changes.read(template.ctid)) if template.exists else []
     only_replaces = build.mode.may(May.REPLACE) and not build.mode.may(May.DESTROY)
     assert not only_replaces or template.snapshot_name not in foreign, unexpected(
-        f"{template.ctid}@{template.snapshot_name} is not of this suite, so --rebuild does not remove it",
-        "one that this suite has sealed",
-        cause="if it can go",
+        f"{template.ctid}@{template.snapshot_name} was not made by this suite, so --rebuild does not remove it",
+        "a snapshot that this suite sealed",
+        cause="if you no longer need it",
         run=f"pct delsnapshot {template.ctid} {template.snapshot_name}",
     )
 
@@ -206,7 +206,7 @@ def test_container_may_be_destroyed(template: Template, build: Build) -> None:
     reason = protection(found, template.ctid) or template.removable(found)
     assert not reason, unexpected(
         f"container {template.ctid} was not changed: {reason}",
-        "a container that is all this suite's",
+        "a container made entirely by this suite",
         run=f"pct config {template.ctid}",
     )
 
@@ -219,8 +219,8 @@ def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> No
         refuse_unseen(f"what depends on {template.ctid}@{template.snapshot_name}: its storage does not say")
     assert not dependents, unexpected(
         f"{dependents} on the storage depend on {template.ctid}@{template.snapshot_name}",
-        "nothing, as --rebuild replaces it",
-        cause="they are linked clones: remove them, or make full copies of them",
+        "no dependents, because --rebuild replaces it",
+        cause="they are linked clones: remove them or convert them to full clones",
         run=f"pvesm list {template.declared.storage_pool}",
     )
 
@@ -231,7 +231,7 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
         return
     chosen = ephemeral_clone.choose(node, template.declared, settings).ctid
     assert chosen in settings.clone_ctids, unexpected(
-        f"the number {chosen} is free", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
+        f"the first free number is {chosen}", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
     )
 
 
@@ -250,13 +250,16 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     name = node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
     found = stated_text(guest, "type"), name
     assert found == expected, unexpected(
-        f"{template.ctid} is taken by {found}", expected, cause="declare another number, or remove it", run="pct list"
+        f"{template.ctid} is used by {found}",
+        expected,
+        cause="declare another number, or remove that guest",
+        run="pct list",
     )
     managed = guest.get("hastate", "ignored")  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
     assert managed == "ignored", unexpected(
-        f"{template.ctid} is managed by the cluster's HA, which holds it {managed}",
-        "a container that nobody else starts, stops or moves",
-        cause="HA queues what pct asks of it",
+        f"{template.ctid} is managed by the cluster's HA in state {managed}",
+        "a container that HA does not manage",
+        cause="HA queues and may reorder what pct requests",
         run=f"ha-manager remove ct:{template.ctid}",
     )
 
@@ -267,7 +270,7 @@ def test_container_is_of_the_declared_parent(node: Node, template: Template) -> 
     assert not said.startswith(MARK) or said == template.origin, unexpected(
         f"{template.ctid} has the description {said!r}",
         repr(template.origin),
-        cause="it is not what is declared, so it is left alone; if it can go",
+        cause="it does not match the declaration, so it is left alone; if you no longer need it",
         run=f"pct destroy {template.ctid}",
     )
 
@@ -284,8 +287,8 @@ def test_address_is_free(node: Node, template: Template) -> None:
     mine = template.declared.network.address
     clash = [ctid for ctid in others if address_of(node.config(ctid)) == mine]
     assert not clash, unexpected(
-        f"{mine} is the address of {clash} too",
-        f"that only {template.ctid} has it",
+        f"{mine} is the address of {clash}, too",
+        f"an address of {template.ctid} alone",
         cause="a clone keeps its parent's address: give it another one",
         run=f"pct config {clash[0]} | grep net0",
     )
@@ -298,10 +301,10 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
     net = template.declared.network
     owner = address.owner(node, net.bridge, net.address)
     if owner is None:
-        refuse_unseen(f"whether somebody answers at {net.address}: {node.name} has no arping (package iputils-arping)")
+        refuse_unseen(f"whether another machine uses {net.address}: {node.name} has no arping (package iputils-arping)")
     assert not owner, unexpected(
         f"{owner} answers at {net.address}, the address of {template.ctid}",
-        "that nobody does",
+        "no answer",
         run="ip neigh; pct list",
     )
 
@@ -311,13 +314,13 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None
     """The configuration passes the GPUs outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = node.read_conf(there)
-    assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
+    assert found, unexpected(f"container {there} does not exist", "its configuration", run=f"pct config {there}")
     lines = conf.misplaced(found, effective, template.declared.gpus)
     bare = [line.rpartition("] ")[2].partition(": ") for line in lines]
     moved = " ".join(f"--{key} {value}" for key, _, value in bare if key.startswith("dev"))
     assert not lines, unexpected(
         f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}",
-        "these lines above the first [heading]",
-        cause="what stands below a [heading] belongs to that snapshot; then take a new one",
+        "these lines above the first [section]",
+        cause="lines below a [section] belong to that snapshot; move them, then take a new snapshot",
         run=f"pct set {there} {moved}" if moved else f"nano /etc/pve/lxc/{there}.conf",
     )

@@ -42,23 +42,23 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     pool = template.declared.storage_pool
     storage = node.figures(pool)
     assert storage.get("active", 1) not in (0, "0"), unexpected(
-        f"storage {pool} is not active on {node.name}, so its room is not known",
+        f"storage {pool} is not active on {node.name}, so its free space is unknown",
         "an active one",
-        cause="its pool is not imported, or its disk or server is not there",
+        cause="its pool is not imported, or its disk or server is missing",
         run="pvesm status; zpool import",
     )
     unstated = storage.get("avail") is None
-    refuse_unseen(f"the free space of storage {pool}: the node has no figures; run: pvesm status" if unstated else "")
+    refuse_unseen(f"the free space of storage {pool}: the node reports none; run: pvesm status" if unstated else "")
     free = node.free(pool) / GIB
     needed = image_room.gib * (1 if build.no_clone else 2)
     why = image_room.why
     if not build.no_clone:
-        why += ", and a throw-away clone as much again; --no-clone leaves that out"
+        why += "; a throw-away clone needs as much again, --no-clone skips it"
     if build.mode.may(May.REPLACE):
         why += "; the accepted generation keeps its space until the new one is accepted"
     assert free >= needed, unexpected(
         f"storage {pool} has {free:.1f} GiB free, {needed:.1f} GiB are needed",
-        "room for the image",
+        "enough space for the image",
         cause=why,
         run=f"pvesm list {pool}",
     )
@@ -70,7 +70,7 @@ def test_declared_disk_is_large_enough(template: Template, image_room: DiskNeed)
     size = template.declared.storage_size_gb
     assert size >= image_room.gib, unexpected(
         f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB",
-        "a disk that holds it",
+        "a disk that is large enough",
         cause=f"{image_room.why}; declare a larger disk",
         run=f"pvesm status --storage {template.declared.storage_pool}",
     )
@@ -87,7 +87,7 @@ def test_node_has_the_memory(node: Node, template: Template, settings: Settings)
         )
     whole = node.memory // MIB
     assert given < whole, unexpected(
-        f"{template.ctid} is given {given} MB of memory, the node has only {whole} MB",
+        f"{template.ctid} is declared with {given} MB of memory, but the node has only {whole} MB",
         "less than the node has",
         cause="declare less, or set server_memory_mb lower",
         run="free --mebi",

@@ -32,7 +32,7 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
     """The kernel log can be read; a warning shows GPU faults from before this run."""
     build.xids = kernel_log.xid_lines(node)
     if build.xids:
-        warn(f"the kernel has told of GPU faults before this run: {build.xids[-1]}")
+        warn(f"the kernel logged GPU faults before this run: {build.xids[-1]}")
 
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
@@ -42,9 +42,9 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
         warn(note)
     missing = set(template.declared.gpus) - set(gpus_of_node.gpus)
     assert not missing, unexpected(
-        f"assigned are {template.declared.gpus}, the node's driver lists {sorted(gpus_of_node.gpus)}",
+        f"GPUs {template.declared.gpus} are assigned, but the node's driver lists {sorted(gpus_of_node.gpus)}",
         "every assigned GPU",
-        cause="a GPU is gone, bound to another driver, or never was there",
+        cause="a GPU has failed, is bound to another driver, or was never installed",
         run="nvidia-smi -L; ls -l /dev/nvidia*",
     )
 
@@ -63,9 +63,9 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
         elif others:
             warn(f"{gpu} is shared: {'; '.join(others)}")
     assert not held, unexpected(
-        f"the server takes {wanted:.0%} of each GPU's memory. {' '.join(held)}",
+        f"the server needs {wanted:.0%} of each GPU's memory. {' '.join(held)}",
         "that much free memory",
-        cause="nothing was touched: stop them, or let the server take less (server_args=--gpu-memory-utilization 0.5)",
+        cause="stop those processes, or let the server use less (server_args=--gpu-memory-utilization 0.5)",
         run="nvidia-smi",
     )
     refuse_unseen(*hidden)
@@ -76,12 +76,12 @@ def test_devices_are_made_before_guests_start(boot: Boot) -> None:
     uvm = reboot.UVM
     refuse_unseen("" if "nvidia-uvm" in boot.majors else "nvidia-uvm in the node's /proc/devices")
     assert boot.early or boot.late, unexpected(
-        f"no udev rule, enabled unit or line of /etc/modules-load.d makes {uvm}",
-        "one that runs before guests start",
-        cause="a program has made it since the last boot; after the next one guests start without it",
+        f"no udev rule, enabled unit or line in /etc/modules-load.d creates {uvm}",
+        "one that does so before guests start",
+        cause="a program created it after the last boot; at the next boot guests start without it",
         run="systemctl cat nvidia-persistenced; grep -r nvidia /etc/udev/rules.d /etc/modules-load.d",
     )
-    refuse_unseen("" if boot.early else f"whether {', '.join(boot.late)} makes {uvm} before guests start")
+    refuse_unseen("" if boot.early else f"whether {', '.join(boot.late)} creates {uvm} before guests start")
 
 
 def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boot) -> None:
@@ -89,17 +89,17 @@ def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boo
     refuse_unseen("" if boot.majors else "any NVIDIA device in the node's /proc/devices")
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = node.read_conf(there)
-    assert found, unexpected(f"container {there} is not there", "its configuration", run=f"pct config {there}")
+    assert found, unexpected(f"container {there} does not exist", "its configuration", run=f"pct config {there}")
     section = found.sections.get(effective, found.head) if effective else found.head
     rules, wrong = reboot.pinned(section.lines, boot)
     assert not wrong, unexpected(
         f"container {there} has {'; '.join(rules)}, nvidia-uvm is {boot.majors['nvidia-uvm']}",
         "the major number in /proc/devices",
-        cause="modules were loaded in another order; a devN line names the path instead",
+        cause="modules were loaded in another order; use a devN line, which names the path",
         run=f"nano /etc/pve/lxc/{there}.conf",
     )
     if rules:
-        warn(f"{'; '.join(rules)}: this number may be another one after a reboot; a devN line names the path instead")
+        warn(f"{'; '.join(rules)}: this number may change at a reboot; use a devN line, which names the path")
 
 
 def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, parent_disk: Disk) -> None:
@@ -110,8 +110,8 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     if not inside or not drivers or not all(map(fit.version, drivers)):
         refuse_unseen(f"the driver's version {'on the node' if inside else 'in the parent'}")
     assert inside <= drivers, unexpected(
-        f"the parent has NVIDIA's libraries of {sorted(inside)}, the node's driver is {sorted(drivers)}",
-        "one version",
+        f"the parent has NVIDIA libraries of version {sorted(inside)}, the node's driver is {sorted(drivers)}",
+        "the same version",
         cause="install that version in the parent (runfile with --no-kernel-modules), take its snapshot again",
         run=f"pct exec {template.parent.ctid} -- sh -c 'ls {LIBRARIES}/libnvidia-ml.so.*'",
     )
@@ -123,9 +123,9 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
     for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
         lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand, gpu.capability)
         assert not lacks, unexpected(
-            f"the image needs {lacks}, the node's driver {gpu.driver} serves CUDA {gpus_of_node.cuda or 'unknown'}",
-            "a driver that serves it",
-            cause="a newer driver on the node, or an older image (-o vllm_image=...)",
+            f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {gpus_of_node.cuda or 'unknown'}",
+            "a driver that supports it",
+            cause="install a newer driver on the node, or use an older image (-o vllm_image=...)",
             run="nvidia-smi",
         )
         text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'})"
@@ -141,11 +141,11 @@ def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str
     for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
         lacks = fit.kernels_lack(image_env, gpu.capability)
         if lacks is None:
-            refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is not known")
+            refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is unknown")
         assert not lacks, unexpected(
-            f"{gpu} is of architecture {gpu.capability}, the image is for {lacks}",
-            "an image that is built for it",
-            cause="another vllm_image, or another GPU",
+            f"{gpu} has compute capability {gpu.capability}, the image is built for {lacks}",
+            "an image built for it",
+            cause="use another vllm_image or another GPU",
             run="nvidia-smi --query-gpu=name,compute_cap --format=csv",
         )
 
@@ -155,8 +155,8 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
     problem, ways = model.split_problem(template.declared.tensor_parallel), template.declared.tensor_parallel
     assert not problem, unexpected(
         f"{problem}; vllm_tensor_parallel_size is {ways}",
-        "a number by which it can be divided",
-        cause="declare another, or another test_model",
+        "a number that divides it",
+        cause="declare another number, or use another test_model",
         run="nvidia-smi -L",
     )
     refuse_unseen(model.unseen or ("" if model.heads else "how many attention heads the model has"))
@@ -171,8 +171,8 @@ def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: Nod
     room = min(totals) * template.declared.tensor_parallel * settings.gpu_share
     needed = model.weights / 2**20
     assert needed < room, unexpected(
-        f"its weights are {needed:.0f} MiB, {room:.0f} MiB of GPU memory are there for them",
+        f"its weights are {needed:.0f} MiB, but {room:.0f} MiB of GPU memory are available",
         "a model that fits",
-        cause="a smaller or quantised test_model, or more GPUs that serve it together",
+        cause="use a smaller or quantised test_model, or more GPUs with tensor parallel",
         run="nvidia-smi --query-gpu=index,memory.total --format=csv",
     )

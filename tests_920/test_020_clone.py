@@ -16,7 +16,7 @@ def test_container_is_cloned(template: Template, build: Build) -> None:
     if build.mode.may(May.DESTROY):
         template.remove()
     template.ensure_cloned()
-    assert template.exists, unexpected(f"{template.ctid} is not there", "that it was cloned", run="pct list")
+    assert template.exists, unexpected(f"{template.ctid} does not exist", "the new clone", run="pct list")
 
 
 @pytest.mark.needs("test_container_is_cloned")
@@ -26,7 +26,7 @@ def test_container_is_as_declared(template: Template) -> None:
     assert not differences, unexpected(
         f"container {template.ctid} differs from its declaration: {'; '.join(differences)}",
         "no difference",
-        cause="it was changed by hand, or the declaration was",
+        cause="the container or the declaration was changed by hand",
         run=f"pct config {template.ctid}",
     )
 
@@ -38,5 +38,5 @@ def test_container_starts(node: Node, template: Template, build: Build) -> None:
         raise build.ledger.blocked_by("test_container_is_as_declared")
     template.start()
     assert node.running(template.ctid), unexpected(
-        f"{template.ctid} is off after `pct start`", "running", run=f"pct start {template.ctid} --debug"
+        f"{template.ctid} is off after `pct start`", "a running container", run=f"pct start {template.ctid} --debug"
     )

@@ -38,7 +38,7 @@ def test_commands_reach_the_container(container: Container, declared: Declared) 
     assert (name, kind) == (declared.name, "lxc"), unexpected(
         f"commands run in {name!r} ({kind})",
         f"{declared.name!r} (lxc)",
-        cause="its host name was changed, or `pct` on the node is not the real one",
+        cause="its host name was changed, or the node's `pct` is not Proxmox VE's",
         run=container.pasteable("hostname"),
     )
 
@@ -54,7 +54,7 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     assert found.distribution == distribution and as_declared, unexpected(  # noqa: PT018 - one fact
         f"the operating system is {found.distribution} {found.release}",
         f"{distribution} {release}",
-        cause="the parent was made from another template, or was upgraded",
+        cause="the parent was created from another template, or upgraded",
         run=container.pasteable("cat", "/etc/os-release"),
     )
 
@@ -72,7 +72,7 @@ def test_container_is_privileged(container: Container) -> None:
     assert owners == ["0", "0", "0"], unexpected(
         f"/, /usr/bin and /etc/passwd have owners {owners}",
         "root, 0",
-        cause="cloned from an unprivileged container, only a restore as a privileged one fixes it",
+        cause="the parent was unprivileged; only a restore with --unprivileged 0 changes the owners",
         run=container.pasteable("stat", "--format", "%u %n", "/", "/usr/bin", "/etc/passwd"),
     )
 
@@ -84,9 +84,9 @@ def test_root_disk_has_its_size(container: Container, declared: Declared) -> Non
     if fills is None:
         raise Inconclusive(f"whether a file system of kind {found.kind} fills its disk is not known")
     assert fills, unexpected(
-        f"the root file system ({found.kind}) has {found.gib:.1f} GiB, its disk is declared with "
-        f"{declared.storage_size_gb}",
-        "that it fills its disk",
+        f"the root file system ({found.kind}) has {found.gib:.1f} GiB, the disk is declared with "
+        f"{declared.storage_size_gb} GB",
+        "a file system that fills the disk",
         cause="`pct resize` grows the disk even where the file system can't follow; its task log says why",
         run=f"pct shutdown {ctid}; pct fsck {ctid}; pct resize {ctid} rootfs +1G",
     )
@@ -117,7 +117,7 @@ def test_docker_runs_a_container(container: Container) -> None:
     """Docker runs a container."""
     said = docker.run_probe(container)
     assert said == "the probe ran", unexpected(
-        f"a container of Docker said {said!r}",
+        f"a Docker container printed {said!r}",
         "'the probe ran'",
         run=container.pasteable("journalctl", "-u", "docker", "-n", "20"),
     )
@@ -129,8 +129,8 @@ def test_no_foreign_container(container: Container) -> None:
     found = docker.foreign(container)
     assert not found, unexpected(
         f"Docker holds {', '.join(found)}",
-        "no container, as clones would have it too",
-        cause="the parent brought it along: remove it there",
+        "no container, because every clone would inherit it",
+        cause="it comes from the parent: remove it there",
         run=container.pasteable("docker", "ps", "--all"),
     )
 
@@ -142,7 +142,7 @@ def test_port_is_free(container: Container, settings: Settings) -> None:
     docker.remove_own(container)
     holders = container.listeners(settings.server_port)
     assert not holders, unexpected(
-        f"port {settings.server_port} is held: {holders}",
+        f"port {settings.server_port} is in use: {holders}",
         "a free port",
         cause="stop it in the parent, or set server_port",
         run=container.pasteable("ss", "-ltnp", f"sport = :{settings.server_port}"),
@@ -157,7 +157,7 @@ def test_nvidia_runtime_is_registered(container: Container) -> None:
     fix = "nvidia-ctk runtime configure --runtime=docker; systemctl restart docker"
     assert "nvidia" in runtimes, unexpected(
         f"Docker knows only {runtimes}",
-        "the runtime nvidia",
+        "the nvidia runtime",
         cause="NVIDIA's toolkit is not configured in the parent",
         run=container.pasteable("sh", "-c", fix),
     )
@@ -172,7 +172,7 @@ def test_gpu_may_be_used(container: Container, template: Template, build: Build,
     assert not wrong, unexpected(
         "; ".join(wrong),
         "device files that the container may use",
-        cause="pass them through in the parent, take its snapshot again",
+        cause="pass them through in the parent and take its snapshot again",
         run=gpus.passing(container, template.parent.ctid, wrong),
     )
 
@@ -184,16 +184,16 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
     there = [gpu for gpu in declared.gpus if gpu not in build.missing]  # another check names the missing devices
     seen, ask = [str(gpu) for gpu in build.gpus], container.pasteable("nvidia-smi", "-L")
     assert len(seen) == len(there), unexpected(
-        f"assigned are {declared.gpus}, listed are {seen}", f"{len(there)} GPUs", run=ask
+        f"GPUs {declared.gpus} are assigned, but {seen} are listed", f"{len(there)} GPUs", run=ask
     )
     assert len({gpu.uuid for gpu in build.gpus}) == len(there), unexpected(
-        f"two GPUs have one UUID: {seen}", "one for each", cause="one card is passed through twice", run=ask
+        f"two GPUs have the same UUID: {seen}", "a UUID for each GPU", cause="one card is passed through twice", run=ask
     )
     other = gpus.others(build.gpus, build.node_gpus)
     assert not other, unexpected(
         f"in the container {'; '.join(other)}",
         "the node's cards",
-        cause="a container made for another node, or a changed nvidia-smi",
+        cause="the container was made for another node, or nvidia-smi was replaced",
         run="nvidia-smi -L",
     )
 
@@ -217,9 +217,9 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
         raise Unseen(f"unknown: the memory of {build.card(gpu)}, which its driver does not report")
     wanted, holders = settings.gpu_share * now.memory_mib, "; ".join(map(str, now.processes))
     assert now.free_mib >= wanted, unexpected(
-        f"{now.free_mib} MiB free of {now.memory_mib}, the server takes {wanted:.0f}",
-        "room for the server",
-        cause=f"others hold the rest: {holders or 'no process of this container'}; end them, or let the server take "
+        f"{now.free_mib} of {now.memory_mib} MiB are free, the server needs {wanted:.0f} MiB",
+        "enough for the server",
+        cause=f"the rest is held by {holders or 'processes outside this container'}; stop them, or let the server use "
         "less (-o server_args='--gpu-memory-utilization 0.5')",
         run="nvidia-smi",
     )
@@ -244,8 +244,8 @@ def test_gpu_computes(build: Build, gpu: int) -> None:
     if result.product == "not supported" and build.simulated:
         raise Simulated(SIMULATED)
     assert result.product == "right", unexpected(
-        f"a product of matrices is {result.product} by its driver",
+        f"the matrix product is {result.product} through its driver",
         "the CPU's numbers",
-        cause="the card or its driver is broken",
+        cause="a faulty card or driver",
         run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d ECC",
     )

@@ -23,8 +23,8 @@ def test_gpus_survive_a_reload(container: Container) -> None:
         run=container.pasteable("docker", "info", "--format", "{{.Runtimes}}"),
     )
     assert listed.after == listed.before, unexpected(
-        f"before `systemctl daemon-reload` {listed.before}, after it {listed.after}",
+        f"the GPUs before `systemctl daemon-reload` were {listed.before}, after it {listed.after}",
         "the same GPUs",
-        cause='runc knows no device rules for them: links, or "exec-opts": ["native.cgroupdriver=cgroupfs"]',
+        cause='runc has no device rules for them: add symlinks, or "exec-opts": ["native.cgroupdriver=cgroupfs"]',
         run=container.pasteable("nvidia-ctk", "system", "create-dev-char-symlinks", "--create-all"),
     )

@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 def test_clone_is_measured(container: Container) -> None:
     """The contents of the template before the image are noted, so that additions can be found later."""
     size = tidy.note(container)
-    assert size > 0, unexpected(f"container {container.ctid} holds {size} bytes", "more", run=container.pasteable("df"))
+    assert size > 0, unexpected(
+        f"container {container.ctid} uses {size} bytes", "more than 0", run=container.pasteable("df")
+    )
 
 
 def test_image_is_pulled(prefetch: Prefetch, build: Build) -> None:
@@ -29,7 +31,7 @@ def test_image_is_pulled(prefetch: Prefetch, build: Build) -> None:
     assert "@sha256:" in build.image.digest, unexpected(
         f"the image is named {build.image.digest!r}",
         "a name with @sha256:",
-        cause="it was loaded or built here, not pulled",
+        cause="it was loaded or built locally, not pulled",
         run=build.template.container.pasteable("docker", "image", "ls", "--digests"),
     )
 
@@ -53,13 +55,13 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     said = gpus.torch_computes(container, image.digest, index, build.settings.boot_deadline)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(
-        f"torch computes other numbers than the CPU: {said}",
+        f"torch and the CPU compute different results: {said}",
         "True",
-        cause="the card is broken, or the image is not built for it",
+        cause="a faulty card, or an image that is not built for it",
         run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d ECC",
     )
     given = gpus.at(build.gpus, index)
-    assert count == "1", unexpected(f"torch counts {count} GPUs: {said}", f"{given} alone", run="nvidia-smi -L")
+    assert count == "1", unexpected(f"torch finds {count} GPUs: {said}", f"only {given}", run="nvidia-smi -L")
     if used == "?":  # torch before 2.5
         raise Unseen(f"unknown: which GPU torch used, as it reports no UUID; it was given {given}")
     assert given.uuid.endswith(used[-12:]), unexpected(

@@ -24,8 +24,8 @@ def test_gpus_add_up_together(build: Build, image: Image, container: Container, 
     found = build.all_reduce = all_reduce.prove(container, image, settings, cards, cuda=not build.simulated)
     assert found.verdict != all_reduce.NOTHING_RIGHT, unexpected(
         found,
-        "the CPU's sums by one way that servers can take",
-        cause="no model can be shared by these GPUs; look at IOMMU, ACS and the driver's peer-to-peer",
+        "the CPU's sums by at least one method that vLLM can use",
+        cause="tensor parallel cannot work on these GPUs; check IOMMU, ACS and the driver's peer-to-peer",
         run=container.pasteable("nvidia-smi", "topo", "-m"),
     )
     if found.fix != all_reduce.NO_FIX:

@@ -33,14 +33,14 @@ class TestServer:
     def test_server_gets_ready(self, server: Server, servers: ServerGroup, image: Image, template: Template) -> None:
         """The server becomes ready: healthy, model listed, one chat finished."""
         seconds = servers.get_ready(server, image, template.declared.tensor_parallel).answered
-        assert seconds > 0, unexpected(f"the server answered after {seconds} s", "a time", run=server.pasteable)
+        assert seconds > 0, unexpected(f"the server answered after {seconds} s", "more than 0 s", run=server.pasteable)
 
     @READY
     def test_server_lists_the_model(self, ready_server: Server, settings: Settings) -> None:
         """The server lists the requested model and no other."""
         found = ready_server.models()
         assert found == [settings.test_model], unexpected(
-            f"it lists {found}", f"only {settings.test_model}", run=ready_server.pasteable
+            f"the server lists {found}", f"only {settings.test_model}", run=ready_server.pasteable
         )
 
     @READY
@@ -65,12 +65,12 @@ class TestServer:
         seen = gpus.uuids(ready_server.devices())
         ask = build.template.container.pasteable("nvidia-smi", "-L")
         assert given, unexpected(
-            f"which GPU is {ready_server.gpus} is not known: nvidia-smi listed {build.gpus} before", "its UUID", run=ask
+            f"{ready_server.gpus} is unknown: nvidia-smi listed {build.gpus} before", "its UUID", run=ask
         )
         assert sorted(seen) == sorted(given), unexpected(
-            f"given {given}, the server sees {seen}",
+            f"the server was given {given} and sees {seen}",
             "the same GPUs",
-            cause="the NVIDIA runtime does not heed --gpus: see mode and NVIDIA_VISIBLE_DEVICES in its config.toml",
+            cause="the NVIDIA runtime ignores --gpus: check mode and NVIDIA_VISIBLE_DEVICES in its config.toml",
             run=build.template.container.pasteable("cat", "/etc/nvidia-container-runtime/config.toml"),
         )
 
@@ -109,7 +109,7 @@ class TestServer:
         slow = performance.compare(ready_server, reference, build.card(gpu), add=build.write_reference)
         assert not slow, unexpected(
             "; ".join(slow),
-            "figures inside the reference's bounds",
+            "figures within the reference's bounds",
             cause=health.clocks(build.health.get(f"GPU {gpu} under load", {})),
             run=f"nvidia-smi -q -i {gpus.selector(build.gpus, gpu)} -d PERFORMANCE,CLOCK",
         )
@@ -124,7 +124,7 @@ class TestServer:
         assert not found.wrong, unexpected(
             found.wrong,
             "finite log probabilities of a model that knows English",
-            cause="damaged weights, another tokenizer, or a kernel that computes wrong",
+            cause="damaged weights, a wrong tokenizer, or a faulty kernel",
             run=ready_server.pasteable,
         )
         if found.refused:
@@ -141,7 +141,7 @@ class TestServer:
         assert not apart, unexpected(
             f"its answers {'; '.join(apart)}",
             "the same answers",
-            cause="other weights, tokenizer, chat template or kernels, or a faulty GPU",
+            cause="different weights, tokenizer, chat template or kernels, or a faulty GPU",
             run=ready_server.pasteable,
         )
         agreement.report(build.card(gpu), found)
@@ -153,7 +153,7 @@ def test_image_change_is_within_its_limit(image: Image, build: Build, settings: 
     worse = image_change.beyond(build.image_change, settings.image_change_limit)
     assert not worse, unexpected(
         f"with the image {image.digest}: {'; '.join(worse)}",
-        f"at most {settings.image_change_limit:g} % worse than with the image that it replaces",
+        f"at most {settings.image_change_limit:g} % worse than the image that it replaces",
         cause="another release of vLLM; the report compares both images",
         run=build.again("-o", f"vllm_image={build.image_change[0].was}"),
     )
@@ -171,7 +171,7 @@ def test_port_is_free_again(container: Container, settings: Settings) -> None:
     """Nothing listens on the test server's port."""
     holders = container.listeners(settings.server_port)
     assert not holders, unexpected(
-        f"port {settings.server_port} is still held: {holders}",
+        f"port {settings.server_port} is still in use: {holders}",
         "a free port",
         run=container.pasteable("ss", "-ltnp", f"sport = :{settings.server_port}"),
     )

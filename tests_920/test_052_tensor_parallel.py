@@ -64,6 +64,6 @@ def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, s
     assert not agrees.contradicts, unexpected(
         f"all GPUs together {agrees}",
         "the same answers up to rounding",
-        cause="what the GPUs add up together is wrong in a way that no sum of small numbers shows",
+        cause="all-reduce is wrong in a way that the all-reduce check does not detect",
         run=server.pasteable,
     )

@@ -19,6 +19,6 @@ def test_no_gpu_fault_was_logged(node: Node, build: Build) -> None:
     assert not new, unexpected(
         f"{len(new)} new GPU faults{' of ' * bool(cards)}{', '.join(cards)}: {new[-3:]}",
         "none",
-        cause="the numbers: docs.nvidia.com/deploy/xid-errors",
+        cause="for the Xid numbers see docs.nvidia.com/deploy/xid-errors",
         run="dmesg | grep -i xid",
     )

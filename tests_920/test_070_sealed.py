@@ -26,8 +26,8 @@ def test_snapshot_is_whole(template: Template, build: Build) -> None:
         template.finish_seal()  # the run that sealed was cut short between its two snapshots
     snapshot = template.snapshot()
     name, show = f"{template.ctid}@{template.snapshot_name}", f"pct listsnapshot {template.ctid}"
-    assert snapshot is not None, unexpected(f"{name} is not there", "the snapshot that was taken", run=show)
-    assert snapshot.whole, unexpected(f"{name} is half made: {snapshot.state}", "a whole snapshot", run=show)
+    assert snapshot is not None, unexpected(f"{name} does not exist", "the snapshot that was taken", run=show)
+    assert snapshot.whole, unexpected(f"{name} is incomplete: {snapshot.state}", "a complete snapshot", run=show)
 
 
 @WHOLE
@@ -87,7 +87,7 @@ def test_nothing_is_left_of_the_build(container: Container) -> None:
     assert not found, unexpected(
         f"Docker holds {', '.join(found)}",
         "no container",
-        cause="something has made it since the snapshot, such as a unit that starts at boot",
+        cause="something created it after the snapshot, such as a unit that starts at boot",
         run=container.pasteable("docker", "ps", "--all"),
     )
 
@@ -99,10 +99,10 @@ def test_gpus_are_listed_again(container: Container, template: Template, build: 
     found, assigned = [gpu.uuid for gpu in again], template.declared.gpus
     ask = container.pasteable("nvidia-smi", "-L")
     assert len(found) == len(assigned), unexpected(
-        f"assigned are {assigned}, listed are {found} after the restart", f"{len(assigned)} GPUs", run=ask
+        f"GPUs {assigned} are assigned, but {found} are listed after the restart", f"{len(assigned)} GPUs", run=ask
     )
     if build.gpus:  # an earlier run has listed them, if that was cut short after the snapshot
         before = [gpu.uuid for gpu in build.gpus]
         assert found == before, unexpected(
-            f"after the restart {found} are listed", f"{before}, as before", cause="the cards were swapped", run=ask
+            f"{found} are listed after the restart", f"{before}, as before", cause="the cards were swapped", run=ask
         )

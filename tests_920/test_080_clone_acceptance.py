@@ -78,7 +78,9 @@ def test_clone_has_an_identity_of_its_own(acceptance: CloneAcceptance, clone: Cl
         run=clone.container.pasteable("systemctl", "status", identity.UNIT),
     )
     missing = identity.missing(found, ssh=clone.container.exists("sshd"))
-    assert not missing, unexpected(f"{name} has no {', '.join(missing)}", "its own, made at its first boot", run=ask)
+    assert not missing, unexpected(
+        f"{name} has no {', '.join(missing)}", "its own, generated at its first boot", run=ask
+    )
     address = clone.declared.network.address
     assert f"{address}/" in found["addresses"], unexpected(
         f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
@@ -94,7 +96,7 @@ def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) ->
     docker.remove_own(clone.container)  # of a run that was killed
     said = docker.run_probe(clone.container)
     assert said == "the probe ran", unexpected(
-        f"a container of Docker in clone {clone.ctid} said {said!r}",
+        f"a Docker container in clone {clone.ctid} printed {said!r}",
         "'the probe ran'",
         run=clone.container.pasteable("journalctl", "-u", "docker", "-n", "20"),
     )
@@ -103,7 +105,7 @@ def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) ->
     assert not left, unexpected(
         f"Docker in clone {clone.ctid} holds {left}",
         "no container",
-        cause="the snapshot holds one, or the probe stays",
+        cause="the snapshot contains one, or the probe was not removed",
         run=clone.container.pasteable("docker", "ps", "--all"),
     )
 
@@ -116,7 +118,7 @@ def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> 
     if acceptance.is_of_earlier_generation:
         warn(f"{clone.ctid} was cloned from an earlier generation of the template")
     if acceptance.was_there and drifts:
-        warn(f"{clone.ctid} has changed since it was made: {drifts}")
+        warn(f"{clone.ctid} has changed since it was cloned: {drifts}")
     else:
         assert not drifts, unexpected(
             f"clone {clone.ctid} differs from the template that was sealed: {drifts}",
@@ -137,7 +139,7 @@ def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone
     told = said.partition("\n")[0].split(", ")
     numbered = all(each.removeprefix("generation ").isdecimal() for each in told[1:-1])  # a record may name it
     assert (told[0], told[-1], numbered) == (origin, manifest, True), unexpected(
-        f"/etc/phoenix/verify in clone {clone.ctid} says {said!r}",
+        f"/etc/phoenix/verify in clone {clone.ctid} prints {said!r}",
         f"{origin}, {manifest}",
         run=clone.container.pasteable("/etc/phoenix/verify"),
     )
@@ -154,9 +156,9 @@ def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone) -> None
     # a run that did not list them knows their number only
     given = {(gpu.minor, gpu.uuid) for gpu in acceptance.build.gpus} or seen
     assert (len(listed), seen) == (len(clone.declared.gpus), given), unexpected(
-        f"assigned are {clone.declared.gpus}, listed are {', '.join(map(str, listed))} in clone {clone.ctid}",
+        f"GPUs {clone.declared.gpus} are assigned, but {', '.join(map(str, listed))} are listed in clone {clone.ctid}",
         f"{len(clone.declared.gpus)} GPUs: {', '.join(map(str, acceptance.build.gpus))}",
-        cause=f"unlike in the template: {'; '.join(lost) or 'nothing'}",
+        cause=f"difference to the template: {'; '.join(lost) or 'none'}",
         run=clone.container.pasteable("nvidia-smi", "-L"),
     )
 
@@ -213,8 +215,8 @@ def test_clone_answers_as_its_template(acceptance: CloneAcceptance, clone: Clone
     apart = [str(each) for each in found if each.contradicts]
     assert not apart, unexpected(
         f"the answers of clone {clone.ctid} {'; '.join(apart)}",
-        "the same answers as in its template",
-        cause="something that the server depends on is not the same in the clone",
+        "the same answers as its template",
+        cause="something that the server depends on differs in the clone",
         run=f"zless {acceptance.build.settings.report_folder}/latest/{log_file('clone')}",
     )
     agreement.report(f"clone {clone.ctid}", found)
@@ -226,7 +228,7 @@ def test_clone_is_destroyed(acceptance: CloneAcceptance) -> None:
     if not acceptance.made:
         raise acceptance.build.ledger.blocked_by("test_clone_is_made")
     acceptance.end()
-    there = {True: "is there", False: "is not there"}
+    there = {True: "exists", False: "does not exist"}
     assert acceptance.clone.exists == acceptance.keeps, unexpected(
         f"clone {acceptance.clone.ctid} {there[acceptance.clone.exists]}",
         f"that it {there[acceptance.keeps]}",

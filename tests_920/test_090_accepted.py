@@ -17,20 +17,20 @@ def test_snapshot_is_accepted(build: Build, template: Template) -> None:
     show = f"pct listsnapshot {template.ctid}"
     assert not unproved, unexpected(
         f"not accepted, because of earlier checks: {build.ledger.in_words(unproved)}",
-        "that every check has passed",
-        cause="a part of the suite was left out",
+        "that every check passed",
+        cause="only part of the suite ran",
         run=build.again(),
     )
     if build.no_clone:
-        warn("no clone was tried: nobody knows whether a clone of this template serves")
+        warn("no clone was tried, so it is unknown whether a clone of this template can serve")
     assert build.generation, unexpected(
-        "not accepted: this run has neither sealed it nor read who did", "the generation that was sealed", run=show
+        "not accepted: this run neither sealed it nor read which run did", "the generation that was sealed", run=show
     )
     said = build.generation.description if build.generation.invocation == build.invocation else ""  # of this run
     template.accept(build.generation, caveats.for_description(build, said=said))
     assert template.is_accepted(build.generation), unexpected(
         f"{template.ctid}@{template.snapshot_name} is not the accepted one",
         "the one that was sealed",
-        cause="another one was put there meanwhile",
+        cause="it was replaced in the meantime",
         run=show,
     )

@@ -200,7 +200,7 @@ def test_missing_device_is_named_itself(place: Place, tmp_path: Path, name: str,
     build, template = cast(Any, SimpleNamespace(unusable={})), cast(Any, SimpleNamespace(parent=DECLARATION[903]))
     check = lambda: stack.test_gpu_may_be_used(place.container, template, build, 0)  # noqa: E731
     message, _ = place.finds("test_gpu_may_be_used[gpu0]", check)
-    assert message.startswith(f"{tmp_path}/{name} is not there; ")
+    assert message.startswith(f"{tmp_path}/{name} does not exist; ")
     assert {path.rstrip(";") for path in message.split() if path.startswith(str(tmp_path))} == {f"{tmp_path}/{name}"}
     shown = "pct exec 920 -- ls -l" if passed else "pct set 903 --dev0"
     assert f"; run: {shown} {tmp_path}/{name}" in message
@@ -514,6 +514,6 @@ def test_case_pending_line_is_told_as_such(tmp_path: Path) -> None:
     words = ["sh", "-s", "920", "1"]
     node = subprocess.run(words, input=script, capture_output=True, text=True, timeout=30, check=False).stdout
     assert "waits for the next start: dev1: /dev/nvidia1\nonly in a snapshot section: dev2: /dev/nvidia2\n" in node
-    texts = {"check": "test_gpus_are_listed", "failure": "assigned are (0, 1), listed are ['GPU 0']"}
+    texts = {"check": "test_gpus_are_listed", "failure": "GPUs (0, 1) are assigned, but ['GPU 0'] are listed"}
     without_snapshot = node.replace("only in a snapshot section: dev2: /dev/nvidia2\n", "")
     assert [finding.mode.id for finding in diagnose({**texts, "node": without_snapshot})] == ["A21"]

@@ -152,7 +152,7 @@ SPLIT = node(f"""sed -i 's/heads": 9/heads": 8/' {CONFIG}""", f"""sed -i 's/head
 SERVING = (
     serving(
         "gpus-add-up-wrong",
-        "every all-reduce method over all GPUs gives wrong sums",
+        "the GPUs together add up to wrong sums in every way",
         ("test_gpus_add_up_together",),
         docker(f"*all_reduce_probe*) cat >/dev/null; echo '{ADDS_UP_WRONG}'; exit 0;;"),
         "every all-reduce method fails: no tensor parallel",

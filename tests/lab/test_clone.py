@@ -181,7 +181,7 @@ BROKEN = {
     "gpu": (
         "sed -i /dev1:/d /etc/pve/lxc/990.conf",
         {"test_clone_sees_every_gpu"},
-        ("unlike in the template: around gpus 1: SIMULATED NVIDIA",),
+        ("difference to the template: around gpus 1: SIMULATED NVIDIA",),
     ),
     "docker": (
         f"ln -sf /dev/null {CLONE}/etc/systemd/system/docker.service; "

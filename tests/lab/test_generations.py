@@ -31,7 +31,7 @@ def test_file_that_says_nothing_is_no_build(lab: Lab) -> None:
         run = lab.build(*WORDS)
     assert (run.status, run.outcome) == (1, "failed")
     assert "test_situation_is_known" in run.failed()
-    says(run, "where 920 stands could not be read, so nothing is changed")
+    says(run, "the state of 920 could not be read, so nothing is changed")
     assert lab.snapshots() == before
 
 

@@ -43,7 +43,7 @@ def test_half_made_clone_of_somebody_else_is_only_named(lab: Lab) -> None:
     before = lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf"), volumes(lab, 920)
     run = lab.build(*WORDS)
     assert run.status == 1
-    says(run, "container 920 is half made", "pct unlock 920; pct destroy 920")
+    says(run, "container 920 is incomplete", "pct unlock 920; pct destroy 920")
     assert before == (lab.node("sh", "-c", "cat /etc/pve/lxc/*.conf"), volumes(lab, 920))
     lab.node("sh", "-c", f"pct unlock 920; pct destroy 920; pct unlock 903; pvesm free {before[1][0]}")
     assert locks(lab) == ""
@@ -58,7 +58,7 @@ def test_half_made_clone_of_ours_goes_with_its_volume_and_the_lock_on_its_parent
     assert locks(lab).split() == ["/etc/pve/lxc/903.conf:lock:", "disk", "/etc/pve/lxc/920.conf:lock:", "create"]
     run = lab.build(*WORDS)
     assert (run.status, run.outcome) == (0, "built")
-    says(run, "an earlier run died; removed what it had left: container 920, whose clone had died")
+    says(run, "removed what an interrupted run left: container 920, whose clone had died")
     assert (volumes(lab, 920), locks(lab)) == (["lxc-disks:subvol-920-disk-0"], "")
 
 

@@ -69,13 +69,13 @@ FAULTS: dict[str, tuple[Any, str, str, str]] = {
         on_node("mv /dev/nvidia1 /dev/gone", "mv /dev/gone /dev/nvidia1"),
         MODEL,
         "test_gpus_are_on_the_node",
-        "assigned are (0, 1), the node's driver lists [0]",
+        "GPUs (0, 1) are assigned, but the node's driver lists [0]",
     ),
     "library": (
         on_node(f"mv {LIBRARY}.580.76.05 {LIBRARY}.570.1", f"mv {LIBRARY}.570.1 {LIBRARY}.580.76.05"),
         MODEL,
         "test_driver_is_the_same_inside",
-        "the parent has NVIDIA's libraries of ['570.1'], the node's driver is ['580.76.05']",
+        "the parent has NVIDIA libraries of version ['570.1'], the node's driver is ['580.76.05']",
     ),
 }
 
@@ -110,7 +110,7 @@ WRONG = (
         {},
         MODEL,
         "test_model_fits_the_gpus",
-        "163 MiB of GPU memory are there",
+        "163 MiB of GPU memory are available",
         ("-o", "server_args=--gpu-memory-utilization=0.01"),
     ),
 )
@@ -166,7 +166,7 @@ def test_gpu_fault_of_this_run_is_found(lab: Lab) -> None:
     try:
         run = lab.build(MODEL, checks=checks)
         assert run.failed() == set()
-        says(run, "the kernel has told of GPU faults before this run")
+        says(run, "the kernel logged GPU faults before this run")
         lab.node("sh", "-c", f"{{ cat {log}; echo '{line.format('2.0')}'; }} > {log}.next")
         run = lab.build(MODEL, checks=checks)
         assert run.failed() == {"test_no_gpu_fault_was_logged"}
