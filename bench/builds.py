@@ -51,11 +51,12 @@ def _clone(place: Place) -> None:
 def overhead(place: Place) -> list[Figure]:
     """A whole run with the image there, without what only the outside needs in the same run; and what it calls."""
     _ = place.whole_template
-    cheap, own, dear, found = [], [], [], calls.of(())
+    cheap, asking, own, dear, found = [], [], [], [], calls.of(())
     for _ in range(max(1, place.runs // 3)):
         seconds, run = _rebuild(place)
         cheap.append(_without(run.outside(), seconds))
         own.append(_without(run.outside_or_asking(), seconds))
+        asking.append(cheap[-1] - own[-1])
         with place.real_cost():
             seconds, run = _rebuild(place)
         dear.append(_without(run.outside(), seconds))
@@ -63,7 +64,8 @@ def overhead(place: Place) -> list[Figure]:
     return [
         Figure("of the whole, real call cost", dear, " %", at_most=12),
         Figure("of the whole, lab cost", cheap, " %", at_most=8),
-        Figure("in which no command of a check ran either, and no server was asked", own, " %"),
+        Figure("of that whole: commands in the container and on the node, and requests to a server", asking, " %"),
+        Figure("of that whole: the suite itself, while nothing else ran", own, " %"),
         Figure("calls that only read", [found.reading], at_most=3),
         Figure("`pct exec`", [found.inside]),
         Figure(f"times the same change; all changes: {found.changing}", [found.most], at_most=1),
