@@ -75,11 +75,11 @@ medians of runs that alternate with the runs they are compared with.
 |---|---|---|---|---|---|
 {table}
 
-Rows without a target show the parts of the others. "Real call cost": each call of the lab's `pct` and `pvesh` burns
+Rows without a target break down the rows above them. "Real call cost": each call of the lab's `pct` and `pvesh` burns
 0.8 s of CPU, of `pvesm` 0.5 s, as the real Perl programs do; "lab cost": they answer in some 30 ms.
 
-Retired targets: four nodes at once, as the lab's nodes share two cores; a dozen checks, `--verify` on the node and
-`--collect-only` without pytest's start, as they measured little else; a full build in seconds, which is now a share.
+Retired targets: four nodes at once, because the lab's nodes share two cores; a dozen checks, `--verify` on the node and
+`--collect-only` without pytest's start, because they measured little else; a full build in seconds, now a share.
 """
 
 

@@ -90,7 +90,7 @@ def test_fault_of_the_node_is_found(lab: Lab, name: str) -> None:
     assert run.failed() == {check}
     says(run, said)
     if name == "gpu-held":
-        says(run, "in container 903) holds 9000 MiB", "nothing was touched")
+        says(run, "in container 903) holds 9000 MiB", "stop those processes")
 
 
 @dataclass(frozen=True)
