@@ -436,7 +436,7 @@ def literals(pattern: re.Pattern[str] | None) -> list[str]:
         (["http"], '{"error": "Unauthorized"}', "D39"),
         (["http"], "all is well", "no known failure mode fits"),
         (["kernel"], "[  120.25] INFO: task zfs:1 blocked for more than 120 seconds.", "E5"),
-        (["journal"], "dockerd[1]: failed to load listeners: no sockets found", "E16"),
+        (["journal"], "dockerd[1]: failed to load listeners: no sockets found", "E10"),
     ],
 )
 def test_text_of_the_field_is_tried_by_hand(words: list[str], text: str, mode: str) -> None:
