@@ -87,6 +87,7 @@ def test_line_that_makes_no_sense_hides_no_other(line: str) -> None:
         ("1.18.2", 'mode = "cdi"', "cdi"),
         ("1.18.2", 'mode = "legacy"', "legacy"),
         ("1.18.2", 'mode = "leagcy"', "leagcy"),
+        ("1.18.2", "\tmode\t=\t'cdi'", "cdi"),
         ("of somebody", 'mode = "auto"', "auto"),
     ],
 )

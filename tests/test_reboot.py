@@ -103,7 +103,16 @@ UNIT = "[Unit]\n{}\n[Service]\nExecStart=/usr/bin/nvidia-modprobe -c0 -u\n"
         ({"etc/systemd/system/multi-user.target.wants/uvm.service": UNIT.format("Before=pve-guests.service")}, 1, 0),
         ({"etc/systemd/system/multi-user.target.wants/uvm.service": UNIT.format("After=network.target")}, 0, 1),
         ({"etc/systemd/system/uvm.service": UNIT.format("Before=pve-guests.service")}, 0, 0),
+        ({"etc/systemd/system/multi-user.target.requires/a.service": UNIT.format("Before=pve-guests.service")}, 1, 0),
         ({"etc/modules-load.d/nvidia.conf": "nvidia\nnvidia_uvm\n"}, 0, 1),
+        ({"usr/lib/modules-load.d/nvidia.conf": "nvidia-uvm\n"}, 0, 1),
+        ({"etc/modprobe.d/nvidia.conf": "softdep nvidia post: nvidia-uvm\n"}, 0, 1),
+        ({"etc/modprobe.d/nvidia.conf": "options nvidia-uvm x=1\n# softdep nvidia post: nvidia-uvm\n"}, 0, 0),
+        ({"etc/rc.local": "/usr/bin/nvidia-modprobe -c0 -u\n"}, 0, 1),
+        ({"etc/rc.local": "# /usr/bin/nvidia-modprobe -c0 -u\n"}, 0, 0),
+        ({"var/spool/cron/crontabs/root": "@reboot /usr/bin/nvidia-modprobe -u -c 0\n"}, 0, 1),
+        ({"etc/pve/lxc/903.conf": "lxc.hook.pre-start: sh -c 'nvidia-modprobe -c0 -u'\n"}, 0, 1),
+        ({"etc/pve/lxc/903.conf": "dev2: /dev/nvidia-uvm\n"}, 0, 0),
     ],
 )
 def test_node_says_who_makes_them(tmp_path: Path, files: dict[str, str], early: int, late: int) -> None:
@@ -115,7 +124,7 @@ def test_node_says_who_makes_them(tmp_path: Path, files: dict[str, str], early: 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     script = reboot.ASK
-    for folder in ("/etc/", "/usr/lib/", "/proc/devices"):
+    for folder in ("/etc/", "/usr/lib/", "/var/", "/proc/devices"):
         script = script.replace(f" {folder}", f" {tmp_path}{folder}")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=60)
     found = reboot.parse(done.stdout)

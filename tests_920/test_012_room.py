@@ -26,7 +26,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     pool = template.declared.storage_pool
     defined = node.storage(pool)
     kind = stated_text(defined, "type")
-    assert defined.get("disable", "0") == "0", unexpected(
+    assert defined.get("disable", "0").lower() in ("0", "no", "off", "false"), unexpected(
         f"storage {pool} is disabled", "an enabled one", run=f"pvesm set {pool} --disable 0"
     )
     assert kind in SNAPSHOT_STORAGE, unexpected(

@@ -6,7 +6,8 @@ The words are nvidia-smi's for NVML's errors (nvml.h, nvmlReturn_t) and those of
 from __future__ import annotations
 
 import importlib
-from types import SimpleNamespace
+from contextlib import nullcontext
+from types import MethodType, SimpleNamespace
 from typing import Any, cast
 from xml.etree import ElementTree
 
@@ -14,11 +15,18 @@ import pytest
 
 from fixtures.base.declaration import Declared
 from fixtures.base.inconclusive import Unseen
+from fixtures.base.settings import Settings
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.proxmox.container import Container, ContainerError
+from fixtures.proxmox.node import NodeError
+from fixtures.serving.model import Model
+from fixtures.template import ephemeral_clone
 
-inherited_stack = importlib.import_module("tests_920.test_030_inherited_stack")
+preflight, room, gpus_and_model, inherited_stack = (
+    importlib.import_module(f"tests_920.test_{name}")
+    for name in ("010_preflight", "012_room", "014_gpus_and_model", "030_inherited_stack")
+)
 
 SOUND = {
     "persistence_mode": "Enabled",
@@ -231,3 +239,61 @@ def test_gpu_without_an_identity_is_said_to_be_what_it_is(uuid: str, mode: str |
         gpus.listed(cast(Any, container))
     found = diagnose({"check": "test_gpus_are_listed", "failure": str(raised.value)})
     assert [finding.mode.id for finding in found] == ([mode] if mode else [])
+
+
+DECLARED: Any = SimpleNamespace(
+    gpus=(0,), tensor_parallel=1, storage_pool="s", network=SimpleNamespace(address="10.0.0.9")
+)
+PLACE: Any = SimpleNamespace(declared=DECLARED, ctid=920, parent=SimpleNamespace(ctid=903))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "fits"),
+        ("--max-model-len 4096", "fits"),
+        ("--cpu-offload-gb 20", "unknown"),
+        ("--cpu_offload_gb=20", "unknown"),
+        ("-q bitsandbytes", "unknown"),
+        ("--pipeline-parallel-size=2", "unknown"),
+    ],
+)
+def test_weights_that_a_gpu_does_not_hold_alone_are_not_judged(words: str, said: str) -> None:
+    """Of a card with 24 GB and a model of 30 GiB."""
+    settings = cast(Settings, SimpleNamespace(server_args=words.split(), gpu_share=0.9))
+    settings.server_option = MethodType(Settings.server_option, settings)  # type: ignore[method-assign]
+    node = SimpleNamespace(gpus={0: SimpleNamespace(memory_mib=24564)}, unseen="")
+    with pytest.raises(Unseen if said == "unknown" else AssertionError, match=said):
+        gpus_and_model.test_model_fits_the_gpus(PLACE, Model({}, 30 * 2**30), node, settings)
+
+
+def test_share_of_the_memory_is_named_as_vllm_takes_it() -> None:
+    settings = cast(Any, SimpleNamespace(server_args=("--gpu_memory_utilization=0.5",)))
+    settings.server_option = MethodType(Settings.server_option, settings)
+    assert cast(Any, Settings.gpu_share).fget(settings) == 0.5
+
+
+def test_library_of_an_older_driver_may_be_left_over() -> None:
+    card = SimpleNamespace(gpus={0: SimpleNamespace(driver="580.105.08")})
+    disk: Any = SimpleNamespace(
+        sizes=lambda _: {f"libnvidia-ml.so.{each}": 1 for each in ("1", "575.57.08", "580.105.08")}
+    )
+    gpus_and_model.test_driver_is_the_same_inside(PLACE, card, disk)
+
+
+def test_address_is_looked_for_on_every_interface() -> None:
+    nets = {"net0": "name=eth0,ip=dhcp", "net1": "name=eth1,ip=10.0.0.9/16"}
+    node: Any = SimpleNamespace(containers=lambda: {105: {}, 920: {}}, config=lambda _: nets)
+    with pytest.raises(AssertionError, match=r"10.0.0.9 is the address of \[105\] too"):
+        preflight.test_address_is_free(node, PLACE)
+    assert ephemeral_clone.holders(node).keys() == {"dhcp", "10.0.0.9"}
+    nets["net1"] = "bridge=vmbr1"
+    with pytest.raises(NodeError, match="net1 is 'bridge=vmbr1', so its address is not known"):
+        preflight.test_address_is_free(node, PLACE)
+
+
+@pytest.mark.parametrize("word", ["0", "no", "off", "1", "yes"])
+def test_storage_is_disabled_as_proxmox_reads_it(word: str) -> None:
+    node: Any = SimpleNamespace(storage=lambda _: {"type": "zfspool", "disable": word})
+    with nullcontext() if word in ("0", "no", "off") else pytest.raises(AssertionError, match="storage s is disabled"):
+        room.test_storage_can_snapshot(node, PLACE)

@@ -133,7 +133,7 @@ FORESEEN = (
         "no udev rule or unit of the node makes /dev/nvidia-uvm when it boots",
         "test_devices_are_made_before_guests_start",
         DEVICES,
-        "no udev rule, enabled unit or line in /etc/modules-load.d creates /dev/nvidia-uvm",
+        "no udev rule, enabled unit, list of modules, cron job or hook creates /dev/nvidia-uvm",
     ),
     preflight(
         "moved-major",
