@@ -41,6 +41,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
             "/dev/null/page.html: can't be written: expected a file",
         ),
         (["-o", "server_port=8000", "--html", "/tmp"], "/tmp: can't be written"),
+        (["-o", "server_port=8000", "--html=/proc/x/page.html"], "/proc/x/page.html: can't be written"),
         (["-o", "server_port=8000", f"--junit-xml=/tmp/{'a' * 300}"], "a: can't be written"),
         (["-o", "server_port=8000", "--css=/dev"], "/dev: can't be read: Is a directory"),
     ],
