@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -53,6 +53,19 @@ def test_place_is_free() -> None:
     assert clone.declared.name != TEMPLATE.name
     assert clone.declared.storage_size_gb == TEMPLATE.storage_size_gb
     assert clone.declared.boot == {}
+
+
+def test_clone_stays_in_its_parents_vlan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pct set --net0` replaces the whole line; MAC and addresses are the parent's own."""
+    nodes = Node({})
+    clone = choose(nodes)
+    has = "name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:00:01,ip=10.0.0.203/24,ip6=fd00::3/64"
+    nodes.rows[clone.ctid] = {"net0": f"{has},link_down=1,mtu=9000,tag=30,type=veth", "rootfs": "a:b,size=128G"}
+    said: list[str] = []
+    clone.changes = cast(Any, SimpleNamespace(configure=lambda _ctid, _claim, *words: said.extend(words)))
+    monkeypatch.setattr(Node, "running", lambda *_: False, raising=False)
+    clone._configure()
+    assert said[said.index("--net0") + 1] == f"{clone.declared.net0},firewall=1,mtu=9000,tag=30"
 
 
 def test_clone_of_a_template_that_starts_with_its_node_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
