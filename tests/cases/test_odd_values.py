@@ -284,7 +284,7 @@ def test_library_of_an_older_driver_may_be_left_over() -> None:
 def test_address_is_looked_for_on_every_interface() -> None:
     nets = {"net0": "name=eth0,ip=dhcp", "net1": "name=eth1,ip=10.0.0.9/16"}
     node: Any = SimpleNamespace(containers=lambda: {105: {}, 920: {}}, config=lambda _: nets)
-    with pytest.raises(AssertionError, match=r"10.0.0.9 is the address of \[105\] too"):
+    with pytest.raises(AssertionError, match=r"10.0.0.9 is the address of \[105\], too"):
         preflight.test_address_is_free(node, PLACE)
     assert ephemeral_clone.holders(node).keys() == {"dhcp", "10.0.0.9"}
     nets["net1"] = "bridge=vmbr1"
