@@ -136,19 +136,27 @@ def test_axis_has_few_marks_within_it(total: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "assigned", "said", "legend"),
+    ("gpus", "assigned", "ways", "said", "legend"),
     [
-        ("all", [1, 3], "all GPUs", ["GPU 1", "GPU 3"]),
-        ("device=1", [1, 3], "GPU 3", ["GPU 1", "GPU 3"]),
-        ("device=1", [], "device=1", ["GPU 0", "GPU 1"]),  # of a run that was cut short before it knew
+        ("all", [1, 3], 2, "all GPUs", ["GPU 1", "GPU 3"]),
+        ("all", [1, 3], 1, "GPU 1", ["GPU 1", "GPU 3"]),  # vLLM takes the first of all that it is given
+        ("all", [1, 3], None, "all GPUs", ["GPU 1", "GPU 3"]),
+        ("device=1", [1, 3], 1, "GPU 3", ["GPU 1", "GPU 3"]),
+        ("device=1", [], 1, "device=1", ["GPU 0", "GPU 1"]),  # of a run that was cut short before it knew
     ],
 )
 def test_gpus_of_a_server_have_their_numbers_on_the_node(
-    gpus: str, assigned: list[int], said: str, legend: list[str]
+    gpus: str, assigned: list[int], ways: int | None, said: str, legend: list[str]
 ) -> None:
     samples = [GpuSample(at, index, 100.0, 50.0, None, None) for at in (0.0, 2.0) for index in (0, 1)]
     served = [ServedModel(gpus, SERVE, 8.0, 9.0, 10.0, samples=samples)]
-    record = Record("invocation", 1000.0, container={"declared": {"gpus": assigned}}, served=served, checks=CHECKS)
+    record = Record(
+        "invocation",
+        1000.0,
+        container={"declared": {"gpus": assigned, "tensor_parallel": ways}},
+        served=served,
+        checks=CHECKS,
+    )
     text = head.head(record, COMMANDS)
     assert f"Server with {said}<" in text
     assert f"server with {said}: loading" in text

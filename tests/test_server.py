@@ -163,3 +163,20 @@ def test_end_of_a_server_that_does_not_answer_is_said_as_far_as_docker_knows_it(
     container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(out=state, succeeded=True))
     server: Any = SimpleNamespace(inspect=lambda: Server.inspect(server), container=container, name="")
     assert Server._exit(server) == said
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.5, 2 + 5), (4.0, 2 + 3), (60.0, 1 + 3)])
+def test_slow_server_is_asked_less_often(monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int) -> None:
+    """A figure of a fast one has five repeats; one that takes long for each has three, after a shorter warm-up."""
+    now, begun = 0.0, []
+    monkeypatch.setattr(performance, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def once() -> tuple[float, float]:
+        nonlocal now
+        now += seconds
+        begun.append(now)
+        return 0.1, len(begun)
+
+    found = performance._repeat(once, performance.Effort(256, 16, repeats=5, warm_up=2, settle=1))
+    assert len(begun) == asked
+    assert [value for _, value in found] == list(range(asked - len(found) + 1, asked + 1))

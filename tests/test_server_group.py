@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.proxmox.container import ContainerError
+from fixtures.run import answers
 from fixtures.serving.client import ServerError
 from fixtures.serving.served_model import ServedModel
 from fixtures.serving.server import Readiness
@@ -203,3 +204,17 @@ def test_interrupt_while_they_start_stops_all(monkeypatch: pytest.MonkeyPatch) -
     one.stop()
     assert node.done[-1] == "stop a b"
     time.sleep(0.4)  # the threads end by themselves
+
+
+@pytest.mark.parametrize(
+    ("now", "known"), [(["H200"] * 2, True), (["H200"], True), (["H100"] * 2, False), (["H200", "H100"], False)]
+)
+def test_memory_is_known_from_a_snapshot_with_cards_of_the_same_model(
+    monkeypatch: pytest.MonkeyPatch, now: list[str], known: bool
+) -> None:
+    """However many there were: one server ran on one of them."""
+    served = {"gpus": "all", "command": [], "healthy": 1.0, "listed": 1.0, "answered": 1.0, "memory_mib": 2000.0}
+    document = {"gpus": [{"name": "H200"}], "served": [served]}
+    monkeypatch.setattr(answers, "sealed_record", lambda _: document)
+    build: Any = SimpleNamespace(served=[], gpus=[SimpleNamespace(name=name) for name in now])
+    assert [one.memory_mib for one in answers.earlier(build)] == [2000.0] * known
