@@ -43,6 +43,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["-o", "server_port=8000", "--html", "/tmp"], "/tmp: can't be written"),
         (["-o", "server_port=8000", "--html=/proc/x/page.html"], "/proc/x/page.html: can't be written"),
         (["-o", "server_port=8000", f"--junit-xml=/tmp/{'a' * 300}"], "a: can't be written"),
+        (["-o", "reference_folder=/dev/null", "--write-reference"], "/dev/null/GPU.json: can't be written"),
         (["-o", "server_port=8000", "--css=/dev"], "/dev: can't be read: Is a directory"),
     ],
 )
