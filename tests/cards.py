@@ -21,14 +21,14 @@ HERE = Path(__file__).parent / "data"
 IMAGE = tuple((HERE / "cases/03-t4-brand/image_env.txt").read_text().splitlines())  # vLLM 0.16.0, CUDA 12.9
 HEAD = """# Cards
 
-What cards report, taken from public reports, and what this suite makes of it. The inputs are in `tests/data/cards/`.
-`python -m tests.cards > docs/cards.md` makes this page; `tests/test_cards.py` feeds each card to the checks themselves.
+What GPUs report, from public sources, and how this suite judges them. The inputs are in `tests/data/cards/`.
+`python -m tests.cards > docs/cards.md` writes this page; `tests/test_cards.py` feeds each report to the checks.
 
-- **Health** is judged at rest, or at work where the card was at work. A failure is bold, a warning is not.
+- **Health** is judged at idle, or under load if the card was under load. Failures are bold, warnings are not.
 - **Image** is vLLM 0.16.0, built with CUDA 12.9 for the architectures 7.0 7.5 8.0 8.9 9.0 10.0 12.0. Compute
   capabilities are from [NVIDIA's list](https://developer.nvidia.com/cuda-gpus) and
   [its older cards](https://developer.nvidia.com/cuda-legacy-gpus).
-- Some posts show only a part of the report. What they do not show is unknown, and never a fault.
+- Some posts show only part of the report. The rest is unknown, and never a fault.
 
 | card | driver | CUDA | differs by | health | image | source |
 |---|---|---|---|---|---|---|
@@ -105,7 +105,7 @@ def page() -> str:
         node = cast(Any, next(iter(row.node.gpus.values()), SimpleNamespace(driver="")))
         shows = f"; {row.shows}" if row.shows else ""
         cells = (
-            row.card.name if row.card.name != "?" else "not named",
+            row.card.name if row.card.name != "?" else "unnamed",
             node.driver or "not posted",
             row.node.cuda or "unknown",
             row.differs + shows,

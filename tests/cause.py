@@ -43,4 +43,4 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
     found = diagnose(texts(sys.argv[1:], sys.stdin.read()))
-    print("\n".join(map(shown, found)) or "no known failure mode fits")
+    print("\n".join(map(shown, found)) or "no known failure mode matches")

@@ -294,8 +294,8 @@ def test_seal_that_died_before_it_replaced_the_old_one_is_told(ours: Template, n
         seal(ours, replace=True)
     assert ours.situation() is Situation.ACCEPTED
     assert ours.cut_short() == (
-        f"the seal of generation 2 was cut short: {NAME}-g2 stays until a later one is accepted; "
-        "it had shut 920 down, which is off: pct start 920"
+        f"the seal of generation 2 was interrupted: {NAME}-g2 is kept until a later one is accepted; "
+        "it shut 920 down, which is off now: pct start 920"
     )
 
 
@@ -380,7 +380,7 @@ def test_container_that_was_made_anew_under_the_number_is_left_alone(ours: Templ
     """Even under our description: its MAC address is another."""
     ours.ensure_cloned()
     node.files[920] = node.files[920].replace("52:54:00:AA:BB:D1", "52:54:00:AA:BB:D2")
-    with pytest.raises(ChangeRefused, match="this run has worked on"):
+    with pytest.raises(ChangeRefused, match="this run worked on"):
         ours.shut_down()
     assert node.done == []
 
@@ -450,7 +450,7 @@ def test_snapshot_that_somebody_puts_in_the_place_of_the_accepted_one_is_not_acc
     assert not ours.is_accepted(made)
     end = end_state.read(ours)
     words = end_state.sentence(ours, end, None)
-    assert "no seal that the node remembers has made it" in words
+    assert "no record of such a seal" in words
     assert f"the accepted generation is 920@{NAME}-g1" in words
 
 

@@ -227,7 +227,7 @@ def test_node_is_worked_on_as_root_also_by_cron(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert open_channel(node).run(("pct",), deadline=10).out.strip() == "found"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(ChannelError, match="worked on as root, as `pct` asks for: put sudo before the command"):
+    with pytest.raises(ChannelError, match="must run as root, as `pct` does: put sudo before the command"):
         open_channel(node)
 
 

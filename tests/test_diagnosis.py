@@ -80,7 +80,7 @@ def test_no_match_says_what_was_looked_at(suite: Suite) -> None:
     node(suite, UNKNOWN)
     run = suite.run()
     assert (
-        "no known failure mode fits; looked at: failure, commands, node, container (evidence-preflight.txt)"
+        "no known failure mode matches; searched: failure, commands, node, container (evidence-preflight.txt)"
         in run.output
     )
     assert failed(run.record.checks)[0].diagnosis == []
@@ -108,8 +108,8 @@ def test_dead_node_is_said_and_costs_seconds(suite: Suite) -> None:
     assert len(asked) == 2
     assert max(asked) < 10  # and not a thousand: two deadlines, and the ways that are tried before
     evidence = (run.folder / "evidence-preflight.txt").read_text()
-    assert re.search(r"=== node\nnothing could be asked: `sh -s 920 \d+` on lab:stub took longer than 4 s", evidence)
-    assert "=== container\nnothing could be asked:" in evidence
+    assert re.search(r"=== node\nno information: `sh -s 920 \d+` on lab:stub took longer than 4 s", evidence)
+    assert "=== container\nno information:" in evidence
 
 
 def test_evidence_has_no_secret_and_no_markup(suite: Suite) -> None:
@@ -144,7 +144,7 @@ files.write = full
     node(suite, UNKNOWN)
     run = suite.run(plugin=plugin)
     assert run.status == 1
-    assert "looked at: failure, commands, node, container (not kept)" in run.output
+    assert "searched: failure, commands, node, container (not kept)" in run.output
     assert failed(run.record.checks)
 
 

@@ -434,7 +434,7 @@ def literals(pattern: re.Pattern[str] | None) -> list[str]:
         (["docker pull x"], 'Get "https://x/v2/": EOF', "C5"),
         (["docker run x"], "docker: Error response from daemon: network bridge not found", "C28"),
         (["http"], '{"error": "Unauthorized"}', "D39"),
-        (["http"], "all is well", "no known failure mode fits"),
+        (["http"], "all is well", "no known failure mode matches"),
         (["kernel"], "[  120.25] INFO: task zfs:1 blocked for more than 120 seconds.", "E5"),
         (["journal"], "dockerd[1]: failed to load listeners: no sockets found", "E10"),
     ],

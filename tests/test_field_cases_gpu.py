@@ -150,4 +150,4 @@ def test_case_05_inforom_14_in_the_container(said: list[str]) -> None:
     build = inside(f"{(HERE / 'data/cards/tesla-t4.xml').read_text()}{line}\n", status)
     assert [gpu.name for gpu in build.gpus] == ["Tesla T4"]
     assert said[0] == line
-    assert "ended with 14, with a full answer: the InfoROM" in said[1]
+    assert "exited with 14 after a complete report: the InfoROM" in said[1]

@@ -182,7 +182,7 @@ def test_servers_log_is_in_grey_and_short() -> None:
 )
 def test_no_known_mode_is_said_only_of_what_nothing_explains(text: str, *, unknown: bool) -> None:
     said = diagnosis(text, "test_x").text
-    assert ("no known failure mode fits" in said) is unknown
+    assert ("no known failure mode matches" in said) is unknown
     assert ("report it" in said) is unknown
 
 

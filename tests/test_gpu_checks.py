@@ -61,7 +61,7 @@ def test_consumer_card_that_reports_little_has_no_findings() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("ecc.errors.uncorrected.volatile.total", "3", "could not be corrected"),
+        ("ecc.errors.uncorrected.volatile.total", "3", "uncorrectable memory errors"),
         ("retired_pages.pending", "Yes", "reboot"),
         ("remapped_rows.pending", "Yes", "reboot"),
         ("remapped_rows.failure", "Yes", "replace the card"),
@@ -71,7 +71,7 @@ def test_consumer_card_that_reports_little_has_no_findings() -> None:
         ("temperature.gpu", "95", "too hot"),
         ("compute_mode", "Prohibited", "-c DEFAULT"),
         ("mig.mode.current", "Enabled", "-mig 0"),
-        ("temperature.gpu", "[GPU requires reset]", "given it up"),
+        ("temperature.gpu", "[GPU requires reset]", "the driver has stopped using it"),
     ],
 )
 def test_each_fault_is_named_with_its_fix(field: str, value: str, said: str) -> None:
@@ -111,7 +111,7 @@ def test_link_that_rests_is_judged_under_load_only() -> None:
 @pytest.mark.parametrize("values", [{}, dict.fromkeys(H100, "[N/A]"), dict.fromkeys(H100, "[Unknown Error]")])
 def test_gpu_of_which_nothing_is_known_is_not_healthy(values: dict[str, str]) -> None:
     failures, _ = health.judge(values, loaded=False)
-    assert "nothing is known" in failures[0]
+    assert "health is unknown" in failures[0]
 
 
 def test_heat_is_judged_by_the_limits_of_the_card() -> None:
@@ -208,7 +208,7 @@ def test_answer_about_another_card_is_no_answer() -> None:
     container: Any = SimpleNamespace(ctid=920, execute=lambda *_, **__: said)
     known = nvidia_smi.read(report(0, 1), 0, "").gpus
     assert gpus.state(container, 1, known).uuid == UUIDS[1]
-    with pytest.raises(ContainerError, match=f"index 0, speaks of {UUIDS[1]}; expected GPU 0 .*{UUIDS[0]}"):
+    with pytest.raises(ContainerError, match=f"index 0, reports {UUIDS[1]}; expected GPU 0 .*{UUIDS[0]}"):
         gpus.state(container, 0, known)
 
 

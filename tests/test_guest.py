@@ -81,13 +81,13 @@ def test_guest_has_a_port_and_caches_of_its_own_and_downloads_nothing(monkeypatc
     [
         (
             {"room": memory(3 * 1024, 80 * 1024)},
-            "GPU-0) has 3.0 of 80.0 GiB of memory free, and 72.0",
+            "GPU-0) has 3.0 of 80.0 GiB of memory free, but 72.0",
         ),
-        ({"room": ValueError("[N/A]")}, "how much memory is free on GPU 0 of the container is not known"),
-        ({"room": ContainerError("no nvidia-smi")}, "how much memory is free on GPU 1 of the container is not known"),
+        ({"room": ValueError("[N/A]")}, "the free memory of GPU 0 of the container is unknown"),
+        ({"room": ContainerError("no nvidia-smi")}, "the free memory of GPU 1 of the container is unknown"),
         ({"rows": [{**OWN, "State": "restarting"}]}, "its container mine is restarting"),
-        ({"container": Container(taken=tuple(range(8001, 8020)))}, "no port from 8000 on is known to be free"),
-        ({"container": Container(bound="not JSON")}, "no port from 8000 on is known to be free"),
+        ({"container": Container(taken=tuple(range(8001, 8020)))}, "no port from 8000 upwards is known to be free"),
+        ({"container": Container(bound="not JSON")}, "no port from 8000 upwards is known to be free"),
         ({"net0": "name=eth0,ip=dhcp"}, "its address is dhcp, not the declared one"),
         ({"model": "a/b"}, "a/b is not in /hub, and nothing is downloaded"),
     ],
@@ -129,9 +129,9 @@ def test_owner_is_told_commands_that_keep_what_is_not_declared() -> None:
     clone.declared = DECLARED
     said = owners.advice(clone, ["memory 1024 → 40960"])
     assert "--startup" not in said
-    assert "memory 1024 → 40960. Nothing of it was changed." in said
+    assert "memory 1024 → 40960. It was not changed." in said
     assert (
         "pct set 950 --memory 40960 --net0 name=eth0,bridge=vmbr0,ip=10.0.0.150/24,gw=10.0.0.1,tag=30,firewall=1,"
         in said
     )
-    assert "pct resize 950 rootfs 100G; if a run that was killed while it copied has left it" in said
+    assert "pct resize 950 rootfs 100G; or, if a killed run left it behind" in said

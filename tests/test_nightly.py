@@ -49,7 +49,7 @@ def test_install_and_remove(systemd: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "said"),
     [
         (["--at", "nonsense"], "systemd-analyze calendar nonsense"),
-        (["--rebuild"], "can't be given together with a rebuild"),  # each night's run would be refused
+        (["--rebuild"], "cannot be combined with a rebuild"),  # each night's run would be refused
         (["-o", "vllm_image=a\n[Service]"], "'vllm_image=a\\n[Service]' can't stand in a line of a unit"),
     ],
 )

@@ -113,9 +113,9 @@ def pytest_run(*words: str) -> subprocess.CompletedProcess[str]:
         (["--node=local", "--node=nowhere"], "--node nowhere: not a node"),
         (["--nodes=no-such-file"], "--nodes no-such-file: can't be read: No such file"),
         (["--nodes=/dev/null"], "--nodes /dev/null: names no node"),
-        (["--node=local", "-n2"], "-n2: a build is never split; --parallel [N] works on several"),
-        (["--node=local", "--node=lab:x", "-n", "2"], "-n: a build is never split; --parallel [N] works on several"),
-        (["--node=local", "-p", "no:xdist", "--numprocesses=2"], "--numprocesses=2: a build is never split"),
+        (["--node=local", "-n2"], "-n2: a build cannot be split; --parallel [N] works on several"),
+        (["--node=local", "--node=lab:x", "-n", "2"], "-n: a build cannot be split; --parallel [N] works on several"),
+        (["--node=local", "-p", "no:xdist", "--numprocesses=2"], "--numprocesses=2: a build cannot be split"),
         (["--node=local", "--node=lab:x", "--parallel", "--write-reference"], "--write-reference: not with --parallel"),
         (["--node=local", "--node=lab:x", "--parallel=0"], "'0' is not a number of nodes"),
         (["--parallel", "tests_920", "--node=local"], "'tests_920' is not a number of nodes; without N, put it last"),
@@ -133,7 +133,7 @@ def test_mistake_is_one_line(words: list[str], said: str) -> None:
 def test_n_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", words)
     done = pytest_run("--node=local")
-    assert (done.returncode, "-n: a build is never split" in done.stderr) == (4, True), done.stdout + done.stderr
+    assert (done.returncode, "-n: a build cannot be split" in done.stderr) == (4, True), done.stdout + done.stderr
 
 
 def test_ids_are_those_of_one_node() -> None:
@@ -179,7 +179,7 @@ def assert_merged(run: SuiteRun) -> None:
     for name, caveat in weak:
         assert f"<li>{html.escape(caveat, quote=False)}</li>" in page, name
         assert caveat in properties
-        assert f"proof weakened by {caveat.partition(':')[0]}" in run.output
+        assert f"proof weakened: {caveat.partition(':')[0]}" in run.output
     summary = (run.folder / "summary.md").read_text()
     assert summary.startswith("# Template 920 on 3 nodes: 3 failed\n\n- stub: failed. Checks failed;")
     assert "HUGGING_FACE_HUB_TOKEN" in (run.folder / "stub/report.html").read_text(), "it was said, by its name"

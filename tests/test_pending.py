@@ -83,7 +83,7 @@ def test_tag_that_was_not_asked_for_is_not_known(build: Any, monkeypatch: pytest
     monkeypatch.setattr(registry, "look_up", lambda *_: registry.Asked(None, ("https://r: no answer",)))
     found = pending.look(build)
     assert found.content == ()
-    assert found.unknown == ("whether the tag vllm:v1 has moved is not known: https://r: no answer",)
+    assert found.unknown == ("unknown whether the tag vllm:v1 has moved: https://r: no answer",)
 
 
 def test_node_that_does_not_say_is_no_lack_of_changes(build: Any) -> None:

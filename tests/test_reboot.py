@@ -88,7 +88,7 @@ def test_rule_of_a_descendant_is_named() -> None:
     broken, sound = world.look().members
     assert (verdict(broken), verdict(sound)) == ("broken", "sound")
     assert "238:* rwm in its configuration, but nvidia-uvm is 511" in broken.row()["why"]
-    assert "may be another one after a reboot" in sound.row()["why"]
+    assert "may change at a reboot" in sound.row()["why"]
 
 
 UNIT = "[Unit]\n{}\n[Service]\nExecStart=/usr/bin/nvidia-modprobe -c0 -u\n"

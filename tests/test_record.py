@@ -288,9 +288,9 @@ def test_search_for_secrets_that_did_not_end_is_in_the_description() -> None:
     build: Any = SimpleNamespace(
         ledger=Ledger([]), unsearched="/usr: 7 files, 1 MiB, were read", no_clone=False, simulated=False, served=[]
     )
-    assert caveats.of_run(build, []) == ["search for secrets not ended: in /usr: 7 files, 1 MiB, were read"]
+    assert caveats.of_run(build, []) == ["search for secrets incomplete: in /usr: 7 files, 1 MiB, were read"]
     build.node, build.channel = SimpleNamespace(), SimpleNamespace(name="pve")
-    assert caveats.for_description(build) == "in spite of search for secrets not ended"
+    assert caveats.for_description(build) == "in spite of search for secrets incomplete"
 
 
 @pytest.mark.parametrize(
@@ -300,15 +300,15 @@ def test_search_for_secrets_that_did_not_end_is_in_the_description() -> None:
         ("phoenix-920: sealed T image i manifest sha256:1", []),
         (
             "phoenix-920: sealed T manifest sha256:1 in spite of 2 waived failures, simulated GPU accepted T",
-            ["sealed in spite of 2 waived failures, simulated GPU"],
+            ["sealed despite 2 waived failures, simulated GPU"],
         ),
         (
             "phoenix-920: sealed T manifest sha256:1 accepted T in spite of no clone was tried",
-            ["accepted in spite of no clone was tried"],
+            ["accepted despite no clone was tried"],
         ),
         (
             "phoenix-920: sealed T manifest sha256:1 accepted T no clone was tried",
-            ["accepted in spite of no clone was tried"],
+            ["accepted despite no clone was tried"],
         ),
     ],
 )

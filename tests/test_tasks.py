@@ -117,7 +117,7 @@ def test_deadline_ends_the_waiting_only(lock: RunLock, place: Path, monkeypatch:
     monkeypatch.setattr(tasks, "START_DEADLINE", 60.0)
     (still,) = tasks.unheard(lock.channel, 920)
     assert (still.state, still.ctid, still.invocation) == ("running", 920, "this-run")
-    with pytest.raises(TaskRefused, match=r"`sh -c .*` is still running on the node, and a change is never ended"):
+    with pytest.raises(TaskRefused, match=r"`sh -c .*` is still running on the node, because changes are never killed"):
         run(lock, "exit 0")
     assert [task.state for task in tasks.settle(lock.channel, 920, 0)] == ["running"]
     (place / "go").touch()
@@ -157,7 +157,7 @@ def test_end_of_the_node_is_told(lock: RunLock, place: Path) -> None:
         run(lock, f"kill -9 $PPID; sleep 0.5; touch {place}/late")
     (task,) = tasks.settle(lock.channel, 920, 60)
     assert task.state == "lost"
-    assert "what came of it is not noted" in str(task)
+    assert "its result is unknown" in str(task)
 
 
 @pytest.mark.parametrize("noted", ["half", "{}", "[]", '{"ctid": "x", "argv": [], "invocation": "", "started": 0}'])

@@ -57,7 +57,7 @@ def test_container_that_is_off_is_not_started() -> None:
     trial = trial_of(Clone(True), on=False)
     trial.make()
     with pytest.raises(
-        Inconclusive, match="container 951 is off, and not started as it was there before: pct start 951"
+        Inconclusive, match="container 951 is off, and not started because it existed before: pct start 951"
     ):
         trial.start()
     trial.end()
@@ -66,6 +66,6 @@ def test_container_that_is_off_is_not_started() -> None:
 def test_container_that_came_meanwhile_is_not_taken_for_ours() -> None:
     trial = trial_of(Clone(False, True), on=True)
     assert not trial.was_there
-    with pytest.raises(BuildError, match="has come meanwhile"):
+    with pytest.raises(BuildError, match="appeared in the meantime"):
         trial.make()
     trial.end()

@@ -72,13 +72,13 @@ def test_collecting_touches_no_node() -> None:
     [
         (["-o", "clone_ctids=99"], "clone_ctids: 99 is no number of a container"),
         (["-o", "clone_addresses=10.0.0"], "clone_addresses: '10.0.0' is no IPv4 address"),
-        (["--accept", "903"], "--accept 903: is not declared as a clone of 920"),
+        (["--accept", "903"], "--accept 903 is not declared as a clone of 920"),
         (["--accept", "940"], "container 940 is not declared"),
-        (["--accept", "950", "--rebuild"], "--accept is a run of its own"),
-        (["--verify-parent", "--verify"], "--verify-parent is a run of its own"),
-        (["--family", "--accept", "950"], "--accept is a run of its own"),
-        (["--accept", "950", "--no-clone"], "together with --no-clone"),
-        (["--keep"], "--keep leaves the container of --accept in place"),
+        (["--accept", "950", "--rebuild"], "--accept cannot be combined with"),
+        (["--verify-parent", "--verify"], "--verify-parent cannot be combined with"),
+        (["--family", "--accept", "950"], "--accept cannot be combined with"),
+        (["--accept", "950", "--no-clone"], "combined with --no-clone"),
+        (["--keep"], "--keep needs --accept"),
     ],
 )
 def test_mistake_about_clones_is_one_line(words: list[str], said: str) -> None:

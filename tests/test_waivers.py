@@ -159,7 +159,7 @@ def test_waived_failures_block_nothing(suite: Suite) -> None:
     run = suite.run("-o", f"waivers={write(suite.top, *every)}")
     assert not any(check.reason.startswith("blocked by") for check in run.record.checks)
     assert run.record.verdict is Verdict.WARNED
-    assert "test_010_preflight.py::test_node_is_proxmox: its waiver is not needed any more: it passes" in run.output
+    assert "test_010_preflight.py::test_node_is_proxmox: its waiver is no longer needed: it passes" in run.output
 
 
 @pytest.mark.parametrize(

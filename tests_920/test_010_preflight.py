@@ -1,4 +1,4 @@
-"""Preflight: this node can do it. What would fail later is found now; only what a killed run has left is changed."""
+"""Preflight: finds now what would fail later. Changes only what a killed run left behind."""
 
 import pytest
 
@@ -105,7 +105,7 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
 
 @pytest.mark.on_existing
 def test_earlier_changes_have_ended(build: Build) -> None:
-    """No command of an earlier run still changes the node; a warning reports how each one ended."""
+    """No command of an earlier run is still changing the node; a warning reports how each one ended."""
     active = f"pvesh get /nodes/{build.node.name}/tasks --vmid {build.template.ctid} --source active"
     assert not build.earlier_unknown, unexpected(
         f"it is unknown whether an earlier run is still active: {build.earlier_unknown}", "that none is", run=active
@@ -144,7 +144,7 @@ def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
 
 @pytest.mark.on_existing
 def test_nothing_half_made_is_left(node: Node, template: Template, build: Build) -> None:
-    """No interrupted clone or seal left anything half-made; a build removes what this suite made."""
+    """No interrupted clone or seal left anything incomplete; a build removes such leftovers of this suite."""
     if not build.mode.may(May.BUILD):
         return  # nothing is changed: the checks of locks and snapshots name it
     pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
@@ -236,7 +236,7 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
 
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
-    """The template's number is free, or of a container of the declared name, which HA does not manage."""
+    """The template's number is free, or belongs to a container of the declared name that HA does not manage."""
     guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
     if guest is None:
         return
@@ -276,7 +276,7 @@ def test_container_is_of_the_declared_parent(node: Node, template: Template) -> 
 
 
 def test_bridge_is_on_the_node(node: Node, template: Template) -> None:
-    """The node has the bridge that the template is declared with."""
+    """The node has the bridge that the template declares."""
     names, bridge = address.interfaces(node), template.declared.network.bridge
     assert bridge in names, no_bridge(node, bridge, names)
 

@@ -1,4 +1,4 @@
-"""DiskNeed: what the image takes fits on the disk, and what the template is given the node has. Nothing is changed."""
+"""Disk and memory: the image fits on the disk, and the node has the declared resources. Changes nothing."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_declared_disk_is_large_enough(template: Template, image_room: DiskNeed)
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
-    """The node has the memory that the template is declared with; a warning says if vLLM usually needs more."""
+    """The node has as much memory as the template declares; a warning says if vLLM usually needs more."""
     given = max(template.declared.memory_mb, settings.server_memory_mb)
     if given < SERVER_MEMORY_MB:
         warn(

@@ -1,4 +1,4 @@
-"""GPUs and model: driver, GPUs, image and model suit each other, as far as that is known. Nothing is changed."""
+"""GPUs and model: driver, GPUs, image and model are compatible, as far as is known. Changes nothing."""
 
 import re
 
@@ -72,7 +72,7 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
 
 
 def test_devices_are_made_before_guests_start(boot: Boot) -> None:
-    """After a reboot the node has its NVIDIA devices before it starts guests."""
+    """After a reboot, the node's NVIDIA devices exist before guests start."""
     uvm = reboot.UVM
     refuse_unseen("" if "nvidia-uvm" in boot.majors else "nvidia-uvm in the node's /proc/devices")
     assert boot.early or boot.late, unexpected(
@@ -85,7 +85,7 @@ def test_devices_are_made_before_guests_start(boot: Boot) -> None:
 
 
 def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boot) -> None:
-    """No device rule of the container names a major number that moves."""
+    """No device rule of the container names a major number that may change."""
     refuse_unseen("" if boot.majors else "any NVIDIA device in the node's /proc/devices")
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = node.read_conf(there)

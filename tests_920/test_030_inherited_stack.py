@@ -1,4 +1,4 @@
-"""Inherited stack: what the parent gave to the template works: systemd, Docker, the NVIDIA runtime and every GPU."""
+"""Inherited stack: systemd, Docker, the NVIDIA runtime and every GPU, inherited from the parent, work."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_commands_reach_the_container(container: Container, declared: Declared) 
 
 
 def test_os_is_as_declared(container: Container, declared: Declared) -> None:
-    """The operating system is the one that the declared template names."""
+    """The operating system is the one in the declared template's name."""
     distribution, release = declared.os
     found = container.system_info
     if not release[:1].isdigit() or (found.distribution == distribution and found.release is None):

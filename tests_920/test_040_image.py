@@ -1,4 +1,4 @@
-"""Image: the vLLM image is in the template, named by its digest, and it is known how to start it."""
+"""Image: the template has the vLLM image, by digest, and its entrypoint is known."""
 
 import pytest
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.stage("image"), pytest.mark.order(40)]
 
 
 def test_clone_is_measured(container: Container) -> None:
-    """The contents of the template before the image are noted, so that additions can be found later."""
+    """The template's contents before the image pull are recorded, so later additions can be found."""
     size = tidy.note(container)
     assert size > 0, unexpected(
         f"container {container.ctid} uses {size} bytes", "more than 0", run=container.pasteable("df")

@@ -1,4 +1,4 @@
-"""GPUs together: what tensor parallel does for every token is done over all GPUs and compared with the CPU."""
+"""All-reduce: what tensor parallel does for every token, over all GPUs, compared with the CPU."""
 
 import pytest
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(45), pytest.mark.d
 
 @pytest.mark.usefixtures("serving_memory")
 def test_gpus_add_up_together(build: Build, image: Image, container: Container, settings: Settings) -> None:
-    """All GPUs together add up tensors to the CPU's sums: by NCCL, with and without peer-to-peer, and by vLLM."""
+    """All-reduce over all GPUs gives the CPU's sums: NCCL with and without peer-to-peer, and vLLM's own."""
     cards = [build.card(gpu) for gpu in sorted(build.template.declared.gpus, key=build.index)]
     if len(cards) < 2:
         return  # a GPU alone has nobody to add up with

@@ -1,4 +1,4 @@
-"""Serving: a test server, started as clones will start theirs, serves the model on each GPU."""
+"""Serving: a test server, started like those of clones, serves the model on each GPU."""
 
 import pytest
 
@@ -31,7 +31,7 @@ class TestServer:
     """
 
     def test_server_gets_ready(self, server: Server, servers: ServerGroup, image: Image, template: Template) -> None:
-        """The server becomes ready: healthy, model listed, one chat finished."""
+        """The server becomes ready: healthy, model listed, one chat completed."""
         seconds = servers.get_ready(server, image, template.declared.tensor_parallel).answered
         assert seconds > 0, unexpected(f"the server answered after {seconds} s", "more than 0 s", run=server.pasteable)
 
@@ -77,7 +77,7 @@ class TestServer:
     @READY
     @ANSWERS
     def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
-        """The server's speed is measured: the first token, one request, and many at once."""
+        """The server's speed is measured: time to first token, one request, and many at once."""
         ready_server.figures = performance.measure(ready_server, performance.effort_for(build.simulated))
         idle = [figure.name for figure in ready_server.figures if not figure.value > 0]
         assert not idle, unexpected(f"{', '.join(idle)}: 0", "more", run=ready_server.pasteable)
@@ -102,7 +102,7 @@ class TestServer:
     def test_server_is_fast_enough(
         self, ready_server: Server, image: Image, build: Build, gpu: int, index: int
     ) -> None:
-        """The server is as fast as the reference of this GPU and image; without one, nothing is judged."""
+        """The server is as fast as the reference of this GPU and image; without a reference, speed is not judged."""
         if build.simulated:
             raise Simulated(SIMULATED)
         reference = Reference(build.settings, gpus.at(build.gpus, index), image)
@@ -117,7 +117,7 @@ class TestServer:
     @READY
     @ANSWERS
     def test_server_scores_its_answers(self, ready_server: Server, settings: Settings) -> None:
-        """The server gives the probability of every token, and plain English is no surprise to it."""
+        """The server gives the probability of every token, and predicts plain English well."""
         if not settings.fingerprint:
             raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
         found = ready_server.fingerprint = fingerprint.take(ready_server, settings.answer_deadline)
@@ -148,7 +148,7 @@ class TestServer:
 
 
 def test_image_change_is_within_its_limit(image: Image, build: Build, settings: Settings) -> None:
-    """What another image changes is known, and nothing is worse by more than `image_change_limit`."""
+    """A new image is compared with the old one; nothing is worse by more than `image_change_limit`."""
     build.image_change = answers.image_changes(build, image)
     worse = image_change.beyond(build.image_change, settings.image_change_limit)
     assert not worse, unexpected(

@@ -1,4 +1,4 @@
-"""Tensor parallel: one server over all GPUs, as clones may start theirs; the template may declare fewer."""
+"""Tensor parallel: one server over all GPUs, as clones may run it; the template may declare fewer."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def known(joint_server: Server | str) -> Server | None:
 def test_all_gpus_serve_together(
     joint_server: Server | str, image: Image, template: Template, settings: Settings
 ) -> None:
-    """One server over all GPUs, by tensor parallel, gives the expected answer."""
+    """One tensor-parallel server over all GPUs gives the expected answer."""
     server = known(joint_server)
     if server is None:
         return
@@ -50,7 +50,7 @@ def test_all_gpus_serve_together(
 
 @pytest.mark.needs("test_all_gpus_serve_together")
 def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, settings: Settings) -> None:
-    """All GPUs together answer, token by token, as one of them does alone, up to what rounding can make."""
+    """The answers of all GPUs together agree, token by token, with those of one GPU, except for rounding."""
     server = known(joint_server)
     if server is None:
         return

@@ -1,4 +1,4 @@
-"""GPU faults: what NVIDIA's driver has told the kernel while the servers ran."""
+"""GPU faults: what NVIDIA's driver logged to the kernel while the servers ran."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tidy: what the build has left is removed, and nothing else is inside that a template must not hold."""
+"""Tidy: leftovers of the build are removed, and the template holds nothing that it must not hold."""
 
 import pytest
 

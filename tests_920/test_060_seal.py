@@ -1,4 +1,4 @@
-"""Seal: if no check stands in the way, the suite shuts the template down, takes two snapshots and starts it again.
+"""Seal: if no check prevents it, the suite shuts the template down, takes two snapshots and starts it again.
 
 That happens in the teardown of the fixture `seal`, after the check below; each step is a row of the report.
 """

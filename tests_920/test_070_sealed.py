@@ -1,4 +1,4 @@
-"""Sealed: the snapshot is whole, and the container is up again as it was proved."""
+"""Sealed: the snapshot is complete, and the container runs again as it was proved."""
 
 import pytest
 

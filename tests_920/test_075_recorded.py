@@ -1,7 +1,7 @@
-"""Recorded: the template is what its record says, and the record is where it can be found.
+"""Recorded: the template matches its record, and the record is stored where it can be found.
 
-These checks only read; a run that goes on after one that was killed keeps its record first. They end a build,
-are all that a run on an existing template does, and are what `--verify` runs: then they say what has drifted since.
+These checks are read-only, except that a run that resumes a killed one first stores its record. They end a build, are
+all that a run on an existing template does, and are what `--verify` runs to report drift.
 """
 
 import pytest
@@ -75,7 +75,7 @@ def test_packages_are_as_recorded(inner_comparison: Comparison, build: Build) ->
 
 
 def test_stack_is_as_recorded(inner_comparison: Comparison, build: Build) -> None:
-    """Docker, its configuration, NVIDIA's toolkit and its libraries are the ones that were sealed."""
+    """Docker, its configuration, NVIDIA's toolkit and libraries are the ones that were sealed."""
     assert not (drift := inner_comparison.lines("files", "software")), drifted(build, drift)
 
 

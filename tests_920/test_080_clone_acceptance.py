@@ -1,7 +1,7 @@
-"""Clone acceptance: a clone of the snapshot boots, is itself, and serves: that is what the template is for.
+"""Clone acceptance: a clone of the snapshot boots, has its own identity, and serves.
 
-The clone is a throw-away one, with a number, a name and an address of its own, and is destroyed in the
-end. With `--accept` it is a container as it is declared; of one that was there before, nothing is changed.
+The clone is a throw-away one with its own number, name and address, and is destroyed at the end. With
+`--accept` it is a declared container; one that existed before is not changed.
 """
 
 import pytest
@@ -52,7 +52,7 @@ def test_clone_is_made(acceptance: CloneAcceptance) -> None:
 
 @MADE
 def test_clone_boots_beside_its_template(acceptance: CloneAcceptance) -> None:
-    """The clone boots beside its template, and no unit of its systemd has failed."""
+    """The clone boots beside its template, and no systemd unit has failed."""
     if not acceptance.made:
         raise acceptance.build.ledger.blocked_by("test_clone_is_made")
     state, inside = acceptance.start(), acceptance.clone.container
@@ -113,7 +113,7 @@ def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) ->
 @MADE
 @BOOTED
 def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> None:
-    """Image, model, packages, files and software in a new clone are the ones that were sealed."""
+    """Image, model, packages, files and software in a new clone match the sealed template."""
     drifts = "; ".join(str(drift) for drift in acceptance.comparison.in_template)
     if acceptance.is_of_earlier_generation:
         warn(f"{clone.ctid} was cloned from an earlier generation of the template")

@@ -1,4 +1,4 @@
-"""Accepted: what was sealed has been checked again; from now on the snapshot counts as done."""
+"""Accepted: the sealed snapshot was checked again and now counts as done."""
 
 import pytest
 

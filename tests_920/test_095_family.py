@@ -1,4 +1,4 @@
-"""Family: each container that descends from a template of this node; no part of a build, and it changes nothing."""
+"""Family: each container that descends from a template of this node. Not part of a build; changes nothing."""
 
 import pytest
 

@@ -26,7 +26,7 @@ FAULTS = (
         "family",
         ("test_descendant_is_sound[931]",),
         node(f"{COPY}; rm /lxc-disks/subvol-931-disk-0/etc/phoenix/manifest.json", "pct destroy 931"),
-        ("carries no record of one in /etc/phoenix", "fix in this order"),
+        ("has no record of one in /etc/phoenix", "fix in this order"),
         words=("--family",),
         ground=Ground.ACCEPTED,
     ),

@@ -39,19 +39,19 @@ RANDOM = 40  # trials at random moments
 HEAD = """# Killed runs
 
 `make kills` writes this page. Each trial starts from a saved disk of the lab node, ends a run of the suite at a given
-or a random moment, and starts the next run. A stand-in replaces vLLM's server. After each end and after the next run:
+or a random moment, and starts the next run. A stand-in replaces vLLM's server. After each kill and after the next run:
 
-- 903 and everything else that the suite did not make is unchanged, by metadata and change times of every file.
+- 903 and everything else that the suite did not make is unchanged, by metadata and change time of every file.
 - During a rebuild a complete accepted snapshot exists, under the declared name or as its generation. This is checked
   at each command that changes the node, and right after the end.
 - No snapshot was accepted without all checks passed, as its record shows.
-- A run that gets a signal (Ctrl-C, SIGTERM, SIGHUP) exits with 2 and has removed what it started.
+- A run that receives a signal (Ctrl-C, SIGTERM, SIGHUP) exits with 2 after removing what it started.
 - The next run without options completes, finds 920 existing, or refuses with commands. These were run, and the run
   after them was green.
 - There are no leftovers after that: containers, volumes, snapshots that only storage or configuration knows, locks,
   Docker containers, processes, task records.
 """
-WAYS_ABOUT = """*power* ends the node with the suite on it. With *power of the node alone* the suite runs elsewhere
+WAYS_ABOUT = """*power* cuts the power of node and suite. With *power of the node alone* the suite runs elsewhere
 and must fail by itself. Between stages, the next run was tried once for each state.
 """
 SECTIONS = {

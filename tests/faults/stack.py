@@ -369,7 +369,7 @@ INHERITED = (
         "/dev/nvidia-uvm is gone: nvidia-smi works, CUDA does not",
         ("test_gpu_may_be_used[gpu0]",),
         inside("touch /run/plain; mount --bind /run/plain /dev/nvidia-uvm", "umount /dev/nvidia-uvm"),
-        "/dev/nvidia-uvm is no device",
+        "/dev/nvidia-uvm is not a device",
         simulated=True,
         diagnosis="B4",
     ),

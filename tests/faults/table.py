@@ -10,8 +10,8 @@ from tests.faults.trial import NEVER, Line, declared, short
 HEAD = """# Injected faults
 
 `make faults` writes this page: it injects these faults in the lab, one at a time. *Sealed* is "not accepted" if
-the fault strikes after the snapshot was taken; such a snapshot does not count as done. *Next run* is filled in for
-the first fault that left that state. Faults marked with * concern a GPU, which the lab simulates.
+the fault occurs after the snapshot was taken; such a snapshot does not count as done. *Next run* is filled in for
+the first fault that left this state. Faults marked with * concern a GPU, which the lab simulates.
 """
 
 

@@ -194,7 +194,7 @@ def judge(line: Line, run: Run) -> None:
     line.diagnoses = diagnoses(run)
     if fault.diagnosis and fault.diagnosis not in line.diagnoses:
         line.wrong.append(f"diagnosis {line.diagnoses or 'none'}")
-    if fault.diagnosis and "no known failure mode fits" in run.output:
+    if fault.diagnosis and "no known failure mode matches" in run.output:
         line.wrong.append("a failure that the catalogue knows has no failure mode")
 
 

@@ -123,7 +123,7 @@ def test_wheelhouse_installs_and_plans_over_ssh(
     assert "to build" in said
     assert "makes 920, a full clone of 903@docker-gpu-snapshot" in said
     without, _, rest = said.partition("without sudo: 4")
-    assert "worked on as root, as `pct` asks for: put sudo before the command" in without + rest
+    assert "must run as root, as `pct` does: put sudo before the command" in without + rest
     assert "with sudo: 4" in said
     assert "the node can't be asked: `cat /etc/pve/.members " in said, "as root it is asked"
     assert "tests collected" in said

@@ -382,7 +382,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
         run = lab.build(*STAND_IN, "--accept", "951")
     assert (run.status, run.failed()) == (1, {"test_clone_is_made"})
     says(run, "memory 5120 → 6144", "pct set 951 --memory 6144", "has 3.0 of")
-    says(run, "its own server answers at http://10.0.0.151:8000 (vllm-test-model), which proves nothing")
+    says(run, "its own server answers at http://10.0.0.151:8000 (vllm-test-model), which is not proof")
     for words in (("--verify-deep",), ("--rebuild",)):
         assert lab.build(*STAND_IN, *words).status == 0
     assert lab.node("sh", "-c", STATE) == before
@@ -391,7 +391,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     before = lab.node("sh", "-c", STATE)
     run = lab.build(*STAND_IN, "--accept", "951")
     assert (run.status, run.outcome) == (0, "partial")
-    says(run, "container 951 is off, and not started as it was there before: pct start 951")
+    says(run, "container 951 is off, and not started because it existed before: pct start 951")
     assert lab.node("sh", "-c", STATE) == before
     assert lab.containers() == [903, 920, 951]
 

@@ -131,7 +131,7 @@ def test_what_did_not_come_back_after_a_restart_of_the_node_is_named(lab: Lab) -
     """First nobody makes nvidia-uvm before guests start, then it is made, with another number."""
     lab.node("sh", "-ec", ONBOOT, "sh", str(RAW), "931", str(RAW))
     with restarted_again(lab):
-        for uvm, verdicts in (("", {931: "is to start at boot, and is off", RAW: "it has no /dev/nvidia-uvm"}),
+        for uvm, verdicts in (("", {931: "has onboot: 1, but is off", RAW: "it has no /dev/nvidia-uvm"}),
                               ("511", {RAW: "c 238:* rwm in its configuration, but nvidia-uvm is 511"})):  # fmt: skip
             lab.machine.power_off()
             up(lab.machine)

@@ -58,7 +58,7 @@ def test_half_made_clone_of_ours_goes_with_its_volume_and_the_lock_on_its_parent
     assert locks(lab).split() == ["/etc/pve/lxc/903.conf:lock:", "disk", "/etc/pve/lxc/920.conf:lock:", "create"]
     run = lab.build(*WORDS)
     assert (run.status, run.outcome) == (0, "built")
-    says(run, "removed what an interrupted run left: container 920, whose clone had died")
+    says(run, "removed what an interrupted run left: container 920, whose clone was interrupted")
     assert (volumes(lab, 920), locks(lab)) == (["lxc-disks:subvol-920-disk-0"], "")
 
 

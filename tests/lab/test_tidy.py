@@ -170,7 +170,7 @@ def test_layers_that_docker_does_not_know_are_named(container: Container, settin
     found = leftovers(container, settings).growth
     container.ask("rm", "-r", "/var/lib/docker/overlay2/cut")
     assert found[0].startswith("grown by 5")
-    assert found[1].startswith("57 MiB of it lie in Docker's folders")
+    assert found[1].startswith("57 MiB of it are in Docker's folders")
     assert "--rebuild-clone builds it again" in found[1]
 
 

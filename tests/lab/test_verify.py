@@ -131,13 +131,13 @@ def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
         assert "status: stopped" in lab.node("pct", "status", "920")
     finally:
         lab.node("sh", "-c", f"pct start 920 && {DOCKER}")
-    says(run, "Container 920 is off", "nothing is started to compare")
+    says(run, "Container 920 is off", "a comparison starts no container")
     assert (run.status, run.outcome) == (deep.status, deep.outcome) == (0, "partial")
     assert deep.checks()["test_clone_serves"].startswith("container 920 is off")
     says(deep, "start it, then run every check: ", "pct start 920'; ")
     says(deep, "--verify-deep")
     assert summary(run)["verificationResult"] == "FAILED"
-    assert set(run.checks().values()) >= {"container 920 is off, and nothing is started to compare"}
+    assert set(run.checks().values()) >= {"container 920 is off, and a comparison does not start it"}
 
 
 # --- drift --------------------------------------------------------------------------------------------

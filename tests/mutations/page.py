@@ -13,26 +13,26 @@ WAYS = (*WHOLE, "stale")
 HEAD = """# Checks with wrong facts
 
 Each check of the build and of `--family` is called with the suite's own code on a modelled node on which it passes.
-Then each fact that it asks for (the answer of a command, a file, an HTTP answer, nvidia-smi's report) is
-spoilt in each way:
+Then each fact that it reads (the answer of a command, a file, an HTTP answer, nvidia-smi's report) is
+mutated in each of these ways:
 
 | way | the answer |
 |---|---|
-| empty | has no text |
+| empty | is empty |
 | without fields | has rows, but no fields in them |
 | empty list | is `[]` or `{}` |
-| missing | is that of a command or file that is not there (exit status 127, HTTP 503) |
-| unknown | has `[Unknown Error]` or null in place of each value |
-| not a number | has NaN in place of each number |
+| missing | is that of a missing command or file (exit status 127, HTTP 503) |
+| unknown | has `[Unknown Error]` or null instead of each value |
+| not a number | has NaN instead of each number |
 | swapped | has the other GPU's or container's number, name, PCI address and UUID |
-| doubled | says everything twice |
-| stale | is the one of before the clone, the seal or the acceptance |
+| doubled | has everything twice |
+| stale | is from before the clone, the seal or the acceptance |
 
-`FACT: FIELD` spoils one field of a structured answer; only fields that the check reads are listed. `-` means that the
-spoilt answer says what the true one says. A number is a reason why the check passes and may, below the tables.
-"inconclusive" blocks nothing before sealing; record and description name it. Failed and skipped checks block the seal.
+`FACT: FIELD` mutates one field of a structured answer; only fields that the check reads are listed. `-` means that the
+mutated answer is equivalent to the true one. A number refers to a reason below the tables why the check may pass.
+"inconclusive" does not prevent sealing, but record and description name it. Failed and skipped checks prevent it.
 
-`make mutations` renews this page. No check passes without a reason.
+`make mutations` rewrites this page. No check passes without a reason.
 """
 
 
@@ -65,7 +65,7 @@ def page(cells: Iterable[Cell]) -> str:
     without = [check.short for check in checks() if check.name not in asked]
     lines += ["## Why a check may pass", "", *(f"{number}. {note}" for note, number in notes.items()), ""]
     lines += [
-        "## Checks that ask for no fact",
+        "## Checks that read no fact",
         "",
         "They judge what earlier checks have found, or what the run itself knows:",
     ]
