@@ -288,7 +288,7 @@ def test_address_is_looked_for_on_every_interface() -> None:
         preflight.test_address_is_free(node, PLACE)
     assert ephemeral_clone.holders(node).keys() == {"dhcp", "10.0.0.9"}
     nets["net1"] = "bridge=vmbr1"
-    with pytest.raises(NodeError, match="net1 is 'bridge=vmbr1', so its address is not known"):
+    with pytest.raises(NodeError, match="net1 is 'bridge=vmbr1', so its address is unknown"):
         preflight.test_address_is_free(node, PLACE)
 
 
