@@ -14,7 +14,7 @@ import pytest
 from fixtures.base.settings import Settings
 from fixtures.proxmox.container import Container
 from fixtures.remote import leftovers, machine, secret_files
-from fixtures.remote.leftovers import CONTAINERD
+from fixtures.remote.machine import CONTAINERD
 from fixtures.serving import caches
 from fixtures.template.tidy import find_leftovers
 

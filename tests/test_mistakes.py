@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from fixtures.base import mistakes
+from fixtures.base.errors import BuildError
 from tests.suite_run import Suite
 
 TOP = Path(__file__).parent.parent
@@ -59,3 +63,29 @@ def test_mistake_in_a_setting(name: str, tmp_path: Path) -> None:
 
 def test_every_golden_file_is_read() -> None:
     assert {path.stem for path in SAID.glob("*.txt")} == {*DECLARED, *OPTIONS}
+
+
+def test_declaration_that_conforms_is_compared_with_the_schema_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until one of the two has changed: to load jsonschema takes a good part of a run that finds nothing to do."""
+
+    def refuse(text: str) -> None:
+        mistakes.refuse(Path("declared.json"), text, json.loads(text))
+
+    (tmp_path / "__pycache__").mkdir()
+    schema = tmp_path / "schema.json"
+    schema.write_bytes(mistakes.SCHEMA.read_bytes())
+    monkeypatch.setattr(mistakes, "SCHEMA", schema)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    with pytest.raises(BuildError, match=r"lxc_configs\.903\.cores"):
+        refuse(GOOD.replace('"cores": ', '"cores": -', 1))
+    assert not list(tmp_path.glob("__pycache__/*"))
+    refuse(GOOD)
+    monkeypatch.setattr(mistakes, "jsonschema", None)
+    refuse(GOOD)
+    with pytest.raises(AttributeError):
+        refuse(GOOD.replace('"cores": ', '"cores": 1', 1))
+    schema.write_text(schema.read_text().replace("900", "901"))
+    with pytest.raises(AttributeError):
+        refuse(GOOD)

@@ -21,10 +21,11 @@ from fixtures.record.exports import ctrf, junit, statements
 from fixtures.record.model import Record, Subject, Verdict, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
+from fixtures.report.recorder import OFTEN, Recorder
 from fixtures.run import caveats
 from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
-from fixtures.run.mode import Outcome
+from fixtures.run.mode import BUILD, VERIFY, VERIFY_DEEP, Mode, Outcome
 from fixtures.run.stages import Check
 from fixtures.template import manifest
 from tests import schemas
@@ -390,3 +391,17 @@ def test_umask_of_whoever_runs_it_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "reports/x"
     modes = [path.stat().st_mode & 0o777 for path in (folder, folder / "record.json", folder / "a")]
     assert modes == [0o700, 0o600, 0o600]
+
+
+@pytest.mark.parametrize(
+    ("kind", "only_reads", "often"), [(VERIFY, True, 1), (BUILD, True, 1), (BUILD, False, 3), (VERIFY_DEEP, True, 3)]
+)
+def test_record_is_written_after_each_check_that_may_take_long(kind: Mode, only_reads: bool, often: int) -> None:
+    """Once a second where all checks together take one, in a run that only compares."""
+    written: list[str] = []
+    build = SimpleNamespace(ledger=SimpleNamespace(result=lambda _: None), mode=kind, only_reads=only_reads)
+    recorder: Any = SimpleNamespace(_build=build, _written=-OFTEN, _note_checks=lambda: None)
+    recorder._write = lambda name, *_, **__: written.append(name)
+    for _ in range(3):
+        Recorder.pytest_runtest_logfinish(recorder, "test_x.py::test_a")
+    assert written == ["record.json"] * often

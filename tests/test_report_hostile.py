@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import DictLoader, Environment
 
 from fixtures.base.text import clean, short, tail
 from fixtures.gpu.sample import GpuSample
 from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
-from fixtures.report.markup import render, words
+from fixtures.report.markup import Compiled, render, words
 from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
@@ -130,3 +131,15 @@ def test_templates_escape() -> None:
     shown = render("report_evidence.jinja2", message="<b>&", sections=[("<i>", "<u>")], **nothing)
     assert "&lt;b&gt;&amp;" in shown
     assert not {"<b>", "<i>", "<u>"} & {shown[place : place + 3] for place in range(len(shown))}
+
+
+@pytest.mark.parametrize("place", ["written", "missing", "not to be written"])
+def test_compiled_template_is_kept_where_that_can_be(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a report is written all the same where it can't, as on a disk that is full."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", place == "not to be written")
+    folder = tmp_path / "none" if place == "missing" else tmp_path
+    pages = Environment(loader=DictLoader({"page": "{{ 6 * 7 }}"}), bytecode_cache=Compiled(str(folder)))
+    assert pages.get_template("page").render() == "42"
+    assert bool(list(tmp_path.iterdir())) is (place == "written")

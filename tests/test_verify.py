@@ -507,23 +507,22 @@ def test_no_clone_leaves_that_stage_out() -> None:
     ],
 )
 def test_only_what_will_be_compared_at_once_is_asked_ahead(
-    monkeypatch: pytest.MonkeyPatch, kind: mode.Mode, accepted: bool, runs: bool, asked: int | None
+    kind: mode.Mode, accepted: bool, runs: bool, asked: int | None
 ) -> None:
     """What is asked of the container: it is not started for that, and a build may still change it."""
     questions: list[CommandRequest] = []
-    inside = SimpleNamespace(channel=SimpleNamespace(ask_ahead=lambda *each: questions.extend(each)))
+    channel = SimpleNamespace(ask_ahead=lambda *each: questions.extend(each), open=lambda: None)
+    inside = SimpleNamespace(channel=channel)
     build: Any = SimpleNamespace(
         mode=kind,
         template=SimpleNamespace(ctid=920, snapshot_name="snap", container=inside),
         settings=SimpleNamespace(server_mounts=(), keep_model="", vllm_image="i", test_model="m", command_deadline=9.0),
         channel=SimpleNamespace(ask_ahead=lambda *each: Future[list[CommandResult]]()),
+        node=SimpleNamespace(quick=9.0),
     )
-    monkeypatch.setattr(verification, "wait", lambda *_: None)
-    monkeypatch.setattr(verification, "replace", lambda build: build)
-    monkeypatch.setattr(verification, "look", lambda build: Pending())
     sockets = b"Num\n0000: 00000002 00000000 00010000 0001 01 9 @/var/lib/lxc/920/command\n"
     file = f"rootfs: a\n[snap]\n#it is{' accepted now' * accepted}\nsnaptime: 7\n"
-    found = verification._look_ahead(
+    found = verification._ask_ahead(
         build, CommandResult(0, sockets * runs, b"", 0.0), CommandResult(0, file.encode(), b"", 0.0)
     )
     assert (len(questions) if found else None) == asked
