@@ -14,7 +14,7 @@ from fixtures.proxmox.container import ContainerError
 from fixtures.run import answers
 from fixtures.serving.client import ServerError
 from fixtures.serving.served_model import ServedModel
-from fixtures.serving.server import Readiness
+from fixtures.serving.server import Readiness, Server
 from fixtures.serving.server_group import ServerGroup
 
 IMAGE: Any = SimpleNamespace()
@@ -49,6 +49,8 @@ class FakeServer:
         self.container.done.append(f"start {self.name} at {place}{' warm' * bool(first and first.warm)}")
         if self.fails == "start":
             raise ServerError(f"{self.name} did not start")
+
+    begin: Any = Server.begin
 
     def wait_until_ready(self) -> Readiness:
         if self.barrier:

@@ -22,6 +22,7 @@ from fixtures.template.clone import Clone
 
 BOOTED = pytest.mark.needs_answer("test_clone_boots_beside_its_template")
 MADE = pytest.mark.needs_answer("test_clone_is_made")
+LOADING = pytest.mark.usefixtures("loading")  # the server of test_clone_serves loads meanwhile
 COMPARED = pytest.mark.needs_answer("test_clone_is_what_was_sealed")
 pytestmark = [pytest.mark.stage("clone acceptance"), pytest.mark.order(80), pytest.mark.deep]
 
@@ -66,31 +67,6 @@ def test_clone_boots_beside_its_template(acceptance: CloneAcceptance) -> None:
 
 @MADE
 @BOOTED
-def test_clone_has_an_identity_of_its_own(acceptance: CloneAcceptance, clone: Clone) -> None:
-    """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
-    template, found = acceptance.identities()
-    name, ask = f"clone {clone.ctid}", clone.container.pasteable("cat", "/etc/machine-id")
-    shared = identity.shared(template, found)
-    assert not shared, unexpected(
-        f"{name} shares {', '.join(shared)} with its template",
-        "its own",
-        cause=f"{identity.UNIT} did not run when the template was sealed",
-        run=clone.container.pasteable("systemctl", "status", identity.UNIT),
-    )
-    missing = identity.missing(found, ssh=clone.container.exists("sshd"))
-    assert not missing, unexpected(
-        f"{name} has no {', '.join(missing)}", "its own, generated at its first boot", run=ask
-    )
-    address = clone.declared.network.address
-    assert f"{address}/" in found["addresses"], unexpected(
-        f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
-    )
-    if unknown := identity.missing(template, ssh=False):
-        raise Unseen(f"unknown: {', '.join(unknown)} of the template, so they cannot be compared with the clone's")
-
-
-@MADE
-@BOOTED
 def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) -> None:
     """Docker runs a container in the clone, and a new clone holds none."""
     docker.remove_own(clone.container)  # of a run that was killed
@@ -112,53 +88,17 @@ def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) ->
 
 @MADE
 @BOOTED
-def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> None:
-    """Image, model, packages, files and software in a new clone match the sealed template."""
-    drifts = "; ".join(str(drift) for drift in acceptance.comparison.in_template)
-    if acceptance.is_of_earlier_generation:
-        warn(f"{clone.ctid} was cloned from an earlier generation of the template")
-    if acceptance.was_there and drifts:
-        warn(f"{clone.ctid} has changed since it was cloned: {drifts}")
-    else:
-        assert not drifts, unexpected(
-            f"clone {clone.ctid} differs from the template that was sealed: {drifts}",
-            "no difference",
-            cause="something changes it at its first boot",
-            run=clone.container.pasteable("/etc/phoenix/verify"),
-        )
-
-
-@MADE
-@BOOTED
-@COMPARED
-def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone) -> None:
-    """The clone carries the record, and /etc/phoenix/verify shows its origin."""
-    said = clone.container.execute("/etc/phoenix/verify").out
-    origin = f"came from {acceptance.build.template.subject}"
-    manifest = f"manifest sha256:{acceptance.comparison.digest}"
-    told = said.partition("\n")[0].split(", ")
-    numbered = all(each.removeprefix("generation ").isdecimal() for each in told[1:-1])  # a record may name it
-    assert (told[0], told[-1], numbered) == (origin, manifest, True), unexpected(
-        f"/etc/phoenix/verify in clone {clone.ctid} prints {said!r}",
-        f"{origin}, {manifest}",
-        run=clone.container.pasteable("/etc/phoenix/verify"),
-    )
-
-
-@MADE
-@BOOTED
 @COMPARED
 def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone) -> None:
     """nvidia-smi in the clone lists the GPUs that are assigned to it."""
     listed = gpus.listed(clone.container)
-    lost = [str(drift) for drift in acceptance.comparison.around if drift.field.startswith("gpus")]
     seen = {(gpu.minor, gpu.uuid) for gpu in listed}
     # a run that did not list them knows their number only
     given = {(gpu.minor, gpu.uuid) for gpu in acceptance.build.gpus} or seen
     assert (len(listed), seen) == (len(clone.declared.gpus), given), unexpected(
         f"GPUs {clone.declared.gpus} are assigned, but {', '.join(map(str, listed))} are listed in clone {clone.ctid}",
         f"{len(clone.declared.gpus)} GPUs: {', '.join(map(str, acceptance.build.gpus))}",
-        cause=f"difference to the template: {'; '.join(lost) or 'none'}",
+        cause=f"difference to the template: {acceptance.lost_gpus or 'none'}",
         run=clone.container.pasteable("nvidia-smi", "-L"),
     )
 
@@ -184,14 +124,76 @@ def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, sett
     )
 
 
+@LOADING
+@MADE
+@BOOTED
+def test_clone_has_an_identity_of_its_own(acceptance: CloneAcceptance, clone: Clone) -> None:
+    """The clone has regenerated its identity: ids, keys, name and addresses differ from the template's."""
+    template, found = acceptance.identities()
+    name, ask = f"clone {clone.ctid}", clone.container.pasteable("cat", "/etc/machine-id")
+    shared = identity.shared(template, found)
+    assert not shared, unexpected(
+        f"{name} shares {', '.join(shared)} with its template",
+        "its own",
+        cause=f"{identity.UNIT} did not run when the template was sealed",
+        run=clone.container.pasteable("systemctl", "status", identity.UNIT),
+    )
+    missing = identity.missing(found, ssh=clone.container.exists("sshd"))
+    assert not missing, unexpected(
+        f"{name} has no {', '.join(missing)}", "its own, generated at its first boot", run=ask
+    )
+    address = clone.declared.network.address
+    assert f"{address}/" in found["addresses"], unexpected(
+        f"{name} has the addresses {found['addresses']}", address, run=clone.container.pasteable("ip", "address")
+    )
+    if unknown := identity.missing(template, ssh=False):
+        raise Unseen(f"unknown: {', '.join(unknown)} of the template, so they cannot be compared with the clone's")
+
+
+@LOADING
+@MADE
+@BOOTED
+def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> None:
+    """Image, model, packages, files and software in a new clone match the sealed template."""
+    drifts = "; ".join(str(drift) for drift in acceptance.comparison.in_template)
+    if acceptance.is_of_earlier_generation:
+        warn(f"{clone.ctid} was cloned from an earlier generation of the template")
+    if acceptance.was_there and drifts:
+        warn(f"{clone.ctid} has changed since it was cloned: {drifts}")
+    else:
+        assert not drifts, unexpected(
+            f"clone {clone.ctid} differs from the template that was sealed: {drifts}",
+            "no difference",
+            cause="something changes it at its first boot",
+            run=clone.container.pasteable("/etc/phoenix/verify"),
+        )
+
+
+@LOADING
+@MADE
+@BOOTED
+@COMPARED
+def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone) -> None:
+    """The clone carries the record, and /etc/phoenix/verify shows its origin."""
+    said = clone.container.execute("/etc/phoenix/verify").out
+    origin = f"came from {acceptance.build.template.subject}"
+    manifest = f"manifest sha256:{acceptance.comparison.digest}"
+    told = said.partition("\n")[0].split(", ")
+    numbered = all(each.removeprefix("generation ").isdecimal() for each in told[1:-1])  # a record may name it
+    assert (told[0], told[-1], numbered) == (origin, manifest, True), unexpected(
+        f"/etc/phoenix/verify in clone {clone.ctid} prints {said!r}",
+        f"{origin}, {manifest}",
+        run=clone.container.pasteable("/etc/phoenix/verify"),
+    )
+
+
 @MADE
 @BOOTED
 def test_clone_serves(
-    acceptance: CloneAcceptance, clone: Clone, clone_image: Image, clone_server: Server, settings: Settings
+    acceptance: CloneAcceptance, clone_image: Image, clone_server: Server, settings: Settings
 ) -> None:
     """The clone serves its model from the sealed image and gives the expected answer."""
-    clone_server.start(clone_image, clone.declared.tensor_parallel)
-    clone_server.wait_until_ready()
+    (acceptance.ready or clone_server.begin(clone_image, acceptance.clone.declared.tensor_parallel)).result()
     answer = clone_server.chat(settings.test_prompt)
     show = f"zless {settings.report_folder}/latest/{log_file('clone')}"
     assert (answer.status, answer.model) == (200, clone_server.model), unexpected(

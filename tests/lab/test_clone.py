@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+from bench.spans import Run as Spans
 from fixtures.base import settings as options
 from fixtures.base.declaration import Declared, load
 from fixtures.base.settings import Settings
@@ -82,6 +83,10 @@ def test_template_is_built_and_tried_in_one_run(lab: Lab, built: Run) -> None:
     assert " accepted " in lab.snapshots()[SNAPSHOT]["description"]
     assert "clone-990-of-920" in built.report
     assert (built.folder / "server-clone.log.gz").is_file()
+    times = Spans(built.folder)
+    *_, server = (each.started for each in times.commands if "--detach" in each.argv)
+    assert times.check("test_cuda_works_in_the_clone[gpu1]").started < server
+    assert server < times.check("test_clone_is_what_was_sealed").started  # it loads while the clone is compared
 
 
 def test_build_leaves_the_parent_as_it_was(lab: Lab, built: Run, parent_before: str) -> None:
@@ -372,7 +377,7 @@ def owners_container_is_left_alone(lab: Lab, command: str) -> None:
     run = lab.build(*STAND_IN, "--accept", "951")
     assert lab.node("sh", "-c", STATE) == before
     assert (run.status, run.outcome) == (0, "cloned")
-    says(run, "existed before; it was not changed", "has changed since it was made: model files config.json")
+    says(run, "existed before; it was not changed", "has changed since it was cloned: model files config.json")
     assert record_of(run).clone["servers_of_its_owner"] == ["http://10.0.0.151:8000 (vllm-test-model)"]
     assert "--publish 8001:8000" in record_of(run).clone["server_command"]
 
