@@ -156,7 +156,7 @@ def test_snapshot_with_a_pasted_description_is_not_replaced(ours: Template, node
     made = seal(ours, accept=False)
     node.delete(920, NAME)
     node.snapshot(920, NAME, made.description)
-    with pytest.raises(TemplateError, match="is not known as this suite's"):
+    with pytest.raises(TemplateError, match="is not recorded as this suite's"):
         seal(ours, replace=True)
 
 
@@ -323,7 +323,7 @@ ANOTHER = f"{MARK} container 921 cloned from 903@docker-gpu-snapshot"
         (lambda text: f"{text}[before]\nsnaptime: 5\n", "pct delsnapshot 920 before"),
         (
             lambda text: f"{text}[before]\n#phoenix-920%3A sealed x accepted y\nsnaptime: 5\n",
-            "not known as this suite's",
+            "not recorded as this suite's",
         ),
     ],
 )
@@ -371,7 +371,7 @@ def test_journal_that_cannot_be_read_leads_to_no_change(ours: Template, node: Sm
     for text in ("half", "[]", "{}", '{"ctid": 920}'):
         node.journal["1"] = text
         for change in (ours.remove, lambda: seal(ours, replace=True)):
-            with pytest.raises(NodeError, match="no generation"):
+            with pytest.raises(NodeError, match="not a generation"):
                 change()
     assert len(node.done) == done
 
@@ -408,7 +408,7 @@ def test_only_throw_away_clones_of_ours_are_removed(node: SmallNode, monkeypatch
     [
         ("lock: backup\n", r"locked \(backup\).*pct unlock 990"),
         ("mp0: lxc-disks:subvol-990-disk-1,mp=/data\n", "more volumes than its own"),
-        ("[mine]\nsnaptime: 1\n", "taken snapshots of it: mine; pct delsnapshot 990 mine"),
+        ("[mine]\nsnaptime: 1\n", "it has snapshots that this suite did not take: mine; pct delsnapshot 990 mine"),
         ("hostname: web\n", "is called 'web', not clone-990-of-.*pct destroy 990"),
     ],
 )

@@ -75,7 +75,7 @@ def test_features_are_accepted(tmp_path: Path, features: str) -> None:
         ("lxc_configs.920.startup", "order=x", 'startup: "order=x"; expected order=N, then up=SECONDS'),
         ("lxc_configs.920.network_config.gw", "10.0.0.220", "expected another address in 10.0.0.0/24"),
         ("lxc_configs.920.network_config.gw", "10.0.0.999", "not permitted in '10.0.0.999'; expected an address in"),
-        ("lxc_configs.920.mac_address", "53:54:00:AA:BB:D1", "is the address of a group"),
+        ("lxc_configs.920.mac_address", "53:54:00:AA:BB:D1", "is a multicast address"),
         ("lxc_configs.920.name", "a..b", "expected a host name"),
         ("lxc_configs.920.name", "x" * 64, "expected a host name"),
         ("lxc_configs.920.clone_from_template_ctid", "920", "920 is the container itself"),
@@ -132,7 +132,7 @@ def test_missing_file_is_named(tmp_path: Path, name: str, said: str) -> None:
 
 def test_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
     text = json.dumps(GOOD, indent=0)
-    once = "stands twice, first in line {}; expected each key once; remove one of them"
+    once = "duplicate key, first in line {}; expected each key once; remove one"
     for old, new, place, first in (
         ('"cores": 2,', '"cores": 2,\n"memory_mb": 4096,', ":11: lxc_configs.903.memory_mb", 9),
         ('"950": {', '"920": {', ":55: lxc_configs.920", 30),

@@ -63,7 +63,7 @@ def test_first_one_is_answered_at_once() -> None:
     begun = time.thread_time()
     one.raises()
     assert time.thread_time() - begun < 0.2
-    assert one.said == ["interrupted; what this run has started is cleaned up, then it ends"]
+    assert one.said == ["interrupted; cleaning up what this run has started, then exiting"]
 
 
 def test_one_that_was_lost_is_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_clean_up_that_fails_after_an_interrupt_is_reported_only(monkeypatch: py
     with one.cleaning_up():
         raise BuildError("container 990 is locked (create)")
     assert warned == ["not cleaned up after an interrupt: container 990 is locked (create)"]
-    assert one.said[-1].startswith("not cleaned up, which the next run does: container 990 is locked")
+    assert one.said[-1].startswith("clean-up failed, the next run repeats it: container 990 is locked")
 
 
 def test_clean_up_that_fails_by_itself_is_a_failure() -> None:

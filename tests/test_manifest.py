@@ -266,7 +266,7 @@ def test_half_a_record_never_replaces_a_whole_one(node: Node, monkeypatch: pytes
     record_store.keep(node, DIGEST, {"record.json": "old" * 10_000})
     whole = record_store._archive
     monkeypatch.setattr(record_store, "_archive", lambda files: whole(files)[:1000])
-    with pytest.raises(NodeError, match="was not kept"):
+    with pytest.raises(NodeError, match="was not stored"):
         record_store.keep(node, DIGEST, {"record.json": "new" * 10_000})
     assert record_store.read(node, DIGEST)["record.json"].startswith("old")
     assert len(list(Path(record_store.FOLDER).iterdir())) == 2
@@ -282,7 +282,7 @@ def test_edited_file_is_named_and_not_built_upon(node: Node, name: str) -> None:
     ]
     assert was != now
     assert changed == "record.json"
-    with pytest.raises(NodeError, match="is not what was kept"):
+    with pytest.raises(NodeError, match="was changed after it was stored"):
         record_store.add(node, DIGEST, {"record.json": "new"})
 
 

@@ -15,14 +15,14 @@ def test_ranges_are_read() -> None:
 @pytest.mark.parametrize(
     ("read", "text", "said"),
     [
-        (numbers, "", "'' is no whole number"),
-        (numbers, "999-990", "does not go upwards"),
+        (numbers, "", "'' is not a whole number"),
+        (numbers, "999-990", "is not ascending"),
         (numbers, "100-99999", "longer than 1000"),
-        (numbers, "99", "99 is no number of a container"),
-        (numbers, "9 9x", "is no whole number"),
-        (addresses, "10.0.0.1-9", "'9' is no IPv4 address"),
-        (addresses, "10.0.0.256", "'10.0.0.256' is no IPv4 address"),
-        (addresses, "10.0.0.9-10.0.0.1", "does not go upwards"),
+        (numbers, "99", "99 is not a container number"),
+        (numbers, "9 9x", "is not a whole number"),
+        (addresses, "10.0.0.1-9", "'9' is not an IPv4 address"),
+        (addresses, "10.0.0.256", "'10.0.0.256' is not an IPv4 address"),
+        (addresses, "10.0.0.9-10.0.0.1", "is not ascending"),
     ],
 )
 def test_mistake_is_named(read: Callable[[str], object], text: str, said: str) -> None:

@@ -78,7 +78,7 @@ def test_run_leaves_no_secret(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("NOT_HERE", "server_env: NOT_HERE has no value here, and the environment has no NOT_HERE"),
-        ("2X=secret-value", "server_env: '2X' can't be handed on"),
+        ("2X=secret-value", "server_env: '2X' can't be passed on"),
         ("'X=secret-value", "server_env: can't be split into words"),
     ],
 )

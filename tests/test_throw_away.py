@@ -124,4 +124,4 @@ def test_bridge_without_an_address_in_the_network_does_not_mean_that_nobody_answ
     node: Any = SimpleNamespace(run=run, name="pve")
     assert ephemeral_clone.answers(node, "vmbr1", "10.0.0.9") is taken
     assert bool(said) is warned
-    assert all("10.0.0.9 is not known" in each for each in said)
+    assert all("unknown whether another machine uses 10.0.0.9" in each for each in said)

@@ -70,8 +70,8 @@ def test_collecting_touches_no_node() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-o", "clone_ctids=99"], "clone_ctids: 99 is no number of a container"),
-        (["-o", "clone_addresses=10.0.0"], "clone_addresses: '10.0.0' is no IPv4 address"),
+        (["-o", "clone_ctids=99"], "clone_ctids: 99 is not a container number"),
+        (["-o", "clone_addresses=10.0.0"], "clone_addresses: '10.0.0' is not an IPv4 address"),
         (["--accept", "903"], "--accept 903 is not declared as a clone of 920"),
         (["--accept", "940"], "container 940 is not declared"),
         (["--accept", "950", "--rebuild"], "--accept cannot be combined with"),

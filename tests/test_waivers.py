@@ -73,11 +73,11 @@ MISTAKES = {
     "a check of nothing like it": ({**GOOD, "check": '"docker"'}, "there is no check 'docker'; CHECKS lists them"),
     "a stage that acts": (
         {**GOOD, "check": '"test_060_seal.py::test_everything_passed"'},
-        "can't be waived: the stage seal is no mere check",
+        "can't be waived: it belongs to the stage seal",
     ),
     "all descendants": (
         {**GOOD, "check": '"test_095_family.py::test_descendant_is_sound[descendant]"'},
-        "is each descendant; a waiver names one, such as [931]",
+        "is each descendant; a waiver must name one, such as [931]",
     ),
     "a number of another check": (
         {**GOOD, "check": '"test_095_family.py::test_family_is_known[931]"'},
@@ -136,7 +136,7 @@ def test_waived_is_proved_only_for_sealing() -> None:
 def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     run = suite.run("-v", "-o", f"waivers={write(suite.top, GOOD)}")
     assert run.status == 1  # other checks fail on this node
-    assert "  waived        The parent container exists on the node under its declared name." in run.output
+    assert "  waived        The parent container exists on the node under its declared name" in run.output
     assert f"{ONE}: waived until 2999-12-31, the template is not sealed (seals = true lets it): 903 is" in run.output
     assert f"Waived: {ONE}." in run.record.sentence
     (check,) = [check for check in run.record.checks if check.name == ONE]

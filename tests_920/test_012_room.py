@@ -83,7 +83,7 @@ def test_node_has_the_memory(node: Node, template: Template, settings: Settings)
     if given < SERVER_MEMORY_MB:
         warn(
             f"{template.ctid} has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB}. If the server "
-            f"is killed while it loads, raise that: -o server_memory_mb={SERVER_MEMORY_MB}"
+            f"is killed while it loads, raise it: -o server_memory_mb={SERVER_MEMORY_MB}"
         )
     whole = node.memory // MIB
     assert given < whole, unexpected(

@@ -400,7 +400,7 @@ def test_docker_without_its_service_is_named(place: Place, version: str, mode: s
 def test_case_19_reasoning_null(place: Place, answering: Callable[..., Client], name: str) -> None:
     body = (DATA / "19-reasoning-null" / name).read_text().replace("MODEL", MODEL)
     message, modes = place.finds("test_server_answers[gpu0]", asked(answering(body.encode())))
-    assert message.startswith("the model thought and did not answer: its 64 tokens went into 'Okay")
+    assert message.startswith("the model reasoned and did not answer: its 64 tokens went into 'Okay")
     assert "-o answer_tokens=4096" in message
     assert modes == ["D27"]
 

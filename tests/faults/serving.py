@@ -238,7 +238,7 @@ SERVING = (
         "garbled",
         "the answer is one character again and again",
         "test_server_answers",
-        "again and again",
+        "one character repeated",
         diagnosis="D5",
     ),
     serving(

@@ -78,14 +78,14 @@ CLONE = (
             node(f"btrfs subvolume create {MORE}", f"btrfs subvolume delete {MORE}"),
             conf(920, "1i mp0: lxc-disks:subvol-920-disk-7,mp=/data,size=1G"),
         ),
-        "volumes that this suite has not made would go with it: mp0",
+        "volumes that this suite did not create would be removed with it: mp0",
         words=("--rebuild-clone",),
     ),
     destroyed(
         "clone-with-an-unused-volume",
         "--rebuild-clone where 920 has an unused volume",
         conf(920, "1i unused0: lxc-disks:subvol-920-disk-7"),
-        "volumes that this suite has not made would go with it: unused0",
+        "volumes that this suite did not create would be removed with it: unused0",
         words=("--rebuild-clone",),
     ),
     clone(
@@ -93,7 +93,7 @@ CLONE = (
         "--rebuild-clone, and the owner takes a snapshot of 920 meanwhile",
         ("test_container_is_cloned",),
         both(node("true", "pct delsnapshot 920 mine"), command("stop = sh pct snapshot 920 mine")),
-        "it has snapshots that are not known as this suite's: mine",
+        "it has snapshots that are not recorded as this suite's: mine",
         words=("--rebuild-clone",),
     ),
     clone(

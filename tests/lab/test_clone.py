@@ -300,7 +300,7 @@ def test_copying_that_was_interrupted_ends_by_itself_and_is_cleaned_up_by_the_ne
         process.send_signal(signal.SIGINT)
         run = lab.finish(process, 90)
         assert (run.status, run.outcome) == (2, "aborted")
-        says(run, "not cleaned up, which the next run does: container 990 is locked (create) by another task")
+        says(run, "clean-up failed, the next run repeats it: container 990 is locked (create) by another task")
         lab.node("touch", "/run/go-on")
     again = lab.build(*STAND_IN)
     assert (again.status, again.outcome) == (0, "built")
