@@ -28,7 +28,7 @@ def main() -> int:
             return int(pytest.ExitCode.USAGE_ERROR)
     found = front.suites(words, here)
     if missing := [folder for folder in found if not (folder / "CHECKS").is_file()]:
-        print(f"{missing[0]}/CHECKS is not there: a suite lists its checks in it, stage by stage", file=sys.stderr)
+        print(f"{missing[0]}/CHECKS does not exist: a suite lists its checks there, stage by stage", file=sys.stderr)
         return int(pytest.ExitCode.USAGE_ERROR)
     return int(pytest.main([*(_for_920(here) if not found else ()), "-p", "phoenix_920.front", *words]))
 

@@ -192,7 +192,7 @@ INHERITED = (
         "`pct exec` dies",
         ("test_systemd_is_healthy",),
         command("exec = die"),
-        "ended with 137 and said nothing",
+        "ended with 137 without output",
     ),
     stack(
         "root-not-grown",
