@@ -254,8 +254,8 @@ def test_v_shows_each_check_by_its_sentence() -> None:
     ]
     assert shown(checks, verbose=1)[:3] == [
         "  passed        It is well. (1.0 s)",
-        "  failed        GPU 1: It is well.: it is ill (2.0 s)",
-        "  skipped       It can be asked.: blocked by: GPU 1: It is well",
+        "  failed        GPU 1: It is well: it is ill (2.0 s)",
+        "  skipped       It can be asked: blocked by: GPU 1: It is well",
     ]
     assert shown(checks)[0] == "failed: GPU 1: It is well."
     assert "1 blocked" in shown(checks)[1]
