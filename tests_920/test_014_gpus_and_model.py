@@ -172,7 +172,7 @@ def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: Nod
     needed = model.weights / 2**20
     less = settings.server_option("--cpu-offload-gb", "--pipeline-parallel-size", "-pp", "--quantization", "-q")
     if needed >= room and less:
-        refuse_unseen("what of the model's weights a GPU is given with these server_args")
+        refuse_unseen("what part of the model's weights a GPU holds with these server_args")
     assert needed < room, unexpected(
         f"its weights are {needed:.0f} MiB, but {room:.0f} MiB of GPU memory are available",
         "a model that fits",

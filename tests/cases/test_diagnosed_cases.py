@@ -130,7 +130,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def settings(**more: object) -> Any:
     asked = {"test_model": MODEL, "test_prompt": "What is the capital of France?", "expected_word": "Paris"}
     limits = {"answer_tokens": 64, "answer_deadline": 10, "command_deadline": 30, "gpu_share": 0.9}
-    return SimpleNamespace(**{**asked, **limits, "variables": {API_KEY: "k"}, **more})
+    given = {"variables": {API_KEY: "k"}, "server_option": lambda *_: ""}
+    return SimpleNamespace(**{**asked, **limits, **given, **more})
 
 
 @pytest.fixture
