@@ -175,6 +175,7 @@ def test_any_other_body_fails(speaker: Speaker, asked: Server, content: bytes, s
 @example(place=("usage", "completion_tokens"), value="8")
 @example(place=("usage", "completion_tokens"), value=float("inf"))
 @example(place=("usage", "completion_tokens"), value=True)
+@example(place=("usage", "completion_tokens"), value=-1)
 def test_answer_with_one_wrong_value_fails(
     speaker: Speaker, asked: Server, place: tuple[Any, ...], value: object
 ) -> None:

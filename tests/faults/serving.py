@@ -223,7 +223,7 @@ SERVING = (
     ),
     answers("no-json", "the server answers with a page of HTML", "test_server_gets_ready", "It works!"),
     answers("http-500", "the server answers with status 500", "test_server_gets_ready", "answered with 500"),
-    answers("endless", "the answer never ends", "test_server_gets_ready", "has no end", outcome="timeout"),
+    answers("endless", "the answer never ends", "test_server_gets_ready", "does not end", outcome="timeout"),
     answers(
         "other-model",
         "another model is served",
