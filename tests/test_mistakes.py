@@ -86,6 +86,10 @@ def test_declaration_that_conforms_is_compared_with_the_schema_once(
     refuse(GOOD)
     with pytest.raises(AttributeError):
         refuse(GOOD.replace('"cores": ', '"cores": 1', 1))
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "new"))  # what others have written there is not used
+    with pytest.raises(AttributeError):
+        refuse(GOOD)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
     schema.write_text(schema.read_text().replace("900", "901"))
     with pytest.raises(AttributeError):
         refuse(GOOD)
