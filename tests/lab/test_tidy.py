@@ -160,7 +160,7 @@ def test_growth_is_measured_and_its_cause_named(container: Container, settings: 
     container.ask("sh", "-c", "head -c 60000000 /dev/urandom > /opt/forgotten")
     found = leftovers(container, settings).growth
     container.ask("rm", "/opt/forgotten")
-    assert found[0].startswith("grown by 5")
+    assert found[0].startswith("grew by 5")
     assert found[1] == "/opt/forgotten: file, 57.2 MiB"
 
 
@@ -169,7 +169,7 @@ def test_layers_that_docker_does_not_know_are_named(container: Container, settin
     container.ask("sh", "-c", "cd /var/lib/docker/overlay2 && mkdir cut && head -c 60000000 /dev/urandom > cut/layer")
     found = leftovers(container, settings).growth
     container.ask("rm", "-r", "/var/lib/docker/overlay2/cut")
-    assert found[0].startswith("grown by 5")
+    assert found[0].startswith("grew by 5")
     assert found[1].startswith("57 MiB of it are in Docker's folders")
     assert "--rebuild-clone builds it again" in found[1]
 
