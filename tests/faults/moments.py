@@ -65,8 +65,8 @@ class Moment:
 
 
 def _boundaries() -> Iterator[Moment]:
-    """Before each stage, from the ground that is the shortest way there."""
-    seen: set[str] = set()
+    """Before each stage of a build, from the ground that is the shortest way there."""
+    seen = {"family"}  # a run of its own, which no build comes to
     grounds = {"preflight": Ground.NONE, "clone": Ground.NONE}
     grounds |= dict.fromkeys(("sealed", "recorded", "clone acceptance", "accepted"), Ground.SEALED)
     for check in declared(GPUS):
