@@ -351,7 +351,7 @@ ones that they should be. So each test server also gives its fingerprint, when i
   compared up to the first token where they part. This sees the chat template, the decode kernels and the sampler.
 
 16 of the short requests are then sent at once. Each request has a cache salt of its own, as a cached prefix changes
-scores (vllm issue 42019). All of it is bounded by `answer_deadline`.
+scores (vllm-project/vllm#42019). All of it is bounded by `answer_deadline`.
 
 ## What is compared
 
@@ -373,8 +373,9 @@ reference nothing agrees: the check is inconclusive and states the difference. O
 without one: other tokens of a text, another length of a chat's prompt, more than 0.3 nats per token, a perplexity of
 plain English above 1,000, or probabilities that are no numbers.
 
-A server that refuses the questions, or dies of them, as an engine may of `prompt_logprobs` (vllm issue 5907; the lab's
-vLLM does, without a C++ compiler and without `TORCH_COMPILE_DISABLE=1`), makes the check inconclusive, with the reason.
+A server that refuses the questions, or dies of them, as an engine may of `prompt_logprobs` (vllm-project/vllm#5907; the
+lab's vLLM does, without a C++ compiler and without `TORCH_COMPILE_DISABLE=1`), makes the check inconclusive, with the
+reason.
 
 `-o fingerprint=off` turns it off; each view of the record then says so.
 

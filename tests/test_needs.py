@@ -21,11 +21,17 @@ CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
 EXPLAINS = {"unexpected", "found", "drifted", "no_bridge"}
 
 
-def needed(file: Path) -> Iterator[str]:
-    """The checks that a file's markers name."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("needs"):
-            yield from (each.value for each in node.args if isinstance(each, ast.Constant))  # type: ignore[misc]
+def needed(file: Path) -> Iterator[tuple[str, str]]:
+    """Each check of a file with a check that its markers name, by the names of their functions."""
+    tree = ast.parse(file.read_text())
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    markers = {node.targets[0].id: node.value for node in assigned if isinstance(node.targets[0], ast.Name)}
+    for node in (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)):
+        for each in node.decorator_list:
+            marker = markers.get(each.id) if isinstance(each, ast.Name) else each
+            if isinstance(marker, ast.Call) and isinstance(marker.func, ast.Attribute):
+                names = marker.args if marker.func.attr.startswith("needs") else []
+                yield from ((node.name, str(each.value)) for each in names if isinstance(each, ast.Constant))
 
 
 def function(check: Check) -> str:
@@ -35,10 +41,11 @@ def function(check: Check) -> str:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_needed_check_is_of_the_stage_and_comes_before(file: Path) -> None:
     """Also one GPU's check is of each GPU: a misspelt name would block nothing."""
-    own = [place for place, check in enumerate(CHECKS) if check.name.startswith(file.name)]
-    before = {function(check): check for check in CHECKS[: own[-1]] if check.stage == CHECKS[own[0]].stage}
-    for name in needed(file):
-        assert name.removesuffix(GPU) in before, name
+    own = [check for check in CHECKS if check.name.startswith(file.name)]
+    for check, name in needed(file):
+        places = [place for place, each in enumerate(CHECKS) if function(each) == check]
+        before = {function(each): each for each in CHECKS[: places[-1]] if each.stage == own[0].stage}
+        assert name.removesuffix(GPU) in before, f"{check} needs {name}"
         assert not name.endswith(GPU) or before[name.removesuffix(GPU)].name.endswith("[gpu1]"), name
 
 

@@ -88,7 +88,6 @@ def test_docker_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone) ->
 
 @MADE
 @BOOTED
-@COMPARED
 def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone) -> None:
     """nvidia-smi in the clone lists the GPUs that are assigned to it."""
     listed = gpus.listed(clone.container)
