@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -120,6 +121,58 @@ def test_image_without_pytorch_is_not_known(tmp_path: Path) -> None:
     words, asked = [sys.executable, "-S", str(all_reduce.PROBE)], {"ways": list(all_reduce.WAYS)}
     done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path)
     assert [way.state for way in all_reduce.read(json.loads(done.stdout))] == ["unknown"] * 3
+
+
+def loaded(folder: Path, vllm: str, *, program: Path = all_reduce.PROBE, limit: float = LIMIT) -> list[Way]:
+    """All ways with an image whose module `vllm` has this text in front."""
+    shutil.copytree(STUB, folder / "image")
+    (folder / "image/vllm/__init__.py").write_text(vllm)
+    asked = {"ranks": 2, "cuda": False, "dtypes": ["float32"], "sizes": [4], "deadline": limit, "ways": all_reduce.WAYS}
+    text = json.dumps({**asked, "environment": {"PYTHONPATH": str(folder / "image")}})
+    environment = {**os.environ, "PYTHONPATH": str(folder / "image")}
+    words = [sys.executable, str(program)]
+    done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return all_reduce.read(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("vllm", "said"),
+    [
+        ("import os; print('out of luck', flush=True); os.kill(os.getpid(), 11)", "ended with -11: out of luck"),
+        ("import os; os.kill(os.getpid(), 9)", "its process was killed, as the kernel does when memory is short"),
+        ("raise SystemExit(4)", "ended with 4: no output"),
+    ],
+)
+def test_vllm_that_breaks_while_it_loads_spoils_no_other_way(tmp_path: Path, vllm: str, said: str) -> None:
+    ways = loaded(tmp_path, vllm)
+    assert [way.state for way in ways] == ["right", "right", "unknown"]
+    assert ways[-1].detail == f"vLLM could not be loaded: {said}"
+
+
+def test_vllm_that_never_loads_is_not_known(tmp_path: Path) -> None:
+    ways = loaded(tmp_path, "import signal; signal.pause()", limit=5)
+    assert (ways[-1].state, ways[-1].detail) == ("unknown", "vLLM was not loaded within 5 s")
+
+
+def test_another_vllm_is_not_known(tmp_path: Path) -> None:
+    ways = loaded(tmp_path, "raise ImportError('not this one')")
+    assert [way.state for way in ways] == ["right", "right", "unknown"]
+    assert ways[-1].detail == "vLLM's all-reduce could not be set up: ImportError: not this one"
+
+
+def test_processes_load_by_themselves_if_loading_initialised_cuda(tmp_path: Path) -> None:
+    """A fork can't use CUDA then."""
+    program, text = tmp_path / "probe.py", all_reduce.PROBE.read_text()
+    program.write_text(text.replace('startswith("/dev/nvidia-uvm")', 'startswith("/")'))
+    assert program.read_text() != text
+    note = f"open({str(tmp_path / 'loads')!r}, 'a').write('x')"
+    assert [way.state for way in loaded(tmp_path, note, program=program)] == ["right"] * 3
+    assert (tmp_path / "loads").read_text() == "x" * 3  # the loader, and each of two
+
+
+def test_all_processes_have_what_was_loaded_once(tmp_path: Path) -> None:
+    loaded(tmp_path, f"open({str(tmp_path / 'loads')!r}, 'a').write('x')")
+    assert (tmp_path / "loads").read_text() == "x"
 
 
 @pytest.mark.parametrize("fix", [NO_FIX, WITHOUT_OWN, WITHOUT_PEER])

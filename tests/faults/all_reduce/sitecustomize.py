@@ -33,7 +33,7 @@ def spoilt(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def call(tensor: Any, *more: Any, **options: Any) -> Any:
         if struck(name) and HOW == "hang":
             time.sleep(3600)
-        if struck(name) and HOW == "die" and sys.argv[-1] != "0":
+        if struck(name) and HOW == "die" and sys.modules["torch.distributed"].get_rank() != 0:
             print("RuntimeError: an illegal memory access was encountered", flush=True)
             os._exit(3)
         found = function(tensor, *more, **options)

@@ -21,6 +21,11 @@ def init_process_group(backend: str, init_method: str, world_size: int, rank: in
     Group.folder, Group.size, Group.rank = Path(init_method.removeprefix("file://")).parent, world_size, rank
 
 
+def get_rank() -> int:
+    """The place of this process among them."""
+    return Group.rank
+
+
 def all_reduce(tensor: Any) -> None:
     """Put the sum over all processes into a tensor."""
     Group.turn += 1
