@@ -18,7 +18,7 @@ from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.proxmox.container import ContainerError
-from fixtures.report import sparkline
+from fixtures.report import plot
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import INCONCLUSIVE, Check
 from fixtures.serving import vllm
@@ -160,7 +160,7 @@ def test_reference_is_the_median_with_its_spread(tmp_path: Path) -> None:
     one = book.compared(figures(460.0)[0])
     assert one.history == [470.0, 480.0, 400.0]
     assert outside(one) == ""
-    assert "polyline" in sparkline.draw(one)
+    assert "polyline" in plot.history(one)
 
 
 def test_worse_figure_is_outside_and_better_one_is_not(tmp_path: Path) -> None:

@@ -94,7 +94,6 @@ def samples(*values: tuple[float, int, float, float]) -> list[GpuSample]:
 
 def test_no_samples_no_plot() -> None:
     assert plot.draw([], {}) == ""
-    assert plot.uses([]) == []
 
 
 def test_lines_go_through_the_samples() -> None:
@@ -114,8 +113,9 @@ def test_long_plot_is_small_and_keeps_its_peak() -> None:
 
 
 def test_uses_are_counted() -> None:
-    (use,) = plot.uses(samples((0, 1, 10, 0), (1, 1, 30, 100)))
-    assert (use.index, use.memory_mib, use.peak, use.mean) == (1, 30, 100, 50)
+    used = samples((0, 1, 10, 0), (1, 1, 30, 100))
+    page = head.head(Record("x", 1.0, served=[ServedModel("all", SERVE, 8.0, 9.0, 10.0, samples=used)]), [])
+    assert "GPU 1: at most 30 MiB and 100 %, on average 50 %" in page
 
 
 @pytest.mark.parametrize(
