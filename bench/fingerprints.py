@@ -248,7 +248,7 @@ def ask(process: subprocess.Popen[bytes], port: int, log: Path, model: str = MOD
     settings: Any = SimpleNamespace(
         **{"test_model": model, "answer_tokens": 64, "answer_deadline": 300.0, "variables": {"VLLM_API_KEY": "any"}}
     )
-    client, deadline = Client(f"127.0.0.1:{port}", settings), time.monotonic() + READY
+    client, deadline = Client(f"http://127.0.0.1:{port}", settings), time.monotonic() + READY
     while time.monotonic() < deadline:
         time.sleep(1)
         if process.poll() is not None:
@@ -257,7 +257,7 @@ def ask(process: subprocess.Popen[bytes], port: int, log: Path, model: str = MOD
         try:
             if client.is_healthy():
                 break
-        except (OSError, BuildError):
+        except (OSError, BuildError):  # requests' errors are OSErrors
             continue
     else:
         raise LabError(f"no server after {READY} s: {log.read_text(errors='replace')[-2000:]}")

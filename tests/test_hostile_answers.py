@@ -109,7 +109,7 @@ def asked(speaker: Speaker) -> Server:
     told = options.read(cast(Any, SimpleNamespace(getini=values.__getitem__, rootpath=TOP)))
     container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(succeeded=False))
     one = Server(cast(Any, container), "127.0.0.1", told, "all")
-    one._client = Client("{}:{}".format(*speaker.address), one._settings)
+    one._client = Client("http://{}:{}".format(*speaker.address), one._settings)
     return one
 
 
@@ -250,7 +250,7 @@ def test_head_without_end_is_given_up(
     monkeypatch.setattr(client, "GET_DEADLINE", 1.0)
     speaker.says = dripping_head
     try:
-        with pytest.raises(ServerError, match="was not answered in 1 s"):
+        with pytest.raises(ServerError, match="its headers do not end"):
             asks(asked)[number]()
     finally:
         over.set()

@@ -41,7 +41,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
             Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
         )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
-        server._client, server._started = Client(f"127.0.0.1:{port}", server._settings), time.monotonic()
+        server._client, server._started = Client(f"http://127.0.0.1:{port}", server._settings), time.monotonic()
         return server
 
     yield start

@@ -16,6 +16,7 @@ SLOW = [
     "jsonschema.validators",
     "rich.console",
     "securesystemslib",
+    "urllib3.connection",
 ]
 COLLECT = """
 import sys, pytest
@@ -33,7 +34,7 @@ def test_collecting_loads_nothing_slow_and_warns_of_nothing() -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize("name", ["jsonschema"])
+@pytest.mark.parametrize("name", ["requests", "jsonschema"])
 def test_library_is_loaded_when_it_is_used(name: str) -> None:
     script = f"""
 import sys

@@ -155,7 +155,7 @@ def answering() -> Iterator[Callable[..., Client]]:
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return Client(f"127.0.0.1:{servers[-1].server_port}", settings())
+        return Client(f"http://127.0.0.1:{servers[-1].server_port}", settings())
 
     yield serve
     for server in servers:
@@ -446,7 +446,7 @@ def test_case_25_gptoss_weights(
 ) -> None:
     """The repository has its weights twice, and once more for another library; vLLM loads 12.8 GiB of them."""
     client = answering((DATA / "25-gptoss-weights/siblings.json").read_bytes())
-    monkeypatch.setattr(model, "HUB", f"http://{client._address}")
+    monkeypatch.setattr(model, "HUB", client._url)
     found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
     assert found.weights == 4792272488 + 4808140312 + 4170342232
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))

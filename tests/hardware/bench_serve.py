@@ -36,7 +36,7 @@ def ours(port: int) -> dict[str, float]:
     settings: Any = SimpleNamespace(
         test_model=NAME, test_prompt=QUESTION, answer_tokens=64, answer_deadline=300.0, variables={"VLLM_API_KEY": KEY}
     )
-    client = Client(f"127.0.0.1:{port}", settings)
+    client = Client(f"http://127.0.0.1:{port}", settings)
     server: Any = SimpleNamespace(ready=SimpleNamespace(answered=0.0), stream=client.stream)
     return {figure.name: figure.value for figure in measure(cast(Any, server), STEADY)}
 
@@ -71,9 +71,9 @@ def main() -> int:
     """Print the table."""
     model, python, options = sys.argv[1], (sys.argv[2:] or [sys.executable])[0], sys.argv[3:]
     with started(python, model, *options) as (process, port, log):
-        client = Client(f"127.0.0.1:{port}", cast(Any, SimpleNamespace(variables={"VLLM_API_KEY": KEY})))
+        client = Client(f"http://127.0.0.1:{port}", cast(Any, SimpleNamespace(variables={"VLLM_API_KEY": KEY})))
         while process.poll() is None:
-            with contextlib.suppress(OSError, BuildError):  # not there yet
+            with contextlib.suppress(OSError, BuildError):  # not there yet; requests' errors are OSErrors
                 if client.is_healthy():
                     break
             time.sleep(1)

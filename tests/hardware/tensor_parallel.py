@@ -45,7 +45,7 @@ def serve(
         settings: Any = SimpleNamespace(
             test_model=NAME, test_prompt="?", answer_tokens=64, answer_deadline=300.0, variables={"VLLM_API_KEY": KEY}
         )
-        client = Client(f"127.0.0.1:{port}", settings)
+        client = Client(f"http://127.0.0.1:{port}", settings)
         server: Any = SimpleNamespace(ready=SimpleNamespace(answered=seconds), stream=client.stream)
         return one, seconds, {figure.name: figure.value for figure in performance.measure(server, QUICK)}
 

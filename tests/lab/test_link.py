@@ -7,10 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
+import requests
 
 from fixtures.proxmox.channel import Channel, ChannelError, open_channel
 from fixtures.proxmox.container import Container
@@ -115,9 +114,9 @@ def test_cut_in_the_middle(over_ssh: Channel, lab: Lab) -> None:
 def test_page_that_the_node_reaches_is_reached_over_ssh(over_ssh: Channel) -> None:
     with over_ssh.forward("10.0.0.1", 5000) as (host, port):
         for _ in range(3):
-            assert urlopen(f"http://{host}:{port}/v2/", timeout=10).status == 200
-    with over_ssh.forward("10.0.0.1", 5999) as (host, port), pytest.raises(URLError):
-        urlopen(f"http://{host}:{port}/", timeout=10)
+            assert requests.get(f"http://{host}:{port}/v2/", timeout=10).status_code == 200
+    with over_ssh.forward("10.0.0.1", 5999) as (host, port), pytest.raises(requests.ConnectionError):
+        requests.get(f"http://{host}:{port}/", timeout=10)
 
 
 def test_killed_run_leaves_nothing_running(lab: Lab) -> None:

@@ -373,7 +373,7 @@ class Trial:
             build.settings,
             server_fixtures.share(GPU),
         )
-        one._client = Client(f"127.0.0.1:{self.shared.port}", build.settings)
+        one._client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
         one.ready = Readiness(1.0, 2.0, 3.0)
         one.figures = [Figure("one request", 470.0, "tokens/s", 470.0, 470.0)]
         if self.check.short in COMPARE:
