@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Lock
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.proxmox.container import ContainerError
 from fixtures.report import plot
+from fixtures.run.build import Build
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import INCONCLUSIVE, Check
 from fixtures.serving import vllm
@@ -210,6 +214,48 @@ def test_answer_about_another_card_is_no_answer() -> None:
     assert gpus.state(container, 1, known).uuid == UUIDS[1]
     with pytest.raises(ContainerError, match=f"index 0, reports {UUIDS[1]}; expected GPU 0 .*{UUIDS[0]}"):
         gpus.state(container, 0, known)
+
+
+def asked(cards: int, memory_mb: int) -> Any:
+    listed = [Gpu(index, f"GPU-{index}", "H100", "580", 81559, "9.0") for index in range(cards)]
+    template = SimpleNamespace(declared=SimpleNamespace(memory_mb=memory_mb))
+    return SimpleNamespace(gpus=listed, template=template, asked_of_gpus={})
+
+
+def test_all_gpus_are_asked_at_the_same_time_and_judged_apart() -> None:
+    meet, build, seen = Barrier(2), asked(2, 4096), list[int]()
+
+    def ask(index: int) -> str:
+        meet.wait(60)  # for the other one
+        seen.append(index)
+        if index == 0:
+            raise ContainerError("Xid 79")
+        return f"from {index}"
+
+    with pytest.raises(ContainerError, match="Xid 79"):
+        Build.ask_gpu(build, 0, "torch", ask)
+    assert Build.ask_gpu(build, 1, "torch", ask) == "from 1"
+    assert sorted(seen) == [0, 1]
+    with pytest.raises(BuildError, match="one with index 2"):
+        Build.ask_gpu(build, 2, "torch", ask)
+
+
+@pytest.mark.parametrize(("memory_mb", "most"), [(512, 1), (4096, 2), (8192, 5)])
+def test_no_more_gpus_are_asked_at_once_than_there_is_memory_for(memory_mb: int, most: int) -> None:
+    build, lock, now, seen = asked(8, memory_mb), Lock(), 0, 0
+
+    def ask(index: int) -> int:
+        nonlocal now, seen
+        with lock:
+            now += 1
+            seen = max(seen, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return index
+
+    assert [Build.ask_gpu(build, index, "torch", ask) for index in range(8)] == list(range(8))
+    assert 1 <= seen <= most
 
 
 def test_reference_of_another_model_does_not_count(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Inherited stack: systemd, Docker, the NVIDIA runtime and every GPU, inherited from the parent, work."""
 
+from functools import partial
+
 import pytest
 
 from fixtures.base.declaration import Declared
@@ -229,7 +231,9 @@ def test_gpu_has_room(container: Container, build: Build, settings: Settings, gp
 @pytest.mark.deep
 def test_cuda_works_on_gpu(container: Container, build: Build, settings: Settings, gpu: int, index: int) -> None:
     """CUDA initialises on this GPU, copies data there and back, and allocates and frees memory."""
-    result = build.cuda[gpu] = gpus.probe_cuda(container, index, settings.gpu_memory_mb)
+    result = build.cuda[gpu] = build.ask_gpu(
+        index, "CUDA", partial(gpus.probe_cuda, container, memory_mb=settings.gpu_memory_mb)
+    )
     fault = result.fault(gpus.at(build.gpus, index).uuid)
     assert not fault, unexpected(*fault, run=container.pasteable("nvidia-smi"))
 

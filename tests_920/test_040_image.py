@@ -1,11 +1,14 @@
 """Image: the template has the vLLM image, by digest, and its entrypoint is known."""
 
+from functools import partial
+
 import pytest
 
 from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
+from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
@@ -52,7 +55,9 @@ def test_torch_computes_on_gpu(build: Build, image: Image, container: Container,
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
         raise Simulated(SIMULATED)
-    said = gpus.torch_computes(container, image.digest, index, build.settings.boot_deadline)
+    with docker.leaving_nothing(container):
+        ask = partial(gpus.torch_computes, container, image.digest, deadline=build.settings.boot_deadline)
+        said = build.ask_gpu(index, "torch", ask)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(
         f"torch and the CPU compute different results: {said}",

@@ -197,7 +197,8 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
                 [{"name": way["name"], "state": "right", "detail": "as the CPU"} for way in asked["ways"]]
             )
         case ["sh", "-c", _, "sh", *rest] if "docker" in rest and "python3" in rest:
-            return f"True 2.11.0+cu130 1 {UUIDS[node.given[0]].removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
+            card = UUIDS[int(rest[rest.index("--gpus") + 1].removeprefix("device="))]  # all are asked at the same time
+            return f"True 2.11.0+cu130 1 {card.removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
         case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server_log.LOGS, tidy.NOTE_IMAGE):
             return ""
         case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
