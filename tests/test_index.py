@@ -13,6 +13,7 @@ import pytest
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import index
 from fixtures.run.mode import Outcome
+from fixtures.serving.served_model import ONE_REQUEST
 from fixtures.template.storage import SnapshotFacts
 from tests.browser import browser
 
@@ -130,5 +131,5 @@ def test_two_hundred_runs_fit_a_screen_and_a_telephone(tmp_path: Path) -> None:
 
 def test_figure_of_the_server_is_shown(tmp_path: Path) -> None:
     made = record(1)
-    made.served = [SimpleNamespace(figures=[SimpleNamespace(name="one request", value=1234.5)])]  # type: ignore[list-item]
+    made.served = [SimpleNamespace(figures=[SimpleNamespace(name=ONE_REQUEST, value=1234.5)])]  # type: ignore[list-item]
     assert "<td>1,234.5</td>" in index.row(made, "x")

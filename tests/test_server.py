@@ -1,6 +1,8 @@
 """The test server: its command line, and what counts as an answer."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from fixtures.gpu.gpus import index_of
 from fixtures.serving import performance, vllm
 from fixtures.serving.client import ServerError, _answer, _part, says
 from fixtures.serving.image import Image
+from fixtures.serving.served_model import ONE_REQUEST
 from fixtures.serving.server import Server
 from fixtures.session.server_fixtures import share
 
@@ -165,18 +168,35 @@ def test_end_of_a_server_that_does_not_answer_is_said_as_far_as_docker_knows_it(
     assert Server._exit(server) == said
 
 
-@pytest.mark.parametrize(("seconds", "asked"), [(0.5, 2 + 5), (4.0, 2 + 3), (60.0, 1 + 3)])
-def test_slow_server_is_asked_less_often(monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int) -> None:
-    """A figure of a fast one has five repeats; one that takes long for each has three, after a shorter warm-up."""
-    now, begun = 0.0, []
+@pytest.mark.parametrize(
+    ("speed", "warm_up", "repeats", "takes"), [(480.0, 5, 5, 5), (60.0, 1, 3, 12), (1.0, 1, 3, 800)]
+)
+def test_slow_server_is_asked_less_often(
+    monkeypatch: pytest.MonkeyPatch, speed: float, warm_up: int, repeats: int, takes: float
+) -> None:
+    """A fast one is soon warm and has five repeats of each figure; one that takes long for each has three."""
+    now, asked, effort = 0.0, list[bool](), performance.STEADY
     monkeypatch.setattr(performance, "time", SimpleNamespace(monotonic=lambda: now))
 
-    def once() -> tuple[float, float]:
+    def request(_: Any, tokens: int, *, parts: bool = True) -> tuple[float, float]:
         nonlocal now
-        now += seconds
-        begun.append(now)
-        return 0.1, len(begun)
+        asked.append(parts)
+        took = 0.02 + (tokens - 1) / speed
+        now += took if parts else took / effort.at_once  # many take as long as one
+        return 0.02, took
 
-    found = performance._repeat(once, performance.Effort(256, 16, repeats=5, warm_up=2, settle=1))
-    assert len(begun) == asked
-    assert [value for _, value in found] == list(range(asked - len(found) + 1, asked + 1))
+    def at_once(do: Callable[[], Any]) -> Future[Any]:
+        done = Future[Any]()
+        done.set_result(do())
+        return done
+
+    monkeypatch.setattr(performance, "_request", request)
+    monkeypatch.setattr(performance, "run_in_thread", at_once)
+    server: Any = SimpleNamespace(ready=SimpleNamespace(answered=9.0))
+    found = {figure.name: figure for figure in performance.measure(server, effort)}
+    one, many = found[ONE_REQUEST], found["16 requests at once, 96 tokens each"]
+    assert one.value == pytest.approx(speed)  # whatever the first token takes
+    assert many.value == pytest.approx(16 * 96 / (0.02 + 95 / speed))
+    assert (one.repeats, many.repeats) == (repeats, repeats)
+    assert asked.count(False) == 16 * (warm_up + repeats)
+    assert now < takes

@@ -3,7 +3,7 @@
 usage: python3 tests/hardware/bench_serve.py MODEL_FOLDER [PYTHON] [OPTION...]
 
 PYTHON has vLLM and is this one if it is left out; the options are further ones of `vllm serve`. Both clients ask the
-same question for 256 tokens: one request after another, 16 at once in bursts of 16 as the suite does, and 16 at once
+same question for 96 tokens: one request after another, 16 at once in bursts of 16 as the suite does, and 16 at once
 for a minute's worth of requests, as the field does. Prints a table. What is in parentheses is the spread of three.
 """
 
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from fixtures.base.errors import BuildError
 from fixtures.serving.client import Client
 from fixtures.serving.performance import STEADY, measure
+from fixtures.serving.served_model import ONE_REQUEST
 from tests.hardware.server import KEY, NAME, started
 
 QUESTION = "What is the capital of France?"
@@ -86,8 +87,8 @@ def main() -> int:
         again = ours(port)
     print("| figure | the suite | `vllm bench serve` | ratio |\n|---|---|---|---|")
     line("first token, ms", mine["first token"], [each["median_ttft_ms"] for each in one])
-    line("one request, tokens/s", mine["one request"], [each["output_throughput"] for each in one])
-    many = f"{STEADY.at_once} requests at once"
+    line(f"{ONE_REQUEST}, tokens/s", mine[ONE_REQUEST], [1000 / each["median_tpot_ms"] for each in one])
+    many = f"{STEADY.at_once} requests at once, {STEADY.tokens} tokens each"
     line(f"{many}, tokens/s", mine[many], [each["output_throughput"] for each in bursts])
     line(f"{many} without a pause, tokens/s", mine[many], [each["output_throughput"] for each in steady])
     print("the suite again:", {name: round(value, 1) for name, value in again.items()})
