@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from fixtures.diagnosis.failure_modes import (
     page,
     recognise,
 )
-from fixtures.diagnosis.reasons import deciding
+from fixtures.diagnosis.reasons import HANDLING, deciding
 from fixtures.diagnosis.root_cause import Diagnosis
 
 TOP = Path(__file__).parent.parent
@@ -179,6 +181,18 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
         ),
         ("vLLM", "2026-03-11T17:57:32.37Z (EngineCore pid=2) OSError: a", "vLLM: OSError: a"),
         ("x", 'time="2026-03-11T17:57:32Z" level=error msg="cannot a"', 'cannot a"'),
+        (
+            "vLLM",
+            "RuntimeError: Worker failed with error 'a is b too', please check the stack trace above",
+            "vLLM: a is b too",
+        ),
+        ("vLLM", f"queue.Empty: a\n{HANDLING}\nOSError: b", "vLLM: OSError: b"),
+        ("vLLM", "Exception: a", "vLLM: Exception: a"),
+        ("vLLM", "!!!!!!! Segfault encountered !!!!!!!", "!!!!!!! Segfault encountered !!!!!!!"),
+        ("pct", "400 Parameter verification failed.\na: b", "verification failed. a: b"),
+        ("Docker", "dockerd[1]: failed to start daemon: a: b\ndocker.service: exited", "failed to start daemon: a: b"),
+        ("the kernel", "[  +0.000581] INFO: task a:1 blocked for more than 120 seconds.", "120 seconds."),
+        ("apt-get", "update-alternatives: warning: a doesn't exist\nE: b failed", "apt-get: E: b failed"),
     ],
 )
 def test_deciding_sentence(program: str, words: str, sentence: str) -> None:
@@ -198,6 +212,41 @@ def test_deciding_sentence(program: str, words: str, sentence: str) -> None:
 def test_words_that_stand_last_make_the_class(reason: str, identity: str) -> None:
     texts = {"failure": f"`docker run x` in container 920 ended with 1: {reason}"}
     assert [mode.id for mode in fitting(texts)] == [identity]
+
+
+@pytest.mark.parametrize(
+    ("number", "identity"),
+    [
+        (errno.EACCES, "E8"),
+        (errno.EADDRINUSE, "E6"),
+        (errno.EAGAIN, "E6"),
+        (errno.EBUSY, "E6"),
+        (errno.ECONNRESET, "E4"),
+        (errno.EEXIST, "E6"),
+        (errno.EINVAL, "E14"),
+        (errno.EIO, "E11"),
+        (errno.EISDIR, "E10"),
+        (errno.EMFILE, "E2"),
+        (errno.ENAMETOOLONG, "E14"),
+        (errno.ENETUNREACH, "E4"),
+        (errno.ENODEV, "E10"),
+        (errno.ENOENT, "E10"),
+        (errno.ENOEXEC, "E13"),
+        (errno.ENOMEM, "E1"),
+        (errno.ENOSYS, "E13"),
+        (errno.ENOTDIR, "E10"),
+        (errno.ENOTEMPTY, "E6"),
+        (errno.EOPNOTSUPP, "E13"),
+        (errno.EPERM, "E8"),
+        (errno.EROFS, "E8"),
+        (errno.ESTALE, "E11"),
+        (errno.ETIMEDOUT, "E4"),
+        (errno.EUCLEAN, "E11"),
+    ],
+)
+def test_error_of_the_system_is_of_a_class(number: int, identity: str) -> None:
+    texts = {"failure": f"`cat /x/y` in container 920 ended with 1: cat: /x/y: {os.strerror(number)}"}
+    assert [finding.mode.id for finding in diagnose(texts)] == [identity]
 
 
 def test_first_trouble_of_a_long_log_is_looked_at() -> None:
