@@ -13,7 +13,10 @@ from fixtures.run.check_result import CheckResult
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
 BOOTED = ["systemctl", "is-system-running"]
 # the checks that ask a server more than its first answer
-ASKING = ("server_answers", "server_is_measured", "gpu_is_healthy_under_load", "clone_serves")
+ASKING = (
+    *("server_answers", "server_is_measured", "gpu_is_healthy_under_load", "server_scores_its_answers"),
+    *("all_gpus_serve_together", "all_gpus_answer_as_one_does", "clone_serves"),
+)
 TAKEN = ("shut down", "was taken", "started again")  # in the sentences of the three steps that the seed takes too
 
 

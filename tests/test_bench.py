@@ -11,8 +11,8 @@ import pytest
 from bench import calls
 from bench.figures import BenchError, Figure, Line, Result
 from bench.relay import relay
-from bench.spans import _removes_server, covered
-from bench.timing import timed
+from bench.spans import ASKING, _removes_server, covered
+from bench.timing import TOP, timed
 from fixtures.proxmox import docker
 from fixtures.record.model import CommandEntry
 
@@ -71,3 +71,11 @@ def test_removal_is_known_by_the_words_that_remove() -> None:
     removal, other = (CommandEntry("lab/ct920", ["sh", "-c", words], 0, 1, 0, "") for words in (docker.REMOVE, "true"))
     assert _removes_server(removal)
     assert not _removes_server(other)
+
+
+def test_check_that_scores_answers_asks_a_server() -> None:
+    """Its time is not the suite's own."""
+    listed = (TOP / "tests_920/CHECKS").read_text().replace("[gpu]", "").split()
+    asking = {each.rpartition("::test_")[2] for each in listed if each.endswith(ASKING)}
+    assert asking == {*ASKING}
+    assert "server_scores_its_answers" in asking

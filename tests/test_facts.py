@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -112,3 +113,18 @@ def test_cdi_specifications_are_known_by_their_hash(root: Path) -> None:
         f"{root}/etc/cdi/{name} sha256:{hashlib.sha256(text.encode()).hexdigest()}" for name, text in texts.items()
     ]
     assert software(root, "1.18.2")["cdi"] == ", ".join(wanted)
+
+
+def test_what_a_comparison_has_asked_is_not_asked_again(root: Path) -> None:
+    """Each of these programs takes 50 ms of a processor, while a second run waits for the container."""
+    container: Any = MagicMock(execute=MagicMock(return_value=SimpleNamespace(out="os=Debian\n")))
+    compared = {"docker": "29.1.2", "runc": "", "toolkit": "1.18.2"}
+    found = {"os": "Debian", "docker": "29.1.2", "toolkit": "1.18.2", "toolkit_mode": "auto (jit-cdi)"}
+    assert facts.of_container(container, compared) == (found, [])
+    assert container.execute.call_args.args == facts.OF_COMPARED
+    for name in ("docker", "nvidia-ctk"):
+        (root / "bin" / name).write_text('#!/bin/sh\necho "$0 $1" >>"$LOG"\n')
+        (root / "bin" / name).chmod(0o755)
+    log = root / "log"
+    subprocess.run(facts.OF_COMPARED, env={**os.environ, "LOG": str(log)}, capture_output=True, timeout=30, check=False)
+    assert log.read_text().split() == [str(root / "bin/docker"), "info"]
