@@ -181,7 +181,14 @@ def test_checks_of_another_suite_are_known() -> None:
     assert listed.mistake(listed.TOP / "docs/example/tests_930/CHECKS") == ""
 
 
-@pytest.mark.parametrize(("line", "said"), [("*", ""), ("test_one", "test_b.py::test_one is not listed in")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("*", ""),
+        ("test_one  # one", "test_b.py:1: test_b.py::test_one is not listed in"),
+        ("(\n    a,\n    b as test_one,\n)", "test_b.py:1: test_b.py::test_one is not listed in"),
+    ],
+)
 def test_only_a_whole_stage_of_another_suite_may_be_listed_in_part(
     line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
