@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from fixtures.record.model import Record
-from fixtures.record.schema import _of, schema
 from tests import schemas
+from tests.pages import _of, schema
 
 SMALLEST = json.loads(Record("1", 1.0).to_json())
 
 
 def test_published_schema_is_up_to_date() -> None:
     published = json.loads(schemas.RECORD.read_text(encoding="utf-8"))
-    assert published == schema(), "out of date: python -m fixtures.record.schema > docs/record.schema.json"
+    assert published == schema(), "out of date: python -m tests.pages schema > docs/record.schema.json"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Pages of the documentation that are made from the code.
+
+python -m tests.pages schema > docs/record.schema.json
+python -m tests.pages troubleshooting > docs/troubleshooting.md
+"""
+
+import json
+import sys
+import types
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from fixtures.diagnosis.failure_modes import Mode, catalogue, link
+from fixtures.record.model import SCHEMA, Record
+
+PARTS = {"A": "Proxmox VE and LXC", "B": "NVIDIA", "C": "Docker", "D": "vLLM and the model", "E": "Any program"}
+HEAD = """# Troubleshooting
+
+<!-- made by `python -m tests.pages troubleshooting`, from fixtures/diagnosis/failure_modes.toml -->
+
+The suite compares each failed check with these failure modes. Terminal and report show the match; the record has its
+id. Run the commands after `H:` on the node, after `C:` in container CTID, after `D:` in the test server's container.
+CTID is the template, PARENT its parent, SNAPSHOT the snapshot of the template; a run fills in its own.
+Where none of A to D fits, a mode of E quotes the program's deciding sentence and says what such a reason means;
+a run fills in WHERE (one of H, C, D) the program ran and the PATH that it names.
+"""
+
+
+# --- the schema of a record, from its data model -----------------------------------------------------
+
+PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 for `record.json`; where the node or a program decides on the fields, they are left open."""
+    found = _of(Record)
+    found["properties"]["schema"] = {"const": SCHEMA}
+    found["required"] = ["schema", *found["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of phoenix-920", **found}
+
+
+def _of(form: Any) -> dict[str, Any]:
+    origin, parts = typing.get_origin(form), typing.get_args(form)
+    if form is Any:
+        return {}
+    if form in PLAIN:
+        return {"type": PLAIN[form]}
+    if origin in (types.UnionType, typing.Union):
+        return {"anyOf": [_of(each) for each in parts]}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _of(parts[1])}
+    if origin in (list, tuple):
+        return {"type": "array", "items": _of(parts[0])}
+    if isinstance(form, type) and (is_dataclass(form) or typing.is_typeddict(form) or issubclass(form, Enum)):
+        return _of_class(form)
+    raise TypeError(f"{form} has no schema")
+
+
+def _of_class(form: Any) -> dict[str, Any]:
+    if issubclass(form, Enum):
+        return {"enum": [each.value for each in form]}
+    own = fields(form) if is_dataclass(form) else ()
+    required = [each.name for each in own if each.default is MISSING and each.default_factory is MISSING]
+    properties = {name: _of(hint) for name, hint in typing.get_type_hints(form).items()}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+# --- the catalogue of failure modes ------------------------------------------------------------------
+
+
+def troubleshooting() -> str:
+    """The catalogue as Markdown."""
+    parts = [HEAD]
+    for letter, title in PARTS.items():
+        modes = [mode for mode in catalogue().values() if mode.id.startswith(letter)]
+        parts += [f"## {letter}: {title}\n", *(f"- [{mode.id}](#{mode.id.lower()}) {mode.what}" for mode in modes), ""]
+        parts += [_section(mode) for mode in modes]
+    return "\n".join(parts)
+
+
+def _section(mode: Mode) -> str:
+    links = ", ".join(f"[{source}]({link(source)})" if link(source) else source for source in mode.sources)
+    confirm = "\n".join(f"  - `{each.replace('`', '')}`" for each in mode.confirm)
+    return (
+        f'### <a id="{mode.id.lower()}"></a>{mode.id}: {mode.what}\n\n'
+        f"- Why: {mode.why}.\n- Confirm:\n{confirm}\n- Fix: {mode.fix}.\n- Known from: {links}\n"
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2) if sys.argv[1:] == ["schema"] else troubleshooting().rstrip("\n"))
