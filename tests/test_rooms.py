@@ -16,10 +16,6 @@ ORDER = ("session", "report", "diagnosis", "record", "run", "template", "serving
 # What a check of a stage may import; what it is given by a fixture's name may come from anywhere.
 CHECKS_IMPORT = ("run", "template", "serving", "gpu", "proxmox", "base")
 PROXMOX = {"pct", "pvesh", "pvesm", "pveversion"}
-# What only looks like a command, or is one that a room below does not offer yet: this set may only shrink.
-EXEMPT = {
-    ("fixtures/diagnosis/failure_modes.py", "pct"),  # the name of a layer
-}
 MODULES = sorted((TOP / "fixtures").rglob("*.py"))
 REMOTE = sorted((TOP / "fixtures/remote").glob("*.py"))
 
@@ -89,7 +85,7 @@ def test_only_proxmox_runs_commands_of_proxmox() -> None:
         for word in commands(ast.parse(path.read_text(encoding="utf-8")))
         if word in PROXMOX
     }
-    assert found == EXEMPT
+    assert found == set()
 
 
 # --- remote -----------------------------------------------------------------------------------------------
