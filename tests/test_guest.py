@@ -14,7 +14,7 @@ from fixtures.gpu import gpus
 from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import ContainerError
-from fixtures.template import guest, owners
+from fixtures.template import guest
 
 DECLARED = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[950]
 NET = f"name=eth0,bridge=vmbr0,ip={DECLARED.network.ip},gw={DECLARED.network.gw},tag=30,firewall=1"
@@ -125,9 +125,9 @@ def test_owner_is_told_commands_that_keep_what_is_not_declared() -> None:
         ctid=950, declared=DECLARED, node=SimpleNamespace(config=lambda _: config), parent=DECLARED
     )
     clone.declared = replace(DECLARED, startup="order=2,up=30")
-    assert "--startup order=2,up=30" in owners.advice(clone, ["startup none → 2,up=30"])
+    assert "--startup order=2,up=30" in clone.advice(["startup none → 2,up=30"])
     clone.declared = DECLARED
-    said = owners.advice(clone, ["memory 1024 → 40960"])
+    said = clone.advice(["memory 1024 → 40960"])
     assert "--startup" not in said
     assert "memory 1024 → 40960. It was not changed." in said
     assert (

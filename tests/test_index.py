@@ -14,7 +14,7 @@ from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import index
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ONE_REQUEST
-from fixtures.template.storage import SnapshotFacts
+from fixtures.template.comparison import SnapshotFacts
 from tests.browser import browser
 
 

@@ -18,7 +18,7 @@ from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.volume import Volume
 from fixtures.remote import container_probe
 from fixtures.serving.image import inspect
-from fixtures.template import manifest, record_store, storage
+from fixtures.template import comparison, manifest, record_store
 
 PACKAGES = {"bash": "5.2", "libc6:amd64": "2.36"}
 DIGEST = "a" * 64
@@ -305,7 +305,7 @@ def marks(kind: str, printed: str, rootfs: str = "pool:subvol-920-disk-0,size=64
     snapshot = SimpleNamespace(name="s", taken=7, description="d")
     root = lambda snapshot: Volume(node, rootfs)  # noqa: E731
     one: Any = SimpleNamespace(node=node, ctid=920, snapshot_name="s", snapshot=lambda: snapshot, root=root)
-    return storage.snapshot_facts(one).storage, commands[-1][-1]
+    return comparison.snapshot_facts(one).storage, commands[-1][-1]
 
 
 def test_zfs_says_guid_and_transaction() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.base.number import MOST, finite, read_json, whole, write_json
-from fixtures.gpu import gpu, sample
+from fixtures.gpu import gpu, sampler
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
 from fixtures.proxmox.remote_agent import _Answer
@@ -113,8 +113,8 @@ def test_nvidia_smi_states_no_number(word: str) -> None:
     value = gpu.Value(word)
     assert value.number is None or math.isfinite(value.number)
     assert value.whole is None or abs(value.whole) < 10**40
-    assert sample.parse(f"0, {word}, 1", 0.0) is None
-    found = sample.parse(f"0, 1, 2, {word}, {word}", 0.0)
+    assert sampler.parse(f"0, {word}, 1", 0.0) is None
+    found = sampler.parse(f"0, 1, 2, {word}, {word}", 0.0)
     assert found
     assert (found.power, found.clock) == (None, None)
 

@@ -15,7 +15,8 @@ from fixtures.base.errors import BuildError
 from fixtures.proxmox.conf import Snapshot
 from fixtures.record import origin, pending
 from fixtures.record.model import Record
-from fixtures.run import again, listed
+from fixtures.run import again
+from fixtures.run import suite as suites
 from fixtures.serving import registry
 from fixtures.template import record_store
 from fixtures.template.differences import config_differences
@@ -141,7 +142,7 @@ def test_console_script_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["/opt/x/bin/phoenix-920"])
     words = again.kept(["-c", "/x/pytest.ini", "--rootdir=/x", "-o", "home=/x", "--node", "lab", "-o", "a=b"])
     rest = "--node lab -o a=b --verify"
-    assert again.command(listed.TOP / "tests_920", words, "--verify") == f"/opt/x/bin/phoenix-920 {rest}"
+    assert again.command(suites.TOP / "tests_920", words, "--verify") == f"/opt/x/bin/phoenix-920 {rest}"
     assert (
         again.command(Path.cwd() / "own/tests_930", words, "--verify") == f"/opt/x/bin/phoenix-920 own/tests_930 {rest}"
     )
@@ -171,14 +172,14 @@ def suite(folder: Path, checks: str) -> Path:
     ],
 )
 def test_mistake_in_checks_is_named_with_its_line(checks: str, said: str, tmp_path: Path) -> None:
-    found = listed.mistake(suite(tmp_path, checks))
+    found = suites.mistake(suite(tmp_path, checks))
     assert said in found
     assert bool(said) is bool(found)
 
 
 def test_checks_of_another_suite_are_known() -> None:
     """docs/example/tests_930 takes most of its checks from 920's suite; what CHECKS does not list is left out."""
-    assert listed.mistake(listed.TOP / "docs/example/tests_930/CHECKS") == ""
+    assert suites.mistake(suites.TOP / "docs/example/tests_930/CHECKS") == ""
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ def test_checks_of_another_suite_are_known() -> None:
 def test_only_a_whole_stage_of_another_suite_may_be_listed_in_part(
     line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listed, "TOP", tmp_path)
+    monkeypatch.setattr(suites, "TOP", tmp_path)
     checks = suite(tmp_path, "stage\n  test_a.py::test_one\n  test_a.py::TestB::test_two\n")
     (tmp_path / "test_b.py").write_text(f"from test_a import {line}\n")
-    assert said in (found := listed.mistake(checks))
+    assert said in (found := suites.mistake(checks))
     assert bool(said) is bool(found)

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from fixtures.gpu.sample import parse
-from fixtures.gpu.sampler import MOST, Sampler
+from fixtures.gpu.sampler import MOST, Sampler, parse
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.reader import KEPT, LONGEST_LINE, Reader
 from fixtures.remote.runner import kill

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.gpu.sample import GpuSample
+from fixtures.gpu.sampler import GpuSample
 from fixtures.record.model import CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks

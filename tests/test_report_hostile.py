@@ -12,14 +12,14 @@ import pytest
 from jinja2 import DictLoader, Environment
 
 from fixtures.base.text import clean, short, tail
-from fixtures.gpu.sample import GpuSample
+from fixtures.gpu.sampler import GpuSample
 from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import Compiled, render, words
 from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from fixtures.serving.served_model import ServedModel
-from fixtures.template.storage import SnapshotFacts
+from fixtures.template.comparison import SnapshotFacts
 from tests.browser import browser
 
 TOP = Path(__file__).parent.parent

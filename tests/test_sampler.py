@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.gpu.sample import parse
-from fixtures.gpu.sampler import COMMAND, MEMORY, Sampler
+from fixtures.gpu.sampler import COMMAND, MEMORY, Sampler, parse
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container
 

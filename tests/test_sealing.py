@@ -10,7 +10,7 @@ import pytest
 from fixtures.remote import container_probe
 from fixtures.session import verification
 from fixtures.template import manifest, record_store
-from fixtures.template.storage import SnapshotFacts
+from fixtures.template.comparison import SnapshotFacts
 
 CONTENT: dict[str, Any] = {
     "schema": manifest.SCHEMA,

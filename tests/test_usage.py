@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.base.errors import BuildError
-from fixtures.run import listed, stages, waivers
+from fixtures.run import stages, suite, waivers
 from lab import __main__ as lab
 from phoenix_920 import __main__ as front
 from phoenix_920 import new
@@ -143,7 +143,7 @@ def test_list_of_checks_or_waivers_that_is_no_text_is_refused(content: bytes | N
     else:
         path.write_bytes(content)
     for read in (
-        listed.mistake,
+        suite.mistake,
         lambda checks: stages.declared_checks(checks, ()),
         lambda file: waivers.load(file, ()),
     ):
