@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import ContainerError
 from fixtures.template import guest
+from fixtures.template.clone import Clone
 
 DECLARED = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")[950]
 NET = f"name=eth0,bridge=vmbr0,ip={DECLARED.network.ip},gw={DECLARED.network.gw},tag=30,firewall=1"
@@ -121,10 +122,8 @@ def test_published_ports_are_read(ports: str, found: set[str]) -> None:
 def test_owner_is_told_commands_that_keep_what_is_not_declared() -> None:
     config = {"hostname": DECLARED.name, "memory": 1024, "cores": DECLARED.cores, "features": DECLARED.features}
     config |= {"net0": NET.replace("bridge=vmbr0", "bridge=vmbr9"), "rootfs": "x:y,size=1G"}
-    clone: Any = SimpleNamespace(
-        ctid=950, declared=DECLARED, node=SimpleNamespace(config=lambda _: config), parent=DECLARED
-    )
-    clone.declared = replace(DECLARED, startup="order=2,up=30")
+    node: Any = SimpleNamespace(config=lambda _: config)
+    clone = Clone(node, replace(DECLARED, startup="order=2,up=30"), DECLARED, cast(Any, None))
     assert "--startup order=2,up=30" in clone.advice(["startup none → 2,up=30"])
     clone.declared = DECLARED
     said = clone.advice(["memory 1024 → 40960"])

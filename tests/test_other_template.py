@@ -198,7 +198,8 @@ def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[st
     session.items[2].fixturenames = ["prefetch"]
     begun = []
     ahead = SimpleNamespace(tried=False, begin=lambda: begun.append(build.mode.id), end=lambda: None)
+    build.prefetch = ahead
     for build.mode in (mode.VERIFY_PARENT, mode.BUILD):
-        session.items[1].config = SimpleNamespace(stash={BUILD: build, prefetch.PREFETCH: ahead})
+        session.items[1].config = SimpleNamespace(stash={BUILD: build})
         prefetch.pytest_runtest_setup(session.items[1])
     assert begun == ([mode.BUILD.id] if is_time else [])
