@@ -668,10 +668,7 @@ def test_btrfs_snapshot_is_deleted_by_its_number() -> None:
         "ID 258 gen 30 cgen 5 top level 5 otime 2026-11-25 02:14:31 uuid u2 path a/vm-1920-disk-0@two\n"
     )
 
-    def run(*argv: str, only_reads: bool) -> SimpleNamespace:
-        return SimpleNamespace(succeeded=True, out=table)
-
-    node = SimpleNamespace(run=run, storage=lambda _: {"type": "btrfs", "path": "/pool"})
+    node = SimpleNamespace(ask=lambda *_: table, storage=lambda _: {"type": "btrfs", "path": "/pool"})
     found = Volume(node, "pool:920/vm-920-disk-0.raw").snapshots()  # type: ignore[arg-type]
     delete = "btrfs subvolume delete --subvolid 257 /pool/images/920/vm-920-disk-0"
     assert found == {"one": StoredSnapshot(delete, {"uuid": "u1", "generation": "5"}, [])}

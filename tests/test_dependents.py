@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fixtures.proxmox.channel import Command
 from fixtures.proxmox.node import NodeError
 from fixtures.template.clone import Clone
 from tests.small_node import DECLARATION, POOL, zfs_list
@@ -21,7 +20,7 @@ def clone(kind: str, printed: str) -> Clone:
     node: Any = SimpleNamespace(
         config=lambda ctid, snapshot: {"rootfs": "local-zfs:subvol-920-disk-0,size=64G"},
         storage=lambda name: {"type": kind, "pool": POOL, "path": "/disks"},
-        run=lambda *argv, only_reads: Command("n", argv, 0.0, 0.0, 0, printed.encode(), b""),
+        ask=lambda *_: printed.rstrip("\n"),
     )
     return Clone(node, DECLARATION[920], DECLARATION[903], None)  # type: ignore[arg-type]
 

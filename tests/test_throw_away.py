@@ -28,6 +28,9 @@ class Node:
     def config(self, ctid: int) -> dict[str, Any]:
         return self.rows[ctid]
 
+    def ask(self, *argv: str) -> str:
+        return str(self.run(*argv).out)
+
     def run(self, *argv: str, only_reads: bool = False) -> SimpleNamespace:
         done = argv[0] == "zfs" or argv[-1] in self.answering
         return SimpleNamespace(succeeded=done, exit_status=int(not done), out="rpool/data")
