@@ -16,7 +16,7 @@ from fixtures.record.model import Verdict
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
 from fixtures.run.waivers import Waiver, load
-from fixtures.session.check_reports import Waiving
+from fixtures.session.check_reports import waive
 from tests.ledgers import hear
 from tests.suite_run import TOP, Suite
 
@@ -169,7 +169,7 @@ def test_container_of_the_family_that_is_off_on_purpose_is_waived(family: bool, 
     waiver = Waiver("family[931]", "spare", date(2020 if ended else 2100, 1, 1))
     build: Any = SimpleNamespace(waivers={waiver.check: waiver}, family=family or None, warnings=[])
     report: Any = SimpleNamespace(failed=False, outcome="skipped", sections=[], when="call")
-    Waiving(build).waive(waiver.check, report, Unseen("unknown: it is off"))
+    waive(build, waiver.check, report, Unseen("unknown: it is off"))
     assert hasattr(report, "wasxfail") is verdict
     assert build.warnings == [] if not family else len(build.warnings) == 1
 
