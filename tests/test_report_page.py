@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from fixtures.gpu.gpu import GpuFacts
+from fixtures.proxmox.facts import GpuFacts
 from fixtures.record.model import Record
 from fixtures.report import head
 from fixtures.run.ledger import Ledger

@@ -497,9 +497,9 @@ def test_no_clone_leaves_that_stage_out() -> None:
 @pytest.mark.parametrize(
     ("kind", "accepted", "runs", "asked"),
     [
-        (mode.VERIFY, False, True, 4),
+        (mode.VERIFY, False, True, 3),
         (mode.VERIFY, True, False, 0),
-        (mode.BUILD, True, True, 4),
+        (mode.BUILD, True, True, 3),
         (mode.BUILD, False, True, None),
         (mode.REBUILD, True, True, None),
         (mode.VERIFY_DEEP, True, True, None),
