@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.volume import Volume
@@ -293,14 +293,14 @@ def marks(kind: str, printed: str, rootfs: str = "pool:subvol-920-disk-0,size=64
     """What is noted of the snapshot "s" on a storage of some type, whose commands print this; and the last of them."""
     commands: list[tuple[str, ...]] = []
 
-    def run(*argv: str, only_reads: bool) -> Command:
+    def ask(*argv: str) -> str:
         commands.append(argv)
-        return Command("n", argv, 0.0, 0.0, 0, printed.encode(), b"")
+        return printed.rstrip("\n")
 
     node: Any = SimpleNamespace(
         config=lambda ctid, snapshot: {"rootfs": rootfs},
         storage=lambda name: {"type": kind, "pool": "rpool/data", "path": "/pool", "vgname": "pve"},
-        run=run,
+        ask=ask,
     )
     snapshot = SimpleNamespace(name="s", taken=7, description="d")
     root = lambda snapshot: Volume(node, rootfs)  # noqa: E731
