@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import requests
 
 from fixtures.base.errors import BuildError
 from fixtures.base.settings import _environment
@@ -28,20 +27,10 @@ def image(*entrypoint: str) -> Image:
     return Image("vllm/vllm-openai:latest", "vllm/vllm-openai@sha256:0", entrypoint, 1)
 
 
-def recorded(name: str) -> requests.Response:
-    """A real server's reply."""
+def recorded(name: str) -> tuple[int, bytes]:
+    """A real server's reply: its status and content."""
     head, _, rest = (DATA / name).read_text().partition("\n\n")
-    reply = requests.Response()
-    reply.status_code = int(head.splitlines()[1].split()[1])
-    reply._content = rest.rpartition("\n[time_total")[0].encode()
-    return reply
-
-
-def made(status: int, body: object) -> requests.Response:
-    reply = requests.Response()
-    reply.status_code = status
-    reply._content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return reply
+    return int(head.splitlines()[1].split()[1]), rest.rpartition("\n[time_total")[0].encode()
 
 
 def test_command_follows_the_entrypoint() -> None:
@@ -81,14 +70,14 @@ def test_stream_that_breaks_off_says_why(said: str, why: str) -> None:
 
 
 def test_recorded_answer_is_read() -> None:
-    answer = _answer("?", recorded("chat-second.txt"), 0.5)
+    answer = _answer("?", *recorded("chat-second.txt"), 0.5)
     assert (answer.status, answer.text, answer.tokens) == (200, "The capital of France is Paris.", 8)
     assert answer.model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_recorded_refusal_is_told() -> None:
     with pytest.raises(ServerError, match=r"404: .*no-such-model. does not exist"):
-        _answer("?", recorded("bad-wrong-model.txt"), 0.5)
+        _answer("?", *recorded("bad-wrong-model.txt"), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +85,7 @@ def test_recorded_refusal_is_told() -> None:
 )
 def test_anything_else_is_an_error_not_a_crash(body: object) -> None:
     with pytest.raises(ServerError, match="answered with 200"):
-        _answer("?", made(200, body), 0.5)
+        _answer("?", 200, body if isinstance(body, bytes) else json.dumps(body).encode(), 0.5)
 
 
 def test_each_run_has_a_key_of_its_own_unless_the_user_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
