@@ -16,6 +16,7 @@ from fixtures.diagnosis.failure_modes import Mode, catalogue, link
 from fixtures.record.model import SCHEMA, Record
 
 PARTS = {"A": "Proxmox VE and LXC", "B": "NVIDIA", "C": "Docker", "D": "vLLM and the model", "E": "Any program"}
+ROOMS = {"H": "a program on the node", "C": "a program in the container", "D": "the server"}
 HEAD = """# Troubleshooting
 
 <!-- made by `python -m tests.pages troubleshooting`, from fixtures/diagnosis/failure_modes.toml -->
@@ -83,9 +84,10 @@ def troubleshooting() -> str:
 def _section(mode: Mode) -> str:
     links = ", ".join(f"[{source}]({link(source)})" if link(source) else source for source in mode.sources)
     confirm = "\n".join(f"  - `{each.replace('`', '')}`" for each in mode.confirm)
+    fixes = "".join(f"  - {ROOMS[room]}: {fix}.\n" for room, fix in mode.fixes.items())
     return (
         f'### <a id="{mode.id.lower()}"></a>{mode.id}: {mode.what}\n\n'
-        f"- Why: {mode.why}.\n- Confirm:\n{confirm}\n- Fix: {mode.fix}.\n- Known from: {links}\n"
+        f"- Why: {mode.why}.\n- Confirm:\n{confirm}\n- Fix: {mode.fix}.\n{fixes}- Known from: {links}\n"
     )
 
 

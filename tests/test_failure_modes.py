@@ -266,6 +266,17 @@ def test_general_mode_quotes_the_program_and_names_its_path() -> None:
     assert found.findings[0].mode.confirm[0] == "C: id; ls -ldn /x/y"
 
 
+def test_general_fix_is_of_the_place_where_the_program_ran() -> None:
+    """None but the server is told to take another image."""
+    for words in ("`lxc-start -n 920 -F` on pve", "`pvesm status` on pve", "`dockerd` in container 920"):
+        mode = diagnose({"failure": f"{words} ended with 1: x: error: it does this"})[0].mode
+        assert mode.id == "E16"
+        assert not re.search("vllm|server_args", " ".join([mode.fix, *mode.confirm]))
+    mode = diagnose({"log": "RuntimeError: it does this"})[0].mode
+    assert "another vllm_image" in mode.fix
+    assert "vllm_test_container" in mode.confirm[0]
+
+
 @pytest.mark.parametrize("who", SOMEBODY)
 def test_same_words_of_somebody_else_are_no_match(who: str) -> None:
     """A phrase that a check, a log or another command happens to say is not the mode's."""
@@ -451,7 +462,7 @@ def mistakes(text: str) -> Iterator[str]:
     if len(set(ids)) < len(ids):
         yield f"ids are there twice: {sorted({each for each in ids if ids.count(each) > 1})}"
     for mode in modes:
-        if set(mode) - {"caused_by"} != FIELDS or not all(mode.values()):
+        if set(mode) - {"caused_by", "fixes"} != FIELDS or not all(mode.values()):
             yield f"{mode.get('id')}: a mode has {', '.join(sorted(FIELDS))}, all of them and nothing else"
         causes = set(mode.get("caused_by", ()))
         if unknown := causes - {*ids, failure_modes.ANY, failure_modes.REASON} or causes & {mode["id"]}:
