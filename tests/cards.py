@@ -92,7 +92,9 @@ def _health(card: Card) -> str:
 def _image(card: Card) -> str:
     node = card.node
     (gpu,) = node.gpus.values()
-    lacks, note = fit.driver_lacks(IMAGE, node.cuda, gpu.driver, gpu.brand, gpu.capability)
+    legacy = fit.branch(gpu.driver) < fit.CUDA_12
+    cuda = node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
+    lacks, note = fit.driver_lacks(IMAGE, cuda, gpu.driver, gpu.brand, gpu.capability)
     kernels = fit.kernels_lack(IMAGE, gpu.capability)
     said = [f"**needs {lacks}**"] if lacks else [note.split(" (")[0]] if note else []
     return ", ".join([*said, *([f"**no kernels for {gpu.capability}**"] if kernels else [])]) or "runs"

@@ -48,7 +48,10 @@ def test_lab_declares_the_same_but_for_the_operating_system() -> None:
     assert lab == real
 
 
-@pytest.mark.parametrize("features", ["", "nesting=1", "nesting=1,keyctl=1"])
+@pytest.mark.parametrize(
+    "features",
+    ["", "nesting=1", "nesting=1,keyctl=1", "force_rw_sys=0,fuse=1,mknod=1", "mount=nfs;cifs,nesting=1"],
+)
 def test_features_are_accepted(tmp_path: Path, features: str) -> None:
     document = with_value("lxc_configs.920.features", features)
     assert load(written(tmp_path, document))[920].features == features
@@ -85,6 +88,14 @@ def test_features_are_accepted(tmp_path: Path, features: str) -> None:
         ("lxc_configs.920.gpu_assignment", "0,0", "names a GPU twice"),
         ("lxc_configs.920.network_config.ip", "10.0.0.220", "network_config.ip"),
         ("lxc_configs.920.features", "nesting", "lxc_configs.920.features"),
+        ("lxc_configs.920.features", "nestng=1", 'features: "nestng=1"; expected features of pct.conf(5)'),
+        ("lxc_configs.920.features", "nesting=2", "nesting, keyctl, fuse, mknod and force_rw_sys with =0 or =1"),
+        ("lxc_configs.920.features", "nesting=1,", 'features: "nesting=1,"'),
+        ("lxc_configs.920.features", "nesting=1 keyctl=1", 'features: "nesting=1 keyctl=1"'),
+        ("lxc_configs.920.features", "nesting=1,keyctl=1,nesting=0", "names a feature twice; expected each once"),
+        ("lxc_configs.920.gpu_assignment", "0,00", "gpu_assignment"),
+        ("lxc_configs.920.clone_from_template_ctid", "0920", "a container's number in quotes"),
+        ("lxc_configs.903.clone_from_template_ctid", "920", "903 is cloned from 920 is cloned from 903, a circle; exp"),
         ("lxc_configs.777", {}, "777: unknown key; expected the number of a container, 900 to 999"),
         ("lxc_configs.920.template_snapshot_name", "no spaces please", "template_snapshot_name"),
     ],
@@ -95,6 +106,22 @@ def test_mistake_is_named(tmp_path: Path, keys: str, value: Any, said: str) -> N
     (line,) = str(caught.value).splitlines()
     assert said in line
     assert line.startswith(str(tmp_path))
+
+
+def test_circle_of_several_is_named_once_and_what_hangs_on_it_is_not(tmp_path: Path) -> None:
+    document = copy.deepcopy(GOOD)
+    containers = document["lxc_configs"]
+    containers["950"] |= {"is_template": True, "template_snapshot_name": "third"}
+    containers["903"]["clone_from_template_ctid"] = "950"
+    containers["951"] = containers["950"] | {"name": "other", "mac_address": "52:54:00:AA:BB:99"}
+    containers["951"]["network_config"] = containers["950"]["network_config"] | {"ip": "10.0.0.99/24"}
+    containers["951"] |= {"static_ip": "10.0.0.99/24", "clone_from_template_ctid": "920"}
+    with pytest.raises(BuildError) as caught:
+        load(written(tmp_path, document))
+    (line,) = str(caught.value).splitlines()
+    assert (
+        "lxc_configs.903.clone_from_template_ctid: 903 is cloned from 950 is cloned from 920 is cloned from 9" in line
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"lxc_configs": 3}'])

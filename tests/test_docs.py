@@ -54,6 +54,22 @@ def test_every_key_of_the_declaration_is_explained() -> None:
     assert not [key for key in keys if f"`{key}`" not in page]
 
 
+def test_settings_and_keys_in_messages_exist() -> None:
+    """One named a key as the program itself has it."""
+    schema = json.loads((TOP / "fixtures/base/phoenix_lxc_configs.schema.json").read_text(encoding="utf-8"))
+    keys = {*schema["definitions"]["container"]["properties"], *schema["properties"]}
+    known = {name for name, _, _ in settings.OPTIONS}
+    sources = [path for folder in ("fixtures", "tests_920") for path in (TOP / folder).rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in sources if path.suffix in (".py", ".toml", ".jinja2")]
+    options = {name for text in texts for name in re.findall(r"(?<![\w-])-o ['\"]?([a-z]+(?:_[a-z]+)+)=", text)}
+    verbs = r"\b(?:declare|set|raise|correct|use|change)(?: another| an?| a larger| a smaller)? ([a-z]+(?:_[a-z]+)+)\b"
+    named = {name for text in texts for name in re.findall(verbs, text)}
+    assert {"server_memory_mb", "vllm_image"} <= options
+    assert {"storage_pool", "test_model", "clone_addresses"} <= named
+    assert options <= known | {"cache_dir"}  # which is pytest's
+    assert named <= known | keys
+
+
 def test_every_line_of_who_may_trust_what_has_its_test() -> None:
     lines = [line for line in (TOP / "docs/trust.md").read_text().splitlines() if line.startswith("| ")]
     rows = [line for line in lines if not line.startswith("| influence")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,36 @@ def test_case_03_geforce_with_the_same_driver_is_refused() -> None:
     gpus = node("550.163.01", "<cuda_version>12.4</cuda_version>", "GeForce RTX 2080", "GeForce", "8192 MiB")
     with pytest.raises(AssertionError, match=r"cuda>=12\.9"):
         check("test_driver_serves_the_image")(TEMPLATE, env("03-t4-brand"), gpus)
+
+
+@pytest.mark.parametrize(
+    ("driver", "name", "image", "said"),
+    [
+        (
+            "390.157",
+            "GeForce 410M",
+            "03-t4-brand",
+            "driver 390.157 serves CUDA 9.1; expected branch 525 or newer.*Fermi",
+        ),
+        ("340.108", "GeForce 210", "", "driver 340.108 serves CUDA 6.5; expected branch 525 or newer.*Fermi"),
+        ("470.256.02", "GeForce GT 710", "03-t4-brand", "needs cuda>=12.9, .* supports CUDA 11.4; .*Kepler cards 470"),
+    ],
+)
+def test_legacy_driver_serves_no_image(driver: str, name: str, image: str, said: str) -> None:
+    """It says nothing of CUDA, and that was taken for unknown; the advice was a driver that the card can't have."""
+    gpus = node(driver, "", name, "GeForce", "1024 MiB")
+    with pytest.raises(AssertionError, match=said):
+        check("test_driver_serves_the_image")(TEMPLATE, env(image) if image else (), gpus)
+
+
+@pytest.mark.parametrize("driver", ["390.157", "470.256.02"])
+def test_libraries_of_a_legacy_driver_are_not_advised(driver: str) -> None:
+    gpus = node(driver, "", "GeForce", "GeForce", "1024 MiB")
+    disk: Any = SimpleNamespace(sizes=lambda _: {"libnvidia-ml.so.580.159.04": 1})
+    with pytest.raises(AssertionError) as caught:
+        check("test_driver_is_the_same_inside")(TEMPLATE, gpus, disk)
+    assert "expected branch 525 or newer" in str(caught.value)
+    assert not re.search("in the parent|NVIDIA libraries of version", str(caught.value))
 
 
 def test_case_03_card_that_is_not_assigned_does_not_count(said: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -40,9 +41,11 @@ def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
     ("guest", "said"),
     [
         ({"type": "lxc", "name": "T", "node": "pve"}, None),
-        ({"type": "lxc", "name": "T"}, "920 is on None, another node"),
-        ({"type": "lxc", "name": "T", "node": "pve2"}, r"920 is on pve2, .*pct migrate 920 pve$"),
-        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is used by \('qemu', 'T'\)"),
+        ({"type": "lxc", "name": "T"}, "920 is a container on None, another node"),
+        ({"type": "lxc", "name": "T", "node": "pve2"}, r"if it is T, name pve2 .*/nodes/pve2/lxc/920/config$"),
+        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is a virtual machine .*/nodes/pve/qemu/920/config$"),
+        ({"type": "qemu", "node": "pve2"}, r"920 is a virtual machine \(type qemu\) on pve2; expected a free number"),
+        ({"type": "lxc", "name": "U", "node": "pve"}, r"920 is used by the container 'U'; .*pct config 920$"),
         ({"type": "lxc", "name": "T", "node": "pve", "hastate": "ignored"}, None),
         (
             {"type": "lxc", "name": "T", "node": "pve", "hastate": "started"},
@@ -60,6 +63,30 @@ def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str]
         return
     with pytest.raises(AssertionError, match=said):
         check()
+
+
+def test_guest_of_another_is_neither_moved_nor_destroyed() -> None:
+    for guest in ({"type": "qemu", "node": "pve2"}, {"type": "qemu", "node": "pve"}, {"type": "lxc", "node": "pve2"}):
+        node = SimpleNamespace(name="pve", guests=lambda guest=guest: {920: guest}, containers=dict)
+        with pytest.raises(AssertionError) as caught:
+            checks().test_number_is_free_or_a_container(node, a_template())
+        assert not re.search("migrate|destroy|pct list", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "said"),
+    [
+        ({}, "container 903 does not exist; expected the parent P.*pct list$"),
+        ({903: {"type": "qemu", "node": "pve"}}, "903 is a virtual machine on pve; .*correct clone_from_template_ctid"),
+        ({903: {"type": "lxc", "node": "pve2"}}, "903 is a container on pve2; .*name pve2 with --node"),
+    ],
+)
+def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dict[str, str]], said: str) -> None:
+    """It was said not to exist."""
+    node = SimpleNamespace(name="pve", containers=dict, cluster_files=SimpleNamespace(elsewhere=elsewhere))
+    template = SimpleNamespace(parent=SimpleNamespace(ctid=903, name="P"))
+    with pytest.raises(AssertionError, match=said):
+        checks().test_parent_is_as_declared(node, template)
 
 
 @pytest.mark.parametrize(

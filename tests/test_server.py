@@ -1,6 +1,7 @@
 """The test server: its command line, and what counts as an answer."""
 
 import json
+import shlex
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.errors import BuildError
-from fixtures.base.settings import _environment
+from fixtures.base.settings import _arguments, _environment
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import index_of
 from fixtures.serving import performance, vllm
@@ -189,3 +190,48 @@ def test_slow_server_is_asked_less_often(
     assert (one.repeats, many.repeats) == (repeats, repeats)
     assert asked.count(False) == 16 * (warm_up + repeats)
     assert now < takes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--port 9000", "use -o server_port=9000"),
+        ("--dtype half --port=9000", "use -o server_port=9000"),
+        ("--port", "use -o server_port=VALUE"),
+        ("--host 127.0.0.1", "all addresses"),
+        ("--uds=/run/vllm", "server_port"),
+        ("--root-path /v1", "without a prefix"),
+        ("--ssl_keyfile /k --ssl-certfile /c", "by HTTP on server_port"),
+        ("--api-key 12345", "server_env=VLLM_API_KEY"),
+        ("--model 'a b'", "use -o test_model='a b'"),
+        ("Qwen/Qwen3-0.6B --dtype half", "use -o test_model='Qwen/Qwen3-0.6B'"),
+        ("--served_model_name=x", "use -o test_model=x"),
+        ("--served-model x", "test_model"),
+        ("--tensor_parallel_size 4", "declare vllm_tensor_parallel_size"),
+        ("-tp=4", "declare vllm_tensor_parallel_size"),
+        ("--data-parallel-size 2", "one engine"),
+        ("--data_parallel_backend ray", "one engine"),
+        ("-dp 2", "one engine"),
+        ("--headless", "the API server"),
+        ("--config /etc/vllm.yaml", "give its options in server_args"),
+    ],
+)
+def test_argument_that_the_run_sets_itself_is_refused(words: str, said: str) -> None:
+    """It was accepted, and the run waited for a server that listened elsewhere, or asked it for another model."""
+    with pytest.raises(ValueError, match=r"expected (no option that the run itself sets|an option)") as caught:
+        _arguments(words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--port 8000 --host 0.0.0.0 --data-parallel-size 1",  # as the run has them
+        "--enforce-eager --max-model-len 2048 --gpu-memory-utilization=0.3 -O3 --pipeline-parallel-size 2",
+        "--config-format hf --model-impl vllm --hf-overrides '{\"port\": 1}' --middleware a.b --tokenizer x",
+        "",
+    ],
+)
+def test_other_arguments_are_passed_on(words: str) -> None:
+    assert _arguments(words) == tuple(shlex.split(words))

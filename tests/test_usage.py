@@ -35,6 +35,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["-o", "server_args='"], "server_args:"),
         (["-o", "server_args=--api-key=abcdefg"], "--api-key takes a secret"),
         (["-o", "server_args=--hf-token abcdefg"], "server_env=HF_TOKEN"),
+        (["-o", "server_args=--port 9000"], "server_args: '--port'; expected no option that the run itself sets"),
         (["-o", "test_model=-x"], "test_model:"),
         (
             ["-o", "server_port=8000", "--html=/dev/null/page.html"],

@@ -10,7 +10,7 @@ import pytest
 from fixtures.record.model import Verdict
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import declared_checks
-from tests.suite_run import TOP, Suite, SuiteRun
+from tests.suite_run import TOP, GoodSuite, Suite, SuiteRun
 
 TWO = ("-k", "test_node_is_proxmox or test_no_other_run_works_on_it")
 FIRST = "test_010_preflight.py::test_node_is_proxmox"
@@ -307,3 +307,13 @@ def test_failed_check_fails_the_run_whatever_pytest_is_told(
     assert (run.status, run.record.outcome, run.record.verdict) == (1, Outcome.FAILED, Verdict.FAILED), run.output
     (check,) = [one for one in run.record.checks if one.name.endswith("test_parent_is_as_declared")]
     assert (check.verdict, check.reason[: len(why)]) == ("failed", why)
+
+
+def test_checks_of_a_container_that_nobody_makes_are_refused(tmp_path: Path) -> None:
+    """Each check asked it in vain, and the advice was to pass a device."""
+    run = GoodSuite(tmp_path).run("-k", "image")
+    assert run.status == 4, run.output
+    assert re.search("nothing was run: container 920 does not exist; .* not the one that makes it; run: ", run.output)
+    assert "No check ran; nothing was checked." in run.output
+    assert "list the checks" not in run.output
+    assert GoodSuite(tmp_path / "preflight").run("-k", "test_010_preflight").status == 0

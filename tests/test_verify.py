@@ -401,6 +401,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
         "again": lambda *more: " ".join(("pytest", "SUITE", *more)),
         "pending": Pending(),
         "only_reads": True,
+        "selected": [],
     }
     build = SimpleNamespace(**(usual | more))
     build.options = [build.mode.option] if build.mode.option else []

@@ -57,8 +57,18 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     """The parent container exists on the node under its declared name."""
     parent = template.parent
     containers = node.containers()
+    other = node.cluster_files.elsewhere.get(parent.ctid, {})
+    is_container = other.get("type") == "lxc"
+    where = f"a {'container' if is_container else 'virtual machine'} on {other['node']}" if other else ""
     assert parent.ctid in containers, unexpected(
-        f"container {parent.ctid} does not exist", f"the parent {parent.name}", run="pct list"
+        f"{parent.ctid} is {where}" if where else f"container {parent.ctid} does not exist",
+        f"the parent {parent.name}, a container on {node.name}",
+        cause=f"name {other['node']} with --node"
+        if is_container
+        else "correct clone_from_template_ctid"
+        if where
+        else "",
+        run="pvesh get /cluster/resources --type vm" if where else "pct list",
     )
     name = containers[parent.ctid].get("name", "")
     assert name == parent.name, unexpected(
@@ -237,23 +247,28 @@ def test_clone_has_a_place(node: Node, template: Template, settings: Settings, b
 
 def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     """The template's number is free, or belongs to a container of the declared name that HA does not manage."""
-    guest, expected = node.guests().get(template.ctid), ("lxc", template.declared.name)
+    guest, expected = node.guests().get(template.ctid), template.declared.name
     if guest is None:
         return
-    where = guest.get("node")
+    kind, where = stated_text(guest, "type"), guest.get("node")
+    assert kind == "lxc", unexpected(
+        f"{template.ctid} is a virtual machine (type {kind}) on {where}",
+        f"a free number, or the container {expected}",
+        cause="containers and virtual machines share their numbers: leave it alone, and declare a free number",
+        run=f"pvesh get /nodes/{where}/{kind}/{template.ctid}/config",
+    )
     assert where == node.name, unexpected(
-        f"{template.ctid} is on {where}, another node of the cluster",
-        node.name,
-        cause=f"name {where} with --node, or move it there",
-        run=f"pct migrate {template.ctid} {node.name}",
+        f"{template.ctid} is a container on {where}, another node of the cluster",
+        f"a free number, or the container {expected} on {node.name}",
+        cause=f"if it is {expected}, name {where} with --node; if it is another one, declare a free number",
+        run=f"pvesh get /nodes/{where}/lxc/{template.ctid}/config",
     )
     name = node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
-    found = stated_text(guest, "type"), name
-    assert found == expected, unexpected(
-        f"{template.ctid} is used by {found}",
-        expected,
-        cause="declare another number, or remove that guest",
-        run="pct list",
+    assert name == expected, unexpected(
+        f"{template.ctid} is used by the container {name!r}",
+        repr(expected),
+        cause="leave it alone, and declare a free number",
+        run=f"pct config {template.ctid}",
     )
     managed = guest.get("hastate", "ignored")  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
     assert managed == "ignored", unexpected(

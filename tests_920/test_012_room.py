@@ -32,7 +32,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     assert kind in SNAPSHOT_STORAGE, unexpected(
         f"storage {pool} is of type {kind}, which has no snapshots for containers",
         f"type {', '.join(SNAPSHOT_STORAGE)}",
-        cause="declare another lxc_storage_pool",
+        cause="declare another storage_pool",
         run="pvesm status",
     )
 

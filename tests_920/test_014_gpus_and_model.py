@@ -25,6 +25,10 @@ pytestmark = [
 ]
 
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+LEGACY = (
+    "the last driver of Fermi cards is 390, of Kepler cards 470: such a card runs no image of vLLM, use another GPU; "
+)
+LEGACY += "for a newer card install a newer driver on the node"
 
 
 @pytest.mark.deep
@@ -109,6 +113,13 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     drivers = {gpu.driver for gpu in gpus_of_node.gpus.values()}
     if not inside or not drivers or not all(map(fit.version, drivers)):
         refuse_unseen(f"the driver's version {'on the node' if inside else 'in the parent'}")
+    old = [driver for driver in drivers if fit.branch(driver) < fit.CUDA_12]
+    assert inside & drivers or not old, unexpected(
+        f"the node's driver {old} serves CUDA {fit.cuda_of(old[0]) or 'unknown'}",
+        f"branch {fit.CUDA_12} or newer, as CUDA 12 needs (docs.nvidia.com/deploy/cuda-compatibility)",
+        cause=LEGACY,
+        run="nvidia-smi --query-gpu=name,driver_version --format=csv",
+    )
     assert inside & drivers, unexpected(  # an older one beside it may be left over
         f"the parent has NVIDIA libraries of version {sorted(inside)}, the node's driver is {sorted(drivers)}",
         "the same version",
@@ -119,16 +130,25 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
 
 def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
     """The node's driver is new enough for the image's CUDA on every assigned GPU."""
+    for gpu in (seen := gpus_seen(gpus_of_node, template.declared.gpus)):
+        assert not 0 < fit.branch(gpu.driver) < fit.CUDA_11, unexpected(
+            f"{gpu}: the node's driver {gpu.driver} serves CUDA {fit.cuda_of(gpu.driver) or 'unknown'}",
+            f"branch {fit.CUDA_12} or newer, as CUDA 12 needs (docs.nvidia.com/deploy/cuda-compatibility)",
+            cause=LEGACY,
+            run="nvidia-smi --query-gpu=name,driver_version --format=csv",
+        )
     refuse_silent(image_env, "NVIDIA_REQUIRE_CUDA")
-    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
-        lacks, note = fit.driver_lacks(image_env, gpus_of_node.cuda, gpu.driver, gpu.brand, gpu.capability)
+    for gpu in seen:
+        legacy = fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
+        cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
+        lacks, note = fit.driver_lacks(image_env, cuda, gpu.driver, gpu.brand, gpu.capability)
         assert not lacks, unexpected(
-            f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {gpus_of_node.cuda or 'unknown'}",
+            f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {cuda or 'unknown'}",
             "a driver that supports it",
-            cause="install a newer driver on the node, or use an older image (-o vllm_image=...)",
+            cause=LEGACY if legacy else "install a newer driver on the node, or set vllm_image to an older image",
             run="nvidia-smi",
         )
-        text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {gpus_of_node.cuda or 'unknown'})"
+        text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {cuda or 'unknown'})"
         if note.startswith("whether"):
             refuse_unseen(text)
         elif note:

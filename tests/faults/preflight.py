@@ -398,7 +398,7 @@ FAULTS = (
         "920 is a container of another name",
         "test_number_is_free_or_a_container",
         conf(920, "0,/^hostname:/s/^hostname:.*/hostname: Other/"),
-        "920 is used by ('lxc', 'Other')",
+        "920 is used by the container 'Other'",
     ),
     preflight(
         "address-taken",
