@@ -173,6 +173,12 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
         ("a", "OCI runtime x: nvidia-container-cli: b error: c", "toolkit: nvidia-container-cli: b error: c"),
         ("a", "all is well", ""),
         (
+            "docker",
+            "1d4dc7bffbb8: Already exists\nopen /a: structure needs cleaning",
+            "docker: open /a: structure needs cleaning",
+        ),
+        ("vLLM", "a.ValidationError: 1 validation error for A\n  Value error, B failed to be inspected. See above", ""),
+        (
             "vLLM",
             "KeyError: 'a'\n\nDuring handling of the above exception, another exception occurred:\nOSError: b",
             "OSError: b",
@@ -234,7 +240,7 @@ def test_words_that_stand_last_make_the_class(reason: str, identity: str) -> Non
         (errno.ENETUNREACH, "E4"),
         (errno.ENODEV, "E10"),
         (errno.ENOENT, "E10"),
-        (errno.ENOEXEC, "E13"),
+        (errno.ENOEXEC, "E18"),
         (errno.ENOMEM, "E1"),
         (errno.ENOSYS, "E13"),
         (errno.ENOTDIR, "E10"),
@@ -257,6 +263,11 @@ def test_first_trouble_of_a_long_log_is_looked_at() -> None:
     log = f"{noise}Traceback (most recent call last):\nOSError: [Errno 5] Input/output error\n{noise}"
     for text in (log, evidence.kept(log, str)):
         assert [finding.mode.id for finding in diagnose({"log": text})] == ["E11"]
+
+
+def test_general_fix_that_is_of_no_place_names_nothing_of_the_server() -> None:
+    for mode in catalogue().values():
+        assert not re.search("vllm_image|server_args|test_model|vLLM", mode.fix if mode.general else ""), mode.id
 
 
 def test_general_mode_quotes_the_program_and_names_its_path() -> None:
