@@ -52,7 +52,8 @@ def built(name: str, recipe: str, build: Callable[[Path], None], about: str = "a
         print(f"lab: building {name} (only once; about {about})", file=sys.stderr, flush=True)
         begun, done = time.monotonic(), threading.Event()
         new = Path(tempfile.mkdtemp(prefix=f".{name}-new-", dir=root()))
-        threading.Thread(target=_show_growth, args=(name, new, begun, done), daemon=True).start()
+        shows = threading.Thread(target=_show_growth, args=(name, new, begun, done), daemon=True)
+        shows.start()
         try:
             build(new)
             new.chmod(0o755)
@@ -62,6 +63,7 @@ def built(name: str, recipe: str, build: Callable[[Path], None], about: str = "a
             raise
         finally:
             done.set()
+            shows.join()
         print(f"lab: built {name} in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return path
 
