@@ -238,6 +238,8 @@ def test_storage_is_what_its_definition_says() -> None:
     for name in ("other", "none", ""):
         with pytest.raises(NodeError, match="pve has no storage named"):
             node.storage(name)
+    with pytest.raises(NodeError, match=r"named other: storage\.cfg limits it to nodes"):  # it was said not to exist
+        node.storage("other")
 
 
 def test_figures_of_storages_are_asked_once_until_something_is_changed() -> None:

@@ -91,7 +91,7 @@ def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
         run=f"pct listsnapshot {template.parent.ctid}",
     )
     assert snapshots[template.parent_snapshot].whole, unexpected(
-        f"{name} is incomplete: the task that made it was interrupted",
+        f"{name} is incomplete: the task that made or deleted it was interrupted",
         "a complete snapshot",
         cause="delete it and take it again",
         run=f"pct delsnapshot {template.parent.ctid} {template.parent_snapshot} --force",
