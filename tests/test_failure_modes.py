@@ -283,9 +283,9 @@ def test_general_fix_is_of_the_place_where_the_program_ran() -> None:
         mode = diagnose({"failure": f"{words} ended with 1: x: error: it does this"})[0].mode
         assert mode.id == "E16"
         assert not re.search("vllm|server_args", " ".join([mode.fix, *mode.confirm]))
-    mode = diagnose({"log": "RuntimeError: it does this"})[0].mode
-    assert "another vllm_image" in mode.fix
-    assert "vllm_test_container" in mode.confirm[0]
+    assert "another vllm_image" in diagnose({"log": "RuntimeError: it does this"})[0].mode.fix
+    inside, elsewhere = {"log": "ImportError: a"}, {"failure": "`lxc-start` on pve ended with 1: ImportError: a"}
+    assert [diagnose(texts)[0].mode.confirm[0][:2] for texts in (inside, elsewhere)] == ["D:", "C:"]
 
 
 @pytest.mark.parametrize("who", SOMEBODY)
