@@ -320,7 +320,7 @@ def test_refusal_of_the_real_pct_is_of_one_mode_at_the_most() -> None:
     }
     assert {command: len(each) for command, each in found.items() if len(each) > 1} == {}
     named = {finding.mode.id for each in found.values() for finding in each if not finding.mode.general}
-    assert named == {"A6", "A10", "A45", "A46"}
+    assert named == {"A6", "A10", "A45", "A46", "A58"}
 
 
 @pytest.mark.parametrize("head", TOOLKIT)
@@ -343,6 +343,12 @@ def test_each_signature_was_seen_to_match(identity: str) -> None:
         if not any(fits(mode, signature, texts, heard(texts)) for texts in seen)
     ]
     assert not idle
+
+
+def test_kernel_line_of_each_mode_is_one_that_the_node_is_asked_for() -> None:
+    wanted = re.compile("|".join(re.findall("-e '([^']+)'", evidence.NODE)), re.IGNORECASE)
+    found = [(identity, place) for identity, _, texts in EXAMPLES for place in diagnose(texts)[0].places]
+    assert [each for each in found if each[1][0] == "kernel" and not wanted.search(each[1][1])] == []
 
 
 @pytest.mark.parametrize("identity", catalogue())
