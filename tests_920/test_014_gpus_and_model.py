@@ -27,8 +27,8 @@ pytestmark = [
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 LEGACY = (
     "the last driver of Fermi cards is 390, of Kepler cards 470: such a card runs no image of vLLM, use another GPU; "
+    "for a newer card install a newer driver on the node"
 )
-LEGACY += "for a newer card install a newer driver on the node"
 
 
 @pytest.mark.deep
@@ -139,7 +139,7 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
         )
     refuse_silent(image_env, "NVIDIA_REQUIRE_CUDA")
     for gpu in seen:
-        legacy = fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
+        legacy = 0 < fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
         cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
         lacks, note = fit.driver_lacks(image_env, cuda, gpu.driver, gpu.brand, gpu.capability)
         assert not lacks, unexpected(
