@@ -310,7 +310,7 @@ def test_failed_check_fails_the_run_whatever_pytest_is_told(
 
 
 def test_checks_of_a_container_that_nobody_makes_are_refused(tmp_path: Path) -> None:
-    """Each check asked it in vain, and the advice was to pass a device."""
+    """Each check asked a container that is not there, and the advice was to pass a device."""
     run = GoodSuite(tmp_path).run("-k", "image")
     assert run.status == 4, run.output
     assert re.search("nothing was run: container 920 does not exist; .* not the one that makes it; run: ", run.output)
