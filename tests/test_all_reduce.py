@@ -123,11 +123,13 @@ def test_image_without_pytorch_is_not_known(tmp_path: Path) -> None:
     assert [way.state for way in all_reduce.read(json.loads(done.stdout))] == ["unknown"] * 3
 
 
-def loaded(folder: Path, vllm: str, *, limit: float = LIMIT) -> list[Way]:
+def loaded(folder: Path, vllm: str, *, limit: float = LIMIT, at_once: bool = False) -> list[Way]:
     """All ways with an image whose module `vllm` has this text in front."""
-    shutil.copytree(STUB, folder / "image")
+    if not (folder / "image").exists():
+        shutil.copytree(STUB, folder / "image")
     (folder / "image/vllm/__init__.py").write_text(vllm)
     asked = {"ranks": 2, "cuda": False, "dtypes": ["float32"], "sizes": [4], "deadline": limit, "ways": all_reduce.WAYS}
+    asked["at_once"] = at_once
     text = json.dumps({**asked, "environment": {"PYTHONPATH": str(folder / "image")}})
     environment = {**os.environ, "PYTHONPATH": str(folder / "image")}
     words = [sys.executable, str(all_reduce.PROBE)]
@@ -172,6 +174,25 @@ def test_processes_load_by_themselves_if_loading_initialised_cuda(tmp_path: Path
 def test_all_processes_have_what_was_loaded_once(tmp_path: Path) -> None:
     loaded(tmp_path, f"open({str(tmp_path / 'loads')!r}, 'a').write('x')")
     assert (tmp_path / "loads").read_text() == "x"
+
+
+def test_vllm_need_not_wait_for_the_other_ways_if_memory_allows_all_at_once(tmp_path: Path) -> None:
+    """PyTorch is loaded by the one who tries its ways only when vLLM's are being tried."""
+    tried = tmp_path / "tried"
+    shutil.copytree(STUB, tmp_path / "image")
+    wait = f"while 'PyTorch\"' in sys.argv[-1] and not os.path.exists({str(tried)!r}): time.sleep(0.01)"
+    with Path(tmp_path, "image/torch/__init__.py").open("a") as text:
+        text.write(f"\nimport os, sys, time\n{wait}\n")
+    with Path(tmp_path, "image/vllm/distributed/parallel_state.py").open("a") as text:
+        text.write(f"\n_join = init_distributed_environment\n{JOIN.format(tried=str(tried))}")
+    assert [way.state for way in loaded(tmp_path, "", at_once=True)] == ["right"] * 3
+
+
+JOIN = """
+def init_distributed_environment(**words):
+    _join(**words)
+    open({tried!r}, "w").close()
+"""
 
 
 @pytest.mark.parametrize("fix", [NO_FIX, WITHOUT_OWN, WITHOUT_PEER])

@@ -50,13 +50,15 @@ def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     )
 
 
+@pytest.mark.usefixtures("all_reduce_trial")  # begins beside it
 @pytest.mark.needs("test_image_is_pulled")
-def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, gpu: int, index: int) -> None:
+def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, bytecode: list[str], gpu: int) -> None:
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
     if build.simulated:
         raise Simulated(SIMULATED)
+    index, deadline = build.index(gpu), build.settings.boot_deadline
     with docker.leaving_nothing(container):
-        ask = partial(gpus.torch_computes, container, image.digest, deadline=build.settings.boot_deadline)
+        ask = partial(gpus.torch_computes, container, image.digest, words=bytecode, deadline=deadline)
         said = build.ask_gpu(index, "torch", ask)
     right, _, count, used = [*said.split(), "", "", "", ""][:4]
     assert right == "True", unexpected(

@@ -4,24 +4,23 @@ import pytest
 
 from fixtures.base.inconclusive import Simulated, Unseen
 from fixtures.base.message import unexpected
-from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
 from fixtures.serving import all_reduce
-from fixtures.serving.image import Image
+from fixtures.serving.all_reduce import Trial
 
 pytestmark = [pytest.mark.stage("serving"), pytest.mark.order(45), pytest.mark.deep]
 
 
 @pytest.mark.usefixtures("serving_memory")
-def test_gpus_add_up_together(build: Build, image: Image, container: Container, settings: Settings) -> None:
+def test_gpus_add_up_together(build: Build, container: Container, all_reduce_trial: Trial) -> None:
     """All-reduce over all GPUs gives the CPU's sums: NCCL with and without peer-to-peer, and vLLM's own."""
-    cards = [build.card(gpu) for gpu in sorted(build.template.declared.gpus, key=build.index)]
-    if len(cards) < 2:
+    if len(build.template.declared.gpus) < 2:
         return  # a GPU alone has nobody to add up with
-    found = build.all_reduce = all_reduce.prove(container, image, settings, cards, cuda=not build.simulated)
+    all_reduce_trial.begin(cuda=not build.simulated, at_once=False)  # unless it goes on since PyTorch was tried
+    found = build.all_reduce = all_reduce_trial.result()
     assert found.verdict != all_reduce.NOTHING_RIGHT, unexpected(
         found,
         "the CPU's sums by at least one method that vLLM can use",
