@@ -20,11 +20,11 @@ from fixtures.serving import client, pull_output, vllm
 from tests import patterns
 from tests.patterns import Pattern
 
-LENGTH = 4 * 2**20  # characters
-SECONDS = 1.0  # of processor time for them
+LENGTH = 2**20  # characters
+SECONDS = 0.25  # of processor time for them
 GENEROUS = 8  # times as long is still linear; a quadratic pattern takes hours
-SAMPLE = LENGTH // 256  # by which the inputs of a pattern are compared
-SHARE = GENEROUS * SECONDS / 256 * 4  # of the time; a clock may tick only a hundred times a second
+SAMPLE = LENGTH // 64  # by which the inputs of a pattern are compared
+SHARE = GENEROUS * SECONDS / 64 * 4  # of the time; a clock may tick only a hundred times a second
 # Patterns that no call names in its source, and what they are.
 ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/diagnosis/failure_modes.py: re.compile(text, re.IGNORECASE | re.MULTILINE)": [],  # test_catalogue_...
