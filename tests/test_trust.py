@@ -116,6 +116,19 @@ def test_sound_node_is_built_and_found_again(there: GoodSuite) -> None:
     assert " in spite of " not in description(there)
 
 
+@pytest.mark.parametrize("words", [("-k", "not gpu"), ("--deselect", "tests_920/test_050_serving.py")])
+def test_part_of_a_rebuild_never_seals(there: GoodSuite, words: tuple[str, str]) -> None:
+    with there.node_as_it_is() as node:
+        before = node.guests[920].snapshots
+    run = there.run("--rebuild", *words)
+    assert run.status == 1, run.output
+    said = " ".join(run.output.split())
+    assert "not sealed, because of earlier checks: " in said
+    assert " not run (" in said
+    with there.node_as_it_is() as node:
+        assert node.guests[920].snapshots == before
+
+
 # --- order --------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from bench import calls
 from bench.calls import Calls
+from fixtures.run.stages import declared_checks
 from lab.machine import Machine
 from lab.pve import cost
 from lab.pve.conf import LIST
@@ -249,3 +251,26 @@ def says(run: Run, *words: str) -> None:
     text = " ".join(run.output.split())
     missing: Sequence[str] = [each for each in words if each not in text]
     assert not missing, f"not said: {missing}"
+
+
+def assert_built(lab: Lab, run: Run, clone: bool = True) -> None:
+    """Assert that a run has built and accepted 920, with all of its checks, and has left nothing else."""
+    assert (run.status, run.outcome) == (0, "built")
+    verdicts = run.checks()
+    seen = {each.partition("; ")[0] for each in verdicts.values() if "unknown: " not in each}
+    assert seen == {"passed", "inconclusive: simulated GPU"}
+    checks = [name for name in verdicts if not name.startswith("sealing[")]
+    declared = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
+    others = {"family"} if clone else {"family", "clone acceptance"}
+    assert len(checks) == len([check for check in declared if check.stage not in others])
+    copy, name = sorted(lab.snapshots(), reverse=True)
+    assert (copy.rpartition("-g")[0], name) == (SNAPSHOT, SNAPSHOT)
+    description = lab.snapshots()[name]["description"]
+    assert lab.snapshots()[copy]["description"].partition(" accepted ")[0] == description.partition(" accepted ")[0]
+    names = r"generation \d+ run \S+ image vllm/vllm-openai@sha256:[0-9a-f]{64} manifest sha256:[0-9a-f]{64}"
+    weak = r"in spite of \d+ inconclusive checks, simulated GPU, simulated Proxmox VE node"
+    assert re.match(rf"phoenix-920: sealed \S+Z {names} {weak}(, no clone was tried)? accepted \S+Z", description)
+    assert ("no clone was tried" in description) is not clone
+    assert set(lab.containers()) == {903, 920}
+    assert "status: running" in lab.node("pct", "status", "920")
+    assert lab.servers() == ""

@@ -1,20 +1,26 @@
-"""The record of a real build: all files are there, valid, true to the node, and without secrets."""
+"""The build with the real vLLM, from nothing to accepted: its report and its record are true and without secrets.
+
+There is one such build, as it takes minutes; the tests use it in order. Others serve with vLLM's stand-in.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from bench.calls import Calls
 from fixtures.record.attestation import changed_files, verify_envelope
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
+from fixtures.serving import all_reduce
 from fixtures.template import manifest
 from tests import schemas
-from tests.lab.harness import SNAPSHOT, Lab, Run
+from tests.lab.harness import SNAPSHOT, TOP, Lab, Run, assert_built, says
 from tests.test_attestation import make_keys
 
 pytestmark = pytest.mark.lab
@@ -42,23 +48,45 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def built(lab: Lab, keys: tuple[Path, Path]) -> Run:
-    """A green build that was given secrets and a key."""
-    words = [
-        "--rebuild",
-        "--no-clone",
-        "-o",
-        "server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY",
-        "-o",
-        f"signing_key={keys[0]}",
-    ]
-    lab.forget_images()
+def build(lab: Lab, keys: tuple[Path, Path]) -> tuple[Run, Calls]:
+    """A build that was given secrets and a key, on a node whose commands are slow and refuse with any exit status."""
+    words = ["--no-clone", "-o", "server_env=HUGGING_FACE_HUB_TOKEN VLLM_API_KEY", "-o", f"signing_key={keys[0]}"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
-        run = lab.build(*words)
-    assert (run.status, run.outcome) == (0, "built")
-    return run
+        with lab.fault("* = delay 1", "* = status random"), lab.noting() as calls:
+            run = lab.build(*words, seconds=900)
+            return run, calls()
+
+
+@pytest.fixture
+def built(build: tuple[Run, Calls]) -> Run:
+    return build[0]
+
+
+def test_build_where_every_command_takes_a_second(lab: Lab, build: tuple[Run, Calls]) -> None:
+    run, found = build
+    assert_built(lab, run, clone=False)
+    assert found.reading == 1, found.lines  # the room of the storage
+
+
+def test_report_holds_what_was_built(lab: Lab, built: Run) -> None:
+    """The answer of the real model, and the digest that the registry gives for the tag."""
+    manifest_of_tag = lab.node(
+        *("curl", "--silent", "--head", "--header", "Accept: application/vnd.docker.distribution.manifest.v2+json"),
+        "http://10.0.0.1:5000/v2/vllm/vllm-openai/manifests/latest",
+    )
+    (digest,) = re.findall(r"(?i)docker-content-digest: (\S+)", manifest_of_tag)
+    assert f"vllm/vllm-openai@{digest}" in built.report
+    assert "The capital of France is Paris." in built.report
+    assert "SIMULATED: GPU and Proxmox VE node" in built.report
+    served = json.loads((built.folder / "record.json").read_text())["served"]
+    assert [bool(one["samples"]) for one in served] == [True, True]
+    assert '<svg class="plot"' not in built.report  # what simulated GPUs show is not drawn
+    assert len(re.findall('<svg class="phase loading" x="', built.report)) == 2
+    assert lab.inside("sh", "-c", "pgrep --full nvidia-sm[i] || true") == ""  # no sampler is left
+    assert lab.inside("docker", "image", "inspect", "--format", "{{json .RepoDigests}}", "vllm/vllm-openai:latest")
+    assert "http://" not in re.sub(r"http://(10\.0\.0|127\.0\.0|www\.w3\.org)", "", built.report)
 
 
 def test_build_leaves_all_files(built: Run, keys: tuple[Path, Path]) -> None:
@@ -108,9 +136,16 @@ def test_build_leaves_no_secret(lab: Lab, built: Run) -> None:
     assert record_of(built).settings["server_env"] == ["HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY"]
 
 
-def test_existing_run_leaves_all_files(lab: Lab, built: Run) -> None:
-    run = lab.build()
-    assert run.outcome == "existing"
+def test_second_run_finds_it_existing(lab: Lab, built: Run) -> None:
+    before = lab.snapshots()
+    with lab.noting() as calls:
+        run = lab.build()
+        found = calls()
+    assert (run.status, run.outcome) == (0, "existing")
+    assert (found.reading, found.changing, found.inside) == (0, "", 1), found.lines  # and all in one trip
+    assert run.seconds < 10
+    assert lab.snapshots() == before
+    says(run, f"920@{SNAPSHOT} was built and accepted before; nothing was changed")
     schemas.check_folder(run.folder)
     record = record_of(run)
     assert record.outcome is Outcome.EXISTING
@@ -118,6 +153,31 @@ def test_existing_run_leaves_all_files(lab: Lab, built: Run) -> None:
     assert record.software == record_of(built).software
 
 
+@pytest.mark.usefixtures("built")
+def test_part_of_a_run_says_what_there_is(lab: Lab) -> None:
+    run = lab.build("-k", "test_node_is_proxmox")
+    assert (run.status, run.outcome) == (0, "partial")
+    says(run, f"Only some of the checks ran; 920@{SNAPSHOT} is accepted, generation 1, as it was before this run")
+
+
+@pytest.mark.usefixtures("built")
+def test_snapshot_holds_the_state(lab: Lab) -> None:
+    """What is rolled back and started is the template: the image, no test container, Docker at work."""
+    lab.inside("sh", "-c", "docker image rm --force vllm/vllm-openai:latest >/dev/null && touch /root/later")
+    lab.node("pct", "rollback", "920", SNAPSHOT)
+    assert "stopped" in lab.node("pct", "status", "920")
+    lab.node("pct", "start", "920")
+    for _ in range(200):
+        if lab.node("sh", "-c", "pct exec 920 -- systemctl is-system-running || true").strip() == "running":
+            break
+        time.sleep(0.2)
+    assert lab.inside("systemctl", "is-active", "docker").strip() == "active"
+    assert "sha256:" in lab.inside("docker", "image", "inspect", "--format", "{{.RepoDigests}}", "vllm/vllm-openai")
+    assert lab.servers() == ""
+    assert "later" not in lab.inside("ls", "/root")
+
+
+@pytest.mark.usefixtures("built")
 def test_failed_run_leaves_all_files(lab: Lab) -> None:
     run = lab.build("--rebuild", "-o", "vllm_image=vllm/vllm-openai:no-such-tag")
     assert (run.status, record_of(run).outcome) == (1, Outcome.FAILED)
@@ -126,3 +186,23 @@ def test_failed_run_leaves_all_files(lab: Lab) -> None:
     assert record_of(run).software["docker"]
     (subject,) = record_of(run).subjects
     assert subject.name.startswith("run:")
+
+
+FAULT = (TOP / "tests/faults/all_reduce/sitecustomize.py").read_text()
+ENVIRONMENT = "TORCH_COMPILE_DISABLE=1 PYTHONPATH=/opt/faults ALL_REDUCE=own:wrong"
+
+
+@pytest.mark.usefixtures("built")
+def test_wrong_sums_of_vllm_are_found_and_avoided(lab: Lab) -> None:
+    """The sums of several GPUs, with the real PyTorch and vLLM on the CPU."""
+    stages = [f"tests_920/test_{name}.py" for name in ("030_inherited_stack", "040_image", "045_all_reduce")]
+    lab.inside("sh", "-c", f"mkdir -p /opt/faults; cat > /opt/faults/sitecustomize.py <<\\EOF\n{FAULT}\nEOF")
+    words = ("-o", f"server_env={ENVIRONMENT}", "-o", "server_mounts=/opt/faults:/opt/faults:ro", "--rebuild")
+    run = lab.build(*stages, *words, checks="tests_920/test_010_preflight.py")
+    assert run.failed() == set()
+    found = json.loads((run.folder / "record.json").read_text())["all_reduce"]
+    assert found["verdict"] == all_reduce.OWN_WRONG
+    assert [way["state"] for way in found["ways"]] == ["right", "right", "wrong", "right"]
+    assert found["fix"] == {"arguments": ["--disable-custom-all-reduce"], "environment": {}}
+    assert "on the CPU only vLLM's own all-reduce is wrong" in run.checks()["test_gpus_add_up_together"]
+    assert lab.servers() == ""
