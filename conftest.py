@@ -21,5 +21,6 @@ pytest_plugins = [
     "fixtures.session.plan",
     "fixtures.report.progress",
     "fixtures.report.terminal",
+    "fixtures.report.closing",
     "fixtures.session.node_process",
 ]

@@ -15,7 +15,8 @@ from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record
 from fixtures.report import estimate
-from fixtures.report.terminal import Stages, finding, telling, together
+from fixtures.report.closing import Grey, finding, telling, together
+from fixtures.report.terminal import Stages
 from fixtures.run.build import TriedClone
 from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
@@ -54,7 +55,7 @@ def ledger(**blocked: str) -> Ledger:
     return book
 
 
-def told_of(*reports: Any, of: Ledger | None = None) -> list[tuple[str, bool]]:
+def lines(*reports: Any, of: Ledger | None = None) -> list[str]:
     told: dict[str, int] = {}
     book = of or ledger()
     found = [
@@ -62,10 +63,6 @@ def told_of(*reports: Any, of: Ledger | None = None) -> list[tuple[str, bool]]:
         for number, each in enumerate(together([*reports], book), 1)
     ]
     return [line for each in found for line in each]
-
-
-def lines(*reports: Any, of: Ledger | None = None) -> list[str]:
-    return [line for line, _ in told_of(*reports, of=of)]
 
 
 def test_finding_says_what_why_and_how() -> None:
@@ -160,16 +157,16 @@ def test_the_clone_costs_what_it_took_in_the_newest_run_that_copied_one(tmp_path
 
 
 def test_what_a_failure_blocks_is_listed_in_grey() -> None:
-    found = told_of(report("x"), of=ledger(test_c="test_a", test_d="test_b"))
-    assert found[-1] == ("   blocks 1: test_c claims this", True)
+    found = lines(report("x"), of=ledger(test_c="test_a", test_d="test_b"))
+    assert (found[-1], type(found[-1])) == ("   blocks 1: test_c claims this", Grey)
 
 
 def test_servers_log_is_in_grey_and_short() -> None:
     log = "\n".join(f"line {number}" for number in range(60))
     failed = report("x")
     failed.sections = [(LOG, log)]
-    found = told_of(failed)
-    assert [line.strip() for line, grey in found if grey] == [f"{LOG}:", *log.splitlines()[-15:]]
+    grey = [line for line in lines(failed) if isinstance(line, Grey)]
+    assert [line.strip() for line in grey] == [f"{LOG}:", *log.splitlines()[-15:]]
 
 
 @pytest.mark.parametrize(
