@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.record.exports import vsa
+from fixtures.record.exports import statements
 from fixtures.record.model import Verdict
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import declared_checks
@@ -112,7 +112,7 @@ def test_sound_node_is_built_and_found_again(there: GoodSuite) -> None:
     assert result(there.run()) == (0, Outcome.EXISTING, Verdict.PASSED, "PASSED")
     run = there.run("--verify")
     assert result(run) == (0, Outcome.VERIFIED, Verdict.PASSED, "PASSED")
-    assert (verified(run), predicate(run, "vsa")[vsa.CAVEATS]) == ("PASSED", [])
+    assert (verified(run), predicate(run, "vsa")[statements.CAVEATS]) == ("PASSED", [])
     assert " in spite of " not in description(there)
 
 
@@ -214,7 +214,7 @@ def test_what_weakens_a_build_is_said_then_and_by_every_later_run(fresh: GoodSui
         for what, when in weak.items():
             said = [each for each in run.record.caveats if each.startswith(f"{when.strip()} despite ")]
             assert [what in each for each in said] == [True]
-            assert said[0] in predicate(run, "vsa")[vsa.CAVEATS]
+            assert said[0] in predicate(run, "vsa")[statements.CAVEATS]
         said_everywhere(run, weak)
         assert verified(run) == "PASSED", "it is as its record says"
 

@@ -17,7 +17,7 @@ from fixtures.base.errors import BuildError
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.conf import Snapshot
 from fixtures.record.comparison import compare
-from fixtures.record.exports import vsa
+from fixtures.record.exports import statements
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.remote import container_probe
 from fixtures.remote.runner import CommandRequest, CommandResult
@@ -410,7 +410,7 @@ def ran(drifts: list[Drift], *, deep: bool = False, passed: bool = True, **more:
 
 def test_summary_holds_what_its_standard_asks_for() -> None:
     """The fields that the statement (in-toto v1) and the predicate (SLSA's VSA v1) must have."""
-    document = vsa.statement(compared(AROUND), Path(__file__), passed=True, served=False)
+    document = statements.verification(compared(AROUND), Path(__file__), passed=True, served=False)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
     assert document["predicateType"] == "https://slsa.dev/verification_summary/v1"
     assert document["subject"] == [{"name": "pve:n/lxc/920@s", "digest": {"sha256": "a" * 64}}]
@@ -418,7 +418,7 @@ def test_summary_holds_what_its_standard_asks_for() -> None:
     assert {"verifier", "timeVerified", "resourceUri", "policy", "verificationResult", "verifiedLevels"} <= set(
         predicate
     )
-    assert (predicate["verificationResult"], predicate["verifiedLevels"][1]) == ("PASSED", vsa.NOT_REPROVED)
+    assert (predicate["verificationResult"], predicate["verifiedLevels"][1]) == ("PASSED", statements.NOT_REPROVED)
     assert not any(level.startswith("SLSA_") for level in predicate["verifiedLevels"])
 
 
@@ -430,9 +430,9 @@ def test_summary_never_passes_what_failed_or_was_not_seen(
 ) -> None:
     found = compared(*drifts)
     found.looked_inside = looked_inside
-    predicate = vsa.statement(found, Path(__file__), passed=passed, served=True)["predicate"]
+    predicate = statements.verification(found, Path(__file__), passed=passed, served=True)["predicate"]
     assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
-    assert len(predicate[vsa.DRIFT]) == len(drifts)
+    assert len(predicate[statements.DRIFT]) == len(drifts)
 
 
 # --- the command line ---------------------------------------------------------------------------------
