@@ -1,6 +1,7 @@
 """Pages of the documentation that are made from the code.
 
 python -m tests.pages schema > docs/record.schema.json
+python -m tests.pages settings > docs/settings.md
 python -m tests.pages troubleshooting > docs/troubleshooting.md
 """
 
@@ -12,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from fixtures.base.settings import OPTIONS
 from fixtures.diagnosis.failure_modes import Mode, catalogue, link
 from fixtures.record.model import SCHEMA, Record
 
@@ -68,6 +70,16 @@ def _of_class(form: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+# --- the settings -------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """All settings as Markdown."""
+    rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in OPTIONS]
+    head = ("# Settings", "", "`-o name=value` sets one for a single run, a line in `pytest.ini` permanently.", "")
+    return "\n".join([*head, "| setting | default | meaning |", "|---|---|---|", *rows])
+
+
 # --- the catalogue of failure modes ------------------------------------------------------------------
 
 
@@ -92,4 +104,9 @@ def _section(mode: Mode) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2) if sys.argv[1:] == ["schema"] else troubleshooting().rstrip("\n"))
+    makers = {
+        "schema": lambda: json.dumps(schema(), indent=2),
+        "settings": settings,
+        "troubleshooting": troubleshooting,
+    }
+    print(makers[sys.argv[1]]().rstrip("\n"))

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from fixtures.base import settings
+from tests import pages
 from tests.docs import KINDS, PAGES, TOP, Block, blocks
 
 
 def test_settings_are_all_there() -> None:
     page = (TOP / "docs/settings.md").read_text(encoding="utf-8")
-    assert page == settings.page(), "out of date: python -m fixtures.base.settings > docs/settings.md"
+    assert page == f"{pages.settings()}\n", "out of date: python -m tests.pages settings > docs/settings.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

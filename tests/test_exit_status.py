@@ -111,10 +111,10 @@ def test_run_whose_result_is_gone_at_its_end_fails(outcome: Outcome, status: int
     recorder, session = object.__new__(Recorder), SimpleNamespace(exitstatus=pytest.ExitCode.OK)
     vars(recorder).update(
         record=SimpleNamespace(finished=1.0, outcome=outcome),
-        write_files=lambda: True,
+        commands=[],
         _index=lambda: None,
+        files=SimpleNamespace(write_all=lambda *_: True, defect=""),
         _build=SimpleNamespace(uncollected=False),
-        _broken="",
     )
     others = recorder.pytest_sessionfinish(cast(pytest.Session, session))
     next(others)

@@ -17,11 +17,11 @@ from fixtures.record.model import Record
 from fixtures.report import estimate
 from fixtures.report.closing import Grey, finding, telling, together
 from fixtures.report.terminal import Stages
-from fixtures.run.build import TriedClone
 from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import TRIAL, Blocked, Check, declared_checks
+from fixtures.run.tried_clone import TriedClone
 from fixtures.session.check_reports import failure
 from tests.ledgers import hear
 from tests.suite_run import Suite

@@ -50,7 +50,7 @@ def server(ask: Ask) -> Server:
         status, said = ask(path, body)
         return status, said if isinstance(said, bytes) else json.dumps(said).encode()
 
-    return cast(Server, SimpleNamespace(ask=answer))
+    return cast(Server, SimpleNamespace(client=SimpleNamespace(ask=answer)))
 
 
 def test_a_server_that_answers_has_a_fingerprint_that_a_record_keeps() -> None:

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 from fixtures.base import settings as options
 from fixtures.base.errors import BuildError
-from fixtures.base.settings import API_KEY, Settings
+from fixtures.base.server_args import API_KEY
+from fixtures.base.settings import Settings
 from fixtures.proxmox.channel import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report import summary
@@ -109,7 +110,7 @@ def asked(speaker: Speaker) -> Server:
     told = options.read(cast(Any, SimpleNamespace(getini=values.__getitem__, rootpath=TOP)))
     container = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(succeeded=False))
     one = Server(cast(Any, container), "127.0.0.1", told, "all")
-    one._client = Client("http://{}:{}".format(*speaker.address), one._settings)
+    one.client = Client("http://{}:{}".format(*speaker.address), one._settings)
     return one
 
 
@@ -144,7 +145,7 @@ def passes(asked: Server) -> bool:
 
 def asks(asked: Server) -> list[Callable[[], object]]:
     """What a run asks a server: a chat, its models, and a stream."""
-    return [lambda: asked.chat("?"), asked.models, lambda: performance._request(asked, 8)]
+    return [lambda: asked.chat("?"), asked.client.models, lambda: performance._request(asked, 8)]
 
 
 def test_right_answer_passes(speaker: Speaker, asked: Server) -> None:
@@ -286,6 +287,6 @@ def test_key_of_the_server_is_sent_and_no_other(
     (tmp_path / "netrc").write_text("default login me password theirs\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     speaker.says = lambda: iter([reply({"data": []})])
-    asked.models()
+    asked.client.models()
     sent = re.findall(rb"(?i)^authorization: (.*?)\r$", speaker.heard, re.MULTILINE)
     assert sent == [f"Bearer {asked._settings.variables[API_KEY]}".encode()]

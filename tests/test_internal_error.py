@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 
 from fixtures.record.model import Record, Verdict
-from fixtures.report import withdraw
+from fixtures.report import run_files
 from fixtures.run.mode import Outcome
 from tests import schemas
 from tests.suite_run import GoodSuite, Suite
@@ -100,7 +100,7 @@ def test_withdrawn_record_is_not_signed(tmp_path: Path) -> None:
     for name in signed:
         (tmp_path / name).write_text("{}")
     (tmp_path / "record.json").write_text(Record("1", 1.0).to_json())
-    withdraw.of_node(tmp_path, "internal error")
+    run_files.fail_folder(tmp_path, "internal error")
     assert sorted(path.name for path in tmp_path.glob("*.intoto.json")) == ["record.intoto.json"]
     assert "FAILED" in (tmp_path / "record.intoto.json").read_text()
     assert not list(tmp_path.glob("*.dsse.json"))

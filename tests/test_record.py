@@ -401,7 +401,7 @@ def test_record_is_written_after_each_check_that_may_take_long(kind: Mode, only_
     written: list[str] = []
     build = SimpleNamespace(ledger=SimpleNamespace(result=lambda _: None), mode=kind, only_reads=only_reads)
     recorder: Any = SimpleNamespace(_build=build, _written=-OFTEN, _note_checks=lambda: None)
-    recorder._write = lambda name, *_, **__: written.append(name)
+    recorder.files = SimpleNamespace(write=lambda name, *_, **__: written.append(name))
     for _ in range(3):
         Recorder.pytest_runtest_logfinish(recorder, "test_x.py::test_a")
     assert written == ["record.json"] * often

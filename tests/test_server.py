@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.base import server_args
 from fixtures.base.errors import BuildError
-from fixtures.base.settings import _arguments, _environment
+from fixtures.base.settings import _environment
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import index_of
 from fixtures.serving import performance, vllm
@@ -62,7 +63,8 @@ USAGE = 'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE
     ],
 )
 def test_stream_that_breaks_off_says_why(said: str, why: str) -> None:
-    server: Any = SimpleNamespace(stream=lambda _: filter(None, map(_part, said.split("\n"))))
+    client = SimpleNamespace(stream=lambda _: filter(None, map(_part, said.split("\n"))))
+    server: Any = SimpleNamespace(client=client)
     if not why:
         assert performance._request(server, 2)[1] > 0
         return
@@ -219,7 +221,7 @@ def test_slow_server_is_asked_less_often(
 def test_argument_that_the_run_sets_itself_is_refused(words: str, said: str) -> None:
     """It was accepted, and the run waited for a server that listened elsewhere, or asked it for another model."""
     with pytest.raises(ValueError, match=r"expected (no option that the run itself sets|an option)") as caught:
-        _arguments(words)
+        server_args.read(words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -234,4 +236,4 @@ def test_argument_that_the_run_sets_itself_is_refused(words: str, said: str) -> 
     ],
 )
 def test_other_arguments_are_passed_on(words: str) -> None:
-    assert _arguments(words) == tuple(shlex.split(words))
+    assert server_args.read(words) == tuple(shlex.split(words))

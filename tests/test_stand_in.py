@@ -41,7 +41,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
             Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
         )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
-        server._client, server._started = Client(f"http://127.0.0.1:{port}", server._settings), time.monotonic()
+        server.client, server._started = Client(f"http://127.0.0.1:{port}", server._settings), time.monotonic()
         return server
 
     yield start
@@ -53,7 +53,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
 def test_it_serves(serve: Callable[[str], Server]) -> None:
     server = serve("")
     assert server.wait_until_ready().answered > 0
-    assert server.models() == [MODEL]
+    assert server.client.models() == [MODEL]
     assert "Paris" in server.chat("What is the capital of France?").text
 
 
@@ -94,7 +94,7 @@ def test_its_fingerprint_drifts(serve: Callable[[str], Server]) -> None:
 )
 def test_it_has_no_fingerprint(serve: Callable[[str], Server], fault: str, refused: str, wrong: str) -> None:
     server = serve(fault)
-    assert server._client.is_healthy()
+    assert server.client.is_healthy()
     begun = time.monotonic()
     found = fingerprint.take(server, 2)
     assert refused in found.refused

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.base.inconclusive import refuse_unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
@@ -12,7 +13,6 @@ from fixtures.proxmox.node import Node, addresses_of, plain_description, stated_
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
-from fixtures.run.preflight import refuse_unseen
 from fixtures.template import ephemeral_clone
 from fixtures.template.clone import MARK
 from fixtures.template.differences import bind_mounts

@@ -2,13 +2,14 @@
 
 import pytest
 
+from fixtures.base.inconclusive import refuse_unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node, stated_text
 from fixtures.run.build import Build
 from fixtures.run.mode import May
-from fixtures.run.preflight import GIB, DiskNeed, refuse_unseen
+from fixtures.serving.registry import GIB, DiskNeed
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [

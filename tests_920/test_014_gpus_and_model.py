@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from fixtures.base.inconclusive import refuse_unseen
 from fixtures.base.message import unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
@@ -14,7 +15,6 @@ from fixtures.proxmox import kernel_log
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
-from fixtures.run.preflight import gpus_seen, refuse_silent, refuse_unseen
 from fixtures.serving.model import Model
 from fixtures.template.template import Template
 
@@ -56,7 +56,7 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """No other container or process holds GPU memory that the test server needs."""
     held, hidden, wanted = list[str](), list[str](), settings.gpu_share
-    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
+    for gpu in gpus_of_node.of(template.declared.gpus):
         others = [str(holder) for holder in gpu.processes if holder.ctid != template.ctid]
         if gpu.free_mib is None or gpu.memory_mib is None:
             hidden.append(f"the memory of {gpu}")
@@ -130,14 +130,14 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
 
 def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
     """The node's driver is new enough for the image's CUDA on every assigned GPU."""
-    for gpu in (seen := gpus_seen(gpus_of_node, template.declared.gpus)):
+    for gpu in (seen := gpus_of_node.of(template.declared.gpus)):
         assert not 0 < fit.branch(gpu.driver) < fit.CUDA_11, unexpected(
             f"{gpu}: the node's driver {gpu.driver} serves CUDA {fit.cuda_of(gpu.driver) or 'unknown'}",
             f"branch {fit.CUDA_12} or newer, as CUDA 12 needs (docs.nvidia.com/deploy/cuda-compatibility)",
             cause=LEGACY,
             run="nvidia-smi --query-gpu=name,driver_version --format=csv",
         )
-    refuse_silent(image_env, "NVIDIA_REQUIRE_CUDA")
+    refuse_unseen(fit.unstated(image_env, "NVIDIA_REQUIRE_CUDA"))
     for gpu in seen:
         legacy = 0 < fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
         cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
@@ -157,8 +157,8 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
 
 def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
     """The image is built for the architecture of every assigned GPU."""
-    refuse_silent(image_env, "TORCH_CUDA_ARCH_LIST")
-    for gpu in gpus_seen(gpus_of_node, template.declared.gpus):
+    refuse_unseen(fit.unstated(image_env, "TORCH_CUDA_ARCH_LIST"))
+    for gpu in gpus_of_node.of(template.declared.gpus):
         lacks = fit.kernels_lack(image_env, gpu.capability)
         if lacks is None:
             refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is unknown")
@@ -184,7 +184,7 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
 
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """The model's weights fit into the memory of the GPUs that serve it."""
-    gpus = gpus_seen(gpus_of_node, template.declared.gpus)
+    gpus = gpus_of_node.of(template.declared.gpus)
     totals = [gpu.memory_mib for gpu in gpus if gpu.memory_mib is not None]
     if not model.weights or len(totals) < len(gpus):
         refuse_unseen("the memory of the GPUs" if len(totals) < len(gpus) else "the size of the model's weights")

@@ -38,7 +38,7 @@ class TestServer:
     @READY
     def test_server_lists_the_model(self, ready_server: Server, settings: Settings) -> None:
         """The server lists the requested model and no other."""
-        found = ready_server.models()
+        found = ready_server.client.models()
         assert found == [settings.test_model], unexpected(
             f"the server lists {found}", f"only {settings.test_model}", run=ready_server.pasteable
         )

@@ -38,7 +38,7 @@ def ours(port: int) -> dict[str, float]:
         test_model=NAME, test_prompt=QUESTION, answer_tokens=64, answer_deadline=300.0, variables={"VLLM_API_KEY": KEY}
     )
     client = Client(f"http://127.0.0.1:{port}", settings)
-    server: Any = SimpleNamespace(ready=SimpleNamespace(answered=0.0), stream=client.stream)
+    server: Any = SimpleNamespace(ready=SimpleNamespace(answered=0.0), client=client)
     return {figure.name: figure.value for figure in measure(cast(Any, server), STEADY)}
 
 

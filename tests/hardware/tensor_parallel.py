@@ -46,7 +46,7 @@ def serve(
             test_model=NAME, test_prompt="?", answer_tokens=64, answer_deadline=300.0, variables={"VLLM_API_KEY": KEY}
         )
         client = Client(f"http://127.0.0.1:{port}", settings)
-        server: Any = SimpleNamespace(ready=SimpleNamespace(answered=seconds), stream=client.stream)
+        server: Any = SimpleNamespace(ready=SimpleNamespace(answered=seconds), client=client)
         return one, seconds, {figure.name: figure.value for figure in performance.measure(server, QUICK)}
 
 

@@ -221,8 +221,8 @@ class SuiteRun:
             accept=self.accept,
             keep=self.keep,
             invocation=maker,
-            record_text=lambda **_: Record(maker, 0.0, manifest=self.build.manifest).to_json(),
         )
+        self.build.record_text = lambda **_: Record(maker, 0.0, manifest=self.build.manifest).to_json()
         self.build.__dict__["lock"] = ModelLock(self.node, maker)
         self.node.run = Run(maker, self.mode, self.accept)
         self.node.known, self.node.dead = {}, False

@@ -223,9 +223,9 @@ class Trial:
             channel=WorldChannel(self.node, self.spoiler, self.shared.port),
             ledger=Ledger(declared_checks(TOP / "tests_920" / "CHECKS", (0, 1))),
             invocation=maker,
-            record_text=lambda **_: Record(maker, 0.0, manifest=build.manifest).to_json(),
             mode=next((each for each in KINDS if each.id == mode), BUILD_MODE),
         )
+        build.record_text = lambda **_: Record(maker, 0.0, manifest=build.manifest).to_json()
         build.__dict__["lock"] = ModelLock(self.node, maker)
         return build
 
@@ -373,7 +373,7 @@ class Trial:
             build.settings,
             server_fixtures.share(GPU),
         )
-        one._client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
+        one.client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
         one.ready = Readiness(1.0, 2.0, 3.0)
         one.figures = [Figure("one request", 470.0, "tokens/s", 470.0, 470.0)]
         if self.check.short in COMPARE:
