@@ -40,6 +40,7 @@ def test_library_is_loaded_when_it_is_used(name: str) -> None:
 import sys
 from fixtures.base.lazily import lazily
 library = lazily({name!r})
+assert not hasattr(library, "__wrapped__")
 assert {name!r} not in sys.modules
 assert library.__version__
 assert {name!r} in sys.modules
