@@ -247,6 +247,7 @@ def test_limits_are_as_wide_as_the_runs_were_apart() -> None:
 @pytest.mark.parametrize(
     ("nats", "limit", "said"),
     [
+        (0.00001, 0.01, "agree with the reference to less than 0.0001 nats per token"),
         (0.002, 0.01, "agree with the reference to 0.0020 nats per token"),
         (0.02, 0.01, "differ from the reference by 0.0200 nats per token, more than 0.0100; they part there"),
         (0.02, None, "differ from the reference by 0.0200 nats per token, not judged without a reference"),
