@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from fixtures.base.number import write_json
+from fixtures.proxmox import docker
 from fixtures.run import answers
 from fixtures.serving import all_reduce
 from fixtures.serving.all_reduce import NO_FIX, WITHOUT_OWN, WITHOUT_PEER, AllReduce, Fix, Way
@@ -208,3 +211,57 @@ def test_later_runs_take_the_fix_from_the_record(monkeypatch: pytest.MonkeyPatch
 def test_record_that_names_no_known_fix_gives_none(monkeypatch: pytest.MonkeyPatch, document: Any) -> None:
     monkeypatch.setattr(answers, "sealed_record", lambda _: document)
     assert answers.fix(cast(Any, SimpleNamespace(all_reduce=None))) == NO_FIX
+
+
+class Machine:
+    """A container that answers the probe when it may, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.may, self.asked, self.removed = threading.Event(), list[dict[str, Any]](), 0
+        self.node, self.channel = SimpleNamespace(run_id="a-run"), SimpleNamespace(waiting=lambda *_: nullcontext())
+
+    def ask(self, *words: str) -> str:
+        if words[-1] == docker.REMOVE:
+            self.removed += 1
+            self.may.set()
+        return ""
+
+    def execute(self, *_: str, only_reads: bool) -> SimpleNamespace:
+        assert only_reads
+        return SimpleNamespace(succeeded=True, out="GPU0 X NV18\n")
+
+    def ask_json(self, _form: Any, *words: str, deadline: float, stdin: bytes) -> list[dict[str, str]]:
+        assert deadline > 0
+        assert words[:2] == ("docker", "run")
+        assert "--volume=/a:/b" in words
+        self.asked.append(json.loads(stdin[len(all_reduce.PROBE.read_bytes()) :]))
+        assert self.may.wait(LIMIT)
+        return [{"name": way["name"], "state": "right", "detail": ""} for way in self.asked[-1]["ways"]]
+
+
+def trial(machine: Machine) -> all_reduce.Trial:
+    settings = SimpleNamespace(boot_deadline=60.0, server_mounts=["/a:/b"], variables={"NAME": "value"})
+    return all_reduce.Trial(cast(Any, machine), cast(Any, SimpleNamespace(digest="d")), cast(Any, settings), "ab", [])
+
+
+def test_trial_that_goes_on_is_not_begun_again() -> None:
+    machine = Machine()
+    one = trial(machine)
+    one.begin(cuda=True, at_once=True)
+    machine.may.set()
+    one.begin(cuda=False, at_once=False)
+    assert one.result().verdict == all_reduce.ALL_RIGHT
+    (asked,) = machine.asked
+    assert (asked["ranks"], asked["cuda"], asked["at_once"]) == (2, True, True)
+    assert asked["environment"] == {"NAME": "value", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    one.end()
+    assert not machine.removed  # it has come to its end by itself
+
+
+def test_trial_that_nobody_waits_for_is_ended() -> None:
+    machine = Machine()
+    trial(machine).end()  # which was not even begun
+    one = trial(machine)
+    one.begin(cuda=True, at_once=True)
+    one.end()
+    assert machine.removed == 1

@@ -50,7 +50,7 @@ def test_entrypoint_is_known(image: Image, settings: Settings) -> None:
     )
 
 
-@pytest.mark.usefixtures("all_reduce_trial")  # begins beside it
+@pytest.mark.usefixtures("all_reduce_beside")
 @pytest.mark.needs("test_image_is_pulled")
 def test_torch_computes_on_gpu(build: Build, image: Image, container: Container, bytecode: list[str], gpu: int) -> None:
     """PyTorch in the image computes a matrix product on this GPU that equals the CPU's."""
