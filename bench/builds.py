@@ -21,7 +21,7 @@ LATEST = "vllm/vllm-openai:latest"
 
 def steps(place: Place) -> list[Figure]:
     """The seed's steps of a full build, after the same by a shell script on a fresh clone; the image not pulled."""
-    ratios, ours, theirs, whole = [], [], [], []
+    ratios, parts, theirs, whole = [], list[dict[str, float]](), [], []
     for _ in range(max(1, place.runs // 3)):
         place.forget_template()
         _clone(place)
@@ -29,11 +29,12 @@ def steps(place: Place) -> list[Figure]:
         theirs.append(timed(script, deadline=900).seconds)
         place.forget_template()
         whole.append(place.suite(deadline=1200).seconds)
-        ours.append(sum(Run(place.last).steps().values()))
-        ratios.append(ours[-1] / theirs[-1])
+        parts.append(Run(place.last).steps())
+        ratios.append(sum(parts[-1].values()) / theirs[-1])
     return [
         Figure("of the script", ratios, at_most=0.7),
-        Figure("ours", ours, " s"),
+        Figure("ours", [sum(each.values()) for each in parts], " s"),
+        *(Figure(f"of ours: {name}", [each[name] for each in parts], " s") for name in parts[0]),
         Figure("the script", theirs, " s"),
         Figure("the whole run", whole, " s"),
     ]
