@@ -70,6 +70,15 @@ def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     schemas.check_folder(run.folder)  # JUnit's has no place for an id
 
 
+def test_head_summary_and_terminal_show_the_fix_of_the_same_place(suite: Suite) -> None:
+    node(suite, "pct: symbol lookup error: undefined symbol: x")
+    run = suite.run()
+    page = (run.folder / "report.html").read_text()
+    shown = (run.output, (run.folder / "summary.md").read_text(), page[page.index('<p class="fix">') :])
+    assert ["update the node as a whole" in text for text in shown] == [True] * 3
+    assert not [text for text in shown if "install both parts" in text]
+
+
 def test_sources_are_links(suite: Suite) -> None:
     node(suite, "cluster not ready - no quorum?")
     page = (suite.run().folder / "report.html").read_text()

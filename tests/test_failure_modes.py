@@ -20,7 +20,6 @@ from fixtures.diagnosis.failure_modes import (
     SAID,
     Mode,
     catalogue,
-    catalogue_for,
     diagnose,
     fits,
     heard,
@@ -565,7 +564,8 @@ def test_text_of_the_field_is_tried_by_hand(words: list[str], text: str, mode: s
 
 def test_commands_are_about_the_template_of_the_run() -> None:
     names = {"CTID": "7310", "PARENT": "7300", "SNAPSHOT": "base"}
-    texts = [text for mode in catalogue_for(names).values() for text in (mode.what, mode.why, mode.fix, *mode.confirm)]
+    modes = [mode.about(names) for mode in catalogue().values()]
+    texts = [text for mode in modes for text in (mode.what, mode.why, mode.fix, *mode.confirm)]
     assert not [text for text in texts if re.search(r"\b(CTID|PARENT|SNAPSHOT|920|903)\b", text)]
     assert any("pct unlock 7310; pct destroy 7310; pct unlock 7300" in text for text in texts)
     assert any("pct delsnapshot 7310 base" in text for text in texts)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.diagnosis.failure_modes import catalogue
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import summary
 from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
 from tests.suite_run import TOP, Suite
 
+CAUSE = catalogue()["A2"]
 FAILED = CheckResult(
     "test_050_serving.py::TestServer::test_server_answers[gpu0]",
     "serving",
@@ -22,6 +24,7 @@ FAILED = CheckResult(
     "failed",
     "100 % of `it` was <b>wrong</b> | no *word*",
     diagnosis=["A2", "A1"],
+    cause={"what": CAUSE.what, "why": CAUSE.why, "fix": CAUSE.about({"CTID": "920"}).fix},
 )
 GREEN = Record(
     "1",
