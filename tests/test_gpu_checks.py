@@ -22,7 +22,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
 from fixtures.proxmox.container import ContainerError
 from fixtures.report import plot
-from fixtures.run.build import Build
+from fixtures.run.build import PROBE_MB, Build
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import INCONCLUSIVE, Check
 from fixtures.serving import vllm
@@ -218,8 +218,7 @@ def test_answer_about_another_card_is_no_answer() -> None:
 
 def asked(cards: int, memory_mb: int) -> Any:
     listed = [Gpu(index, f"GPU-{index}", "H100", "580", 81559, "9.0") for index in range(cards)]
-    template = SimpleNamespace(declared=SimpleNamespace(memory_mb=memory_mb))
-    return SimpleNamespace(gpus=listed, template=template, asked_of_gpus={})
+    return SimpleNamespace(gpus=listed, room_for_probes=memory_mb // PROBE_MB, asked_of_gpus={})
 
 
 def test_all_gpus_are_asked_at_the_same_time_and_judged_apart() -> None:
