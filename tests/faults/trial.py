@@ -6,8 +6,8 @@ import json
 import re
 import time
 import urllib.parse
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from fixtures.run.stages import DESCENDANT, Check, declared_checks
@@ -230,9 +230,10 @@ def diagnoses(run: Run) -> list[str]:
     return list(dict.fromkeys(each for check in record["checks"] for each in check.get("diagnosis") or []))
 
 
-def declared(gpus: Iterable[int]) -> list[Check]:
+@cache
+def declared(gpus: tuple[int, ...]) -> list[Check]:
     """Every check of the build, and those of a family that consists of one container."""
-    found = declared_checks(TOP / "tests_920/CHECKS", tuple(gpus))
+    found = declared_checks(TOP / "tests_920/CHECKS", gpus)
     return [replace(check, name=check.name.replace(DESCENDANT, f"[{MEMBER}]")) for check in found]
 
 

@@ -107,6 +107,9 @@ class Check:
         return self.name.rpartition("::")[2]
 
 
+DECLARED = declared_checks(TOP / "tests_920" / "CHECKS", (0, 1))  # read once, for some thousand trials
+
+
 @cache
 def checks() -> list[Check]:
     """All checks of CHECKS, in their order."""
@@ -221,7 +224,7 @@ class Trial:
             replace(WORLD, reference_folder=self.shared.folder),
             DECLARATION,
             channel=WorldChannel(self.node, self.spoiler, self.shared.port),
-            ledger=Ledger(declared_checks(TOP / "tests_920" / "CHECKS", (0, 1))),
+            ledger=Ledger(DECLARED),
             invocation=maker,
             mode=next((each for each in KINDS if each.id == mode), BUILD_MODE),
         )
