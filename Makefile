@@ -7,6 +7,8 @@ KEY := $(shell { $(PYTHON) --version; cat requirements-dev.txt; } | sha256sum | 
 VENV := $(CACHE)/venv-$(KEY)
 PYTEST := $(VENV)/bin/python -m pytest
 LAB := $(VENV)/bin/python -m lab
+# One more than there are cores, as the fast tests wait for a third of their time
+WORKERS := $(shell expr $$(nproc) + 1)
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start the suite some hundred times; each would compile it again
 
@@ -25,10 +27,10 @@ accept: lab-up $(VENV)/ready ## build and prove template 920 in the lab
 test: lint test-fast test-lab ## run all tests (half an hour)
 
 test-fast: test-tools $(VENV)/ready ## run the tests that need neither root nor the lab
-	$(PYTEST) tests -m "not lab" --numprocesses auto --dist loadfile
+	$(PYTEST) tests -m "not lab" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in two labs of their own
-	$(PYTEST) tests -m lab --numprocesses 2 --dist loadfile
+	$(PYTEST) tests -m lab --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Both resume: ARGS=--background detaches, --status shows the progress, --stop ends it, "--sample 20 --seed 7" runs
 # 20 minutes of trials, whose results go into no table.

@@ -43,6 +43,7 @@ from tests.model.node import COUNTER, NAME, TEMPLATE, ModelNode, Run
 TOP = Path(__file__).parent.parent.parent
 DECLARATION = load(TOP / "phoenix_lxc_configs.json")
 DECLARATION.containers[950] = replace(DECLARATION[950], vllm_model="Qwen/Qwen2.5-7B-Instruct")
+DECLARED = declared_checks(TOP / "tests_920" / "CHECKS", ())
 # by name, as mypy knows these files as modules of their own
 MODULES = tuple(
     importlib.import_module(f"tests_920.test_{name}")
@@ -208,7 +209,7 @@ class SuiteRun:
             for item in (Item(module, name, config) for module in MODULES for name in vars(module))
             if item.name.startswith("test_") and inspect.isfunction(item.call) and item.name not in INSIDE
         }
-        checks = [check for check in declared_checks(TOP / "tests_920" / "CHECKS", ()) if check.name in items]
+        checks = [check for check in DECLARED if check.name in items]
         self.items = [items[check.name] for check in checks]
         maker = f"run-{next(COUNTER)}"
         self.build = config.stash[BUILD] = Build(
