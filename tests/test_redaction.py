@@ -170,7 +170,7 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
             raise InterruptedError
 
     server.container, server.gpus, server.name, server.options = Container(), "all", "name", ()
-    server._sampler, server._spawn = MagicMock(), MagicMock()
+    server._sampler, server._spawn, server._exits = MagicMock(), MagicMock(), MagicMock()
     server._settings = SimpleNamespace(
         server_env=("VLLM_API_KEY=s3cret-value", "X=1"),
         variables={"VLLM_API_KEY": "s3cret-value", "X": "1"},
