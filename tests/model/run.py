@@ -332,7 +332,7 @@ class SuiteRun:
             with self._failing(item):
                 next(seal, None)
 
-    def _given(self, name: str) -> Any:  # noqa: PLR0911 - one line a fixture
+    def _given(self, name: str) -> Any:
         build = self.build
         match name:
             case "build":
@@ -341,8 +341,8 @@ class SuiteRun:
                 return getattr(build, name)
             case "container":
                 return build.template.container
-            case "comparison":
-                return verification.comparison.__wrapped__(build)  # type: ignore[attr-defined]
+            case "comparison" if name not in self.made:  # once in a run, as its scope says
+                self.made[name] = verification.comparison.__wrapped__(build)  # type: ignore[attr-defined]
             case "inner_comparison":
                 return verification.inner_comparison.__wrapped__(self._given("comparison"), build)  # type: ignore[attr-defined]
             case "clone":
