@@ -350,6 +350,27 @@ def test_kernel_line_of_each_mode_is_one_that_the_node_is_asked_for() -> None:
     assert [each for each in found if each[1][0] == "kernel" and not wanted.search(each[1][1])] == []
 
 
+def test_kernel_lines_of_another_container_are_no_evidence(tmp_path: Path) -> None:
+    """One container's AppArmor denials and OOM kills are not the reason of another one's failure."""
+    kill = "oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/lxc/{0},task_memcg=/lxc/{0}/ns,task=python3,pid={1},uid=0"
+    lines = [
+        kill.format(105, 41),
+        "Memory cgroup out of memory: Killed process 41 (python3) total-vm:8kB",
+        'audit: apparmor="DENIED" operation="mount" profile="lxc-105_</var/lib/lxc>" comm="mount"',
+        kill.format(920, 42),
+        "Memory cgroup out of memory: Killed process 42 (python3) total-vm:8kB",
+        'audit: apparmor="DENIED" operation="mount" profile="lxc-920_</var/lib/lxc>" comm="mount"',
+        "NVRM: Xid (PCI:0000:09:00): 31, pid=42",
+    ]
+    (tmp_path / "journalctl").write_text("#!/bin/sh\ncat <<'LINES'\n" + "\n".join(lines) + "\nLINES\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    said = subprocess.run(
+        ["sh", "-s", "920", "60"], input=evidence.NODE, env={"PATH": path}, capture_output=True, text=True, check=False
+    ).stdout
+    assert said.partition("### node")[0].splitlines() == ["### kernel", *lines[3:]]
+
+
 @pytest.mark.parametrize("identity", catalogue())
 def test_what_looks_alike_is_not_taken_for_it(identity: str) -> None:
     innocent = cases(f"{identity}.innocent.txt")
