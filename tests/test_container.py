@@ -28,10 +28,10 @@ def test_first_questions_of_testinfra_are_one_batch(container: Container, monkey
     run = Channel._run_batch
 
     def counted(
-        self: Channel, requests: Sequence[CommandRequest], only_reads: bool, grace: float = 10
+        self: Channel, requests: Sequence[CommandRequest], again: bool, grace: float = 10
     ) -> list[CommandResult]:
         batches.append([request.argv[-1] for request in requests])
-        return run(self, list(requests), only_reads, grace)
+        return run(self, list(requests), again, grace)
 
     monkeypatch.setattr(Channel, "_run_batch", counted)
     assert container.system_info.type == "linux"

@@ -14,7 +14,7 @@ from fixtures.base.number import MOST, finite, read_json, whole, write_json
 from fixtures.gpu import gpu, sampler
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
-from fixtures.proxmox.remote_agent import _Answer
+from fixtures.proxmox.remote_agent import read_rows
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
 from fixtures.serving import pull_output, vllm
@@ -105,7 +105,7 @@ def test_far_side_states_no_number(number: str, place: int) -> None:
     row = ["0", "0", "0", "0.5", '""']
     row[place] = number
     with pytest.raises(ValueError, match="its answer"):
-        _Answer(1, greeted=True).hear(f"[[{','.join(row)}]]\n".encode())
+        read_rows(f"[[{','.join(row)}]]\n".encode(), 1)
 
 
 @pytest.mark.parametrize("word", NO_NUMBERS)

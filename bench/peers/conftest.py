@@ -11,8 +11,8 @@ import testinfra
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
-from fixtures.proxmox.channel import open_channel
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node
 
 OURS = pytest.StashKey[Container]()

@@ -27,8 +27,9 @@ from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
 from fixtures.proxmox import conf, docker, pmxcfs
-from fixtures.proxmox.channel import Channel, Command, open_channel
+from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.run import mode
 from fixtures.serving import image, model, performance

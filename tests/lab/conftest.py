@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.proxmox.channel import open_channel
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node
 from lab import vllm
 from lab.__main__ import up

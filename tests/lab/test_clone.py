@@ -20,8 +20,8 @@ from bench.spans import Run as Spans
 from fixtures.base import settings as options
 from fixtures.base.declaration import Declared, load
 from fixtures.base.settings import Settings
-from fixtures.proxmox.channel import open_channel
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node
 from fixtures.proxmox.run_lock import RunLock
 from fixtures.record.model import Record, from_json

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.proxmox.channel import Channel, ChannelError, open_channel
+from fixtures.proxmox.channel import Channel, ChannelError
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node
 from tests.lab.harness import TOP, Lab
 
@@ -121,7 +122,7 @@ def test_page_that_the_node_reaches_is_reached_over_ssh(over_ssh: Channel) -> No
 
 def test_killed_run_leaves_nothing_running(lab: Lab) -> None:
     script = (
-        "import sys; from fixtures.proxmox.channel import open_channel;"
+        "import sys; from fixtures.proxmox.destination import open_channel;"
         "from fixtures.proxmox.container import Container; from fixtures.proxmox.node import Node;"
         "Container(Node(open_channel(sys.argv[1])), 903).execute('sleep', '9033')"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.volume import Volume, listed
 from tests.lab.harness import Lab

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.run_lock import RunLock
 from fixtures.record.model import from_json
 from tests.lab.harness import Lab, declared, says, until

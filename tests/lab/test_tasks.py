@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.proxmox import tasks
-from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.tasks import LOST, RUNNING
 from lab import vllm
 from lab.__main__ import up
@@ -25,7 +25,7 @@ HELD = f"snapshot-half = sh until [ -e {GO} ]; do sleep 0.1; done"
 SUITE = """
 import hashlib, sys
 from fixtures.proxmox import tasks
-from fixtures.proxmox.channel import open_channel
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.run_lock import RunLock
 node, ctid, name, deadline = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 channel = open_channel(node)

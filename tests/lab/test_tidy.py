@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.proxmox.channel import open_channel
 from fixtures.proxmox.container import Container
+from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node
 from fixtures.serving import caches
 from fixtures.serving.image import Image
