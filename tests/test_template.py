@@ -9,7 +9,7 @@ import pytest
 from fixtures.base.declaration import load
 from fixtures.proxmox import conf
 from fixtures.proxmox.conf import Snapshot
-from fixtures.proxmox.node import net_option, plain_description
+from fixtures.proxmox.node import net_option
 from fixtures.template.clone import MARK
 from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib, gpu_differences
 from fixtures.template.template import Situation, Template
@@ -165,10 +165,9 @@ def test_bind_mounts_are_found() -> None:
     assert bind_mounts(config) == ["mp0: /srv,mp=/srv"]
 
 
-def test_net_option_and_description() -> None:
+def test_net_option() -> None:
     assert net_option("name=eth0,ip=10.0.0.5/24", "ip") == "10.0.0.5/24"
     assert net_option("", "ip") == ""
-    assert plain_description({"description": "base for vllm%0A"}) == "base for vllm"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf
 from fixtures.proxmox.address import no_bridge
 from fixtures.proxmox.changes import protection
-from fixtures.proxmox.node import Node, addresses_of, plain_description, stated_text
+from fixtures.proxmox.node import Node, addresses_of, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
@@ -281,7 +281,7 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
 
 def test_container_is_of_the_declared_parent(node: Node, template: Template) -> None:
     """A template that this suite made was cloned from the declared parent's snapshot."""
-    said = plain_description(node.config(template.ctid)) if template.exists else ""
+    said = node.config(template.ctid).get("description", "") if template.exists else ""
     assert not said.startswith(MARK) or said == template.origin, unexpected(
         f"{template.ctid} has the description {said!r}",
         repr(template.origin),
