@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from pathlib import Path
@@ -112,14 +111,12 @@ def test_sparse_file_takes_no_time_and_is_read_behind_its_holes(root: Path) -> N
     assert found.size < PIECE
 
 
-def test_several_processes_read_each_file_once(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_processes_read_each_file_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, SECRETS | HARMLESS)
     for name, value in {"PROCESSES": 3, "FIRST": (str(root),), "added_keys": list, "histories": list}.items():
         monkeypatch.setattr(secret_files, name, value)
-    secret_files.answer({"SOME_KEY": "7h3-v4lu3-0f-th1s-run"}, [], f"{root}/models/m", 60)
-    one, many = search(root), json.loads(capsys.readouterr().out)
+    many = secret_files.find({"SOME_KEY": "7h3-v4lu3-0f-th1s-run"}, [], f"{root}/models/m", 60)
+    one = search(root)
     assert {each["path"]: each["what"] for each in many["secrets"]} == one.found
     assert many["looked"] == {"files": one.files, "bytes": one.size, "unread": []}
 

@@ -30,7 +30,7 @@ from fixtures.proxmox.tasks import START
 from fixtures.remote import program
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
-from fixtures.template import family, generations, identity, manifest, record_store, tidy
+from fixtures.template import family, generations, identity, judgement, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import Guest, ModelNode
 from tests.model.run import ModelChannel
@@ -78,7 +78,7 @@ TIDY: dict[str, dict[str, Any]] = {
         **{"caches": {"/var/lib/phoenix/caches": 1000}, "added": [], "rest": []},
         **{"containers": [], "docker": [], "logs": []},
     },
-    "answer": {"secrets": [], "histories": [], "looked": {"files": 20_000, "bytes": 900_000_000, "unread": []}},
+    "find": {"secrets": [], "histories": [], "looked": {"files": 20_000, "bytes": 900_000_000, "unread": []}},
 }
 PAGES = {
     "/manifests/": {"layers": [{"size": 8 << 30}], "config": {"digest": "sha256:1"}},
@@ -155,7 +155,7 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", reboot.ASK]:
             return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\nend\n"
-        case ["cat", family.DRIVER]:
+        case ["cat", judgement.DRIVER]:
             return "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"
         case ["dmesg"]:
             return XID
@@ -240,8 +240,8 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["python3", "-", _] if stdin == program("container_probe").encode():
             more = {"libraries": ["libcuda.so.580.159.04"], "devices": {"nvidia-uvm": 511}} if number == MEMBER else {}
             return json.dumps({**content(node, number), **more})
-        case ["python3", "-"] if call := re.search(r"\nanswer\(('(\w+)')?", script[-3000:]):
-            return json.dumps(TIDY[call[2] or "answer"])
+        case ["python3", "-"] if call := re.search(r"\nanswer\((\w+), ", script[-3000:]):
+            return json.dumps(TIDY[call[1]])
         case ["sh", "-s"] if stdin == identity.READ.read_bytes():
             return identity_of(number, declared)
         case ["sh", "-s"] if "nvidia-smi" in script:
