@@ -16,7 +16,7 @@ from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.volume import Volume
-from fixtures.remote import container_probe
+from fixtures.remote import container_probe, verify
 from fixtures.serving.image import inspect
 from fixtures.template import comparison, manifest, record_store
 
@@ -189,25 +189,26 @@ def test_image_is_known_by_the_name_that_docker_lists(monkeypatch: pytest.Monkey
 
 def test_missing_tools_are_facts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {})
-    facts = container_probe.facts({"image": "i", "model": "/none"})
+    facts = container_probe.facts("i", "/none", [])
     assert facts["template"]["image"] == {"name": "i", "id": "", "digest": ""}
     assert facts["around"]["gpus"] == {}
 
 
 def test_script_says_what_a_clone_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answers(monkeypatch, {})
-    monkeypatch.setattr(container_probe, "FOLDER", tmp_path)
-    assert container_probe.main([]) == 2
-    facts = container_probe.facts({"image": "i", "model": "/none"})
+    monkeypatch.setattr(verify, "FOLDER", tmp_path)
+    monkeypatch.setattr(verify, "run", lambda *_: "")
+    assert verify.main() == 2
+    facts = container_probe.facts("i", "/none", [])
     node: Any = SimpleNamespace(version="pve")
     content = manifest.make(node, {"net0": "name=eth0,ip=10.0.0.220/24"}, facts, {"caches": []})
-    lines, same = container_probe.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}], "generation": 3}, facts)
+    lines, same = verify.report(content, {"subjects": [{"name": "pve:n/lxc/920@s"}], "generation": 3}, facts)
     assert same
     assert "changed since: nothing" in lines
     assert lines[0].startswith("came from pve:n/lxc/920@s, generation 3, manifest sha256:")
     assert "  address: 10.0.0.220/24 -> none" in lines
     facts["packages"] = {"new": "1"}
-    lines, same = container_probe.report(content, {}, facts)
+    lines, same = verify.report(content, {}, facts)
     assert not same
     assert lines[0].startswith("came from a template, manifest sha256:"), "sealed by a version that did not name it"
     assert "  packages new: none -> 1" in lines
@@ -220,7 +221,7 @@ def test_record_that_was_made_huge_is_not_read(monkeypatch: pytest.MonkeyPatch, 
         file.truncate(2**40)
     (tmp_path / "record.json").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "verify")
-    assert container_probe.facts({"image": "i", "model": "/none"})["kept"] == {"manifest.json": "unreadable"}
+    assert container_probe.facts("i", "/none", [])["kept"] == {"manifest.json": "unreadable"}
 
 
 def test_devices_that_may_be_used_have_their_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def test_answer_of_which_no_manifest_can_be_made_is_said(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     answers(monkeypatch, {})
-    right = json.loads(json.dumps(container_probe.facts({"image": "i", "model": "/none"})))
+    right = json.loads(json.dumps(container_probe.facts("i", "/none", [])))
     assert manifest.look_inside(saying(right), {}) == right
     with pytest.raises(ContainerError, match=r"`python3 - .* in container 920 printed .*it\.\w+.* is .*; expected"):
         manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {})

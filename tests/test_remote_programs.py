@@ -42,7 +42,7 @@ print(repr(machine.run("sh", "-c", {script!r})))
     assert (done.stdout.strip(), done.returncode) == ("''", 0), done.stderr
 
 
-@pytest.mark.parametrize("name", ["container_probe", "leftovers", "secret_files"])
+@pytest.mark.parametrize("name", ["container_probe", "leftovers", "secret_files", "verify"])
 def test_program_is_sent_with_what_it_imports_of_ours(name: str) -> None:
     """Where it runs there is nothing of this project."""
     tree = ast.parse(program(name), feature_version=(3, 9))
@@ -87,7 +87,7 @@ def test_nonsense_of_a_command_is_one_line(
     monkeypatch.setattr(container_probe, "run", lambda *argv: text if argv[0] == "docker" else "")
     why = ""
     try:
-        container_probe.main([json.dumps({"image": "i", "model": "/none"})])
+        machine.answer(container_probe.facts, {"image": "i", "model": "/none", "caches": []})
     except SystemExit as error:
         why = str(error)
     assert bool(capsys.readouterr().out) == (not why)

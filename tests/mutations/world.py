@@ -27,7 +27,6 @@ from fixtures.proxmox import address, conf, disk, docker, pmxcfs, tasks
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
-from fixtures.remote import program
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
 from fixtures.template import family, generations, identity, judgement, manifest, record_store, tidy
@@ -237,7 +236,7 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return "".join(f"{each} may be used\n" for each in nodes)
         case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
             return json.dumps({**CUDA, "uuid": UUIDS[int(index)].removeprefix("GPU-").replace("-", "")})
-        case ["python3", "-", _] if stdin == program("container_probe").encode():
+        case ["python3", "-"] if "\nanswer(facts, " in script[-3000:]:
             more = {"libraries": ["libcuda.so.580.159.04"], "devices": {"nvidia-uvm": 511}} if number == MEMBER else {}
             return json.dumps({**content(node, number), **more})
         case ["python3", "-"] if call := re.search(r"\nanswer\((\w+), ", script[-3000:]):
