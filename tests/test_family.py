@@ -25,7 +25,7 @@ from fixtures.remote import container_probe
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import declared_checks
 from fixtures.template import family as families
-from fixtures.template import judgement, manifest, record_store
+from fixtures.template import judgement, kept, manifest, record_store
 from fixtures.template.descendant import RECORD, USERSPACE, Descendant
 from fixtures.template.family import Family
 from fixtures.template.generations import Generation
@@ -169,7 +169,7 @@ class World:
 
     def answer(self, argv: list[str]) -> tuple[int, bytes]:  # noqa: PLR0911 - one line a command
         match argv:
-            case ["sh", "-c", families.FIND, *_]:
+            case ["sh", "-c", kept.FIND, *_]:
                 return 0, self.archive()
             case ["cat", judgement.DRIVER]:
                 return 0, f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {self.driver}  Release".encode()

@@ -29,7 +29,7 @@ from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
-from fixtures.template import family, generations, identity, judgement, manifest, record_store, tidy
+from fixtures.template import family, generations, identity, judgement, kept, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import Guest, ModelNode
 from tests.model.run import ModelChannel
@@ -114,7 +114,7 @@ class WorldNode(ModelNode):
                     return 0, said.encode(), b"", ""
         elif (said := on_the_node(words, stdin)) is not None:
             return 0, said.encode(), b"", ""
-        elif words[:3] == ["sh", "-c", family.FIND]:
+        elif words[:3] == ["sh", "-c", kept.FIND]:
             return 0, self.family(), b"", ""
         elif words[:3] == ["sh", "-c", address.ASK]:
             return 0, b"ARPING\nSent 1 probes (1 broadcast(s))\nReceived 0 response(s)\n", b"", ""
@@ -133,7 +133,7 @@ class WorldNode(ModelNode):
         self.guests[MEMBER] = made
 
     def family(self) -> bytes:
-        """The files of the node that `family.FIND` archives."""
+        """The files of the node that `kept.FIND` archives."""
         files = {f"/etc/pve/nodes/pve/lxc/{number}.conf": guest.text() for number, guest in self.guests.items()}
         files |= {f"{generations.FOLDER}/920/{number}.json": text for number, text in self.generations.items()}
         if text := self.volumes[self.guests[920].volumes[0]].files.get("manifest.json", b"").decode():
@@ -391,7 +391,7 @@ class WorldChannel(ModelChannel):
 
 
 NAMES = {
-    family.FIND: "the family's files",
+    kept.FIND: "the family's files",
     family.READ: "the manifest",
     node_gpus.SCRIPT: "nvidia-smi -q -x",
     reboot.ASK: "who makes NVIDIA's devices",
