@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.base.settings import Settings
 from fixtures.proxmox.container import Container
-from fixtures.remote import leftovers, machine, secret_files
+from fixtures.remote import docker_usage, leftovers, machine, secret_files
 from fixtures.remote.machine import CONTAINERD
 from fixtures.serving import caches
 from fixtures.template.tidy import find_leftovers
@@ -134,8 +134,8 @@ def test_docker_without_images_leaves_their_size_out(
     said: dict[str, Any], layers: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = {"/version": {"ApiVersion": "1.52"}, "/v1.44/system/df": said}
-    monkeypatch.setattr(leftovers, "ask_docker", answers.__getitem__)
-    assert leftovers.docker_usage().get("LayersSize") == layers
+    monkeypatch.setattr(docker_usage, "ask_docker", answers.__getitem__)
+    assert docker_usage.docker_usage().get("LayersSize") == layers
 
 
 class Holding:

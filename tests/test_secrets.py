@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.remote import secret_files
+from fixtures.remote import secret_files, secret_forms
 from fixtures.remote.secret_files import OVERLAP, PIECE, Search
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAAB" * 3
@@ -47,8 +47,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A container's files below a folder, with the places of the script moved there."""
     monkeypatch.setattr(secret_files, "LAYERS", [f"{tmp_path}{each}" for each in secret_files.LAYERS])
     monkeypatch.setattr(secret_files, "PACKAGES", str(tmp_path / "dpkg"))
-    own = secret_files.OWN_KEYS.pattern.replace("/etc", f"{tmp_path}/etc")
-    monkeypatch.setattr(secret_files, "OWN_KEYS", re.compile(own))
+    own = secret_forms.OWN_KEYS.pattern.replace("/etc", f"{tmp_path}/etc")
+    monkeypatch.setattr(secret_forms, "OWN_KEYS", re.compile(own))
     return tmp_path
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from fixtures.base.declaration import load
 from fixtures.proxmox import conf
-from fixtures.proxmox.conf import Snapshot
-from fixtures.proxmox.node import net_option
+from fixtures.proxmox.conf import Snapshot, net_option
 from fixtures.template.clone import MARK
 from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib, gpu_differences
 from fixtures.template.template import Situation, Template
