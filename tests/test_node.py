@@ -70,7 +70,7 @@ def files(conf: str = CONF, **more: Any) -> str:
 def test_files_are_read_once_until_something_is_changed() -> None:
     node = FakeNode(files=[files(), files(CONF.replace("4096", "1"))])
     assert [node.config(920)["memory"] for _ in range(2)] == ["4096"] * 2
-    assert (node.asked, [*node.containers()], node.memory) == (["files"], [920], 256 << 30)
+    assert (node.asked, [*node.containers()], node.cluster_files.memory) == (["files"], [920], 256 << 30)
     node.forget()
     assert node.config(920)["memory"] == "1"
     assert node.asked == ["files"] * 2

@@ -19,7 +19,7 @@ def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> 
     monkeypatch.setattr(admission, "holders", lambda node: facts.get("holders", {}))
     monkeypatch.setattr(admission, "answers", lambda node, bridge, address: facts.get("answers", False))
     node = SimpleNamespace(
-        memory=64 * GIB,
+        cluster_files=SimpleNamespace(memory=64 * GIB),
         config=lambda ctid, snapshot=None: {
             "rootfs": "lxc-disks:subvol-920-disk-0,size=64G",
             "hostname": facts.get("hostname", declared.name),

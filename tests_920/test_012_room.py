@@ -86,7 +86,7 @@ def test_node_has_the_memory(node: Node, template: Template, settings: Settings)
             f"{template.ctid} has {given} MB of memory; vLLM containers usually have {SERVER_MEMORY_MB}. If the server "
             f"is killed while it loads, raise it: -o server_memory_mb={SERVER_MEMORY_MB}"
         )
-    whole = node.memory // MIB
+    whole = node.cluster_files.memory // MIB
     assert given < whole, unexpected(
         f"{template.ctid} is declared with {given} MB of memory, but the node has only {whole} MB",
         "less than the node has",

@@ -88,7 +88,7 @@ def test_running_is_what_pct_says(node: Node, ctid: int, running: bool) -> None:
 
 def test_memory_is_that_of_pvesh(node: Node) -> None:
     said = json.loads(node.run("pvesh", "get", f"/nodes/{node.name}/status", "--output-format", "json").out)
-    assert node.memory == said["memory"]["total"]
+    assert node.cluster_files.memory == said["memory"]["total"]
 
 
 @pytest.mark.parametrize("ctid", [903, 950, 951, 960])
