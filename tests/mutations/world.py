@@ -409,6 +409,7 @@ NAMES = {
     docker.LIST: "docker ps",
     docker.REMOVE: "removing leftovers in Docker",
     caches.GPUS: "nvidia-smi --query-gpu=name",
+    caches.COMPILED: "what a server has compiled",
     tidy.NOTE_IMAGE: "note of the image",
     gpus.NODES: "device nodes",
 }
@@ -421,6 +422,7 @@ def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
     if words[0] == "lxc-attach":
         place, words = f" in {words[2]}", words[words.index(ENVIRONMENT[-1]) + 1 :]
     known = "adding up over all GPUs" if all_reduce.SEND in words else ""
+    known = known or ("note of the run" if len(words) == 3 and words[2].startswith("run=") else "")
     known = known or next((NAMES[text] for text in (*words[2:3], script) if text in NAMES), "")
     if known and words[2] == conf.READ:
         return f"{known} of {words[-1]}"
@@ -438,5 +440,7 @@ def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
         return next(f"GET {part.strip('/')}" for part in PAGES if url and part in url[1])
     if words[:2] == ["sh", "-c"]:
         words = shlex.split(words[2]) if len(words) == 3 else ["docker", "run"]
+    if words[:2] == ["docker", "run"]:
+        words = words[:2]
     text = " ".join(word for word in words if word not in ("--output-format", "json", "get"))
     return f"`{text.replace('/nodes/pve/', '')[:70]}`{place}"
