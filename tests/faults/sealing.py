@@ -41,10 +41,9 @@ SEAL = (
         "takes longer than 18 s",
         words=("-o", "shutdown_deadline=3"),
         outcome="timeout",
-        quick=True,
         diagnosis="A7",
     ),
-    seal("shutdown-dies", "`pct shutdown` dies", command("shutdown = die"), "ended with 137"),
+    seal("shutdown-dies", "`pct shutdown` dies", command("shutdown = die"), "ended with 137", quick=True),
     seal("shutdown-lies", "`pct shutdown` says yes and does nothing", command("shutdown = lie"), "is still running"),
     seal("snapshot-dies", "`pct snapshot` dies", command("snapshot = die"), "ended with 137"),
     seal(

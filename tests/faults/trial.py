@@ -6,6 +6,7 @@ import json
 import re
 import time
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -154,14 +155,15 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[::2], map(urllib.parse.unquote, parts[1::2]), strict=True))
 
 
-def try_fault(lab: Lab, fault: Fault) -> Line:
-    """Put a fault on a lab that is on its ground, run the suite, undo the fault, and judge."""
+def try_fault(lab: Lab, fault: Fault, look: Callable[[Run], None] = lambda _: None) -> Line:
+    """Put a fault on a lab that is on its ground, run the suite, undo the fault, and judge; `look`: at the run too."""
     line = Line(fault)
     with fault.put(lab) as words:
         before = snapshots(lab)
         run = lab.build(*WORDS, *([] if fault.clones else ["--no-clone"]), *fault.words, *words)
         line.seconds = run.seconds
         judge(line, run)
+        look(run)
         line.sealed = _sealed(before, snapshots(lab))
     line.left = left_over(lab)
     line.state = state_of(lab)

@@ -1,20 +1,29 @@
-"""Verifying for real, in the lab: one build, then each drift by itself is named, and nothing without one."""
+"""Verifying for real, in the lab: one build, then each drift by itself is named, and nothing without one.
+
+The job of CI and the orchestrator say so as well: on the template as it is, and on one that has drifted.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import workflows
+from tests.docs import TOP
 from tests.lab.harness import SNAPSHOT, STAND_IN, Lab, Run, says
 
 pytestmark = pytest.mark.lab
 
 RECORDS = "/var/lib/phoenix-920/records"
-RUNS = 20
+RUNS = 6  # besides those of the tests below, whose checks that fail are exactly those of their change
 DOCKER = "until pct exec 920 -- docker info >/dev/null 2>&1; do sleep 0.2; done"
 
 
@@ -138,6 +147,62 @@ def test_container_that_is_off_is_left_off(lab: Lab, built: str) -> None:
     says(deep, "--verify-deep")
     assert summary(run)["verificationResult"] == "FAILED"
     assert set(run.checks().values()) >= {"container 920 is off, and a comparison does not start it"}
+
+
+# --- the job of CI, and the orchestrator ---------------------------------------------------------------
+
+OPTIONS = ("--override-ini=vllm_image=vllm/vllm-openai:stand-in", "-p no:cacheprovider")
+(JOB,) = workflows.steps(TOP / ".github/workflows/hardware.yml", "template")
+SCRIPT = f"{TOP}/phoenix_hypervisor_setup_920.sh 920"
+
+
+@pytest.fixture
+def environment(lab: Lab, built: str, tmp_path: Path) -> dict[str, str]:
+    """Of a runner, whose node is the lab's."""
+    node = f"lab:{lab.machine.name}"
+    options = [f"@{TOP}/lab/options", f"--node={node}", *OPTIONS, f"--override-ini=report_folder={lab.reports}"]
+    runner = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path / "page.md"), "GITHUB_RUN_ID": "7"}
+    runner |= {"GITHUB_SERVER_URL": "https://ci", "GITHUB_REPOSITORY": "a/b"}
+    phoenix = {"PHOENIX_NODE": node, "PHOENIX_PYTHON": sys.executable, "PHOENIX_LOG": str(tmp_path / "log")}
+    phoenix |= {"PHOENIX_CONFIG": str(TOP / "lab/phoenix_lxc_configs.json"), "PHOENIX_REPORTS": str(lab.reports)}
+    return {**os.environ, **runner, **phoenix, "MODE": "verify", "PYTEST_ADDOPTS": " ".join(options)}
+
+
+def shell(line: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-e", "-c", line]
+    return subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_job_on_a_good_template(environment: dict[str, str]) -> None:
+    done = shell(JOB, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = Path(environment["GITHUB_STEP_SUMMARY"]).read_text()
+    assert page.startswith("## ⚠️ Template 920: verified\n\n920@vllm-base-snapshot matches its record.")
+    assert "](https://ci/a/b/actions/runs/7) |" in page
+    assert "::error" not in done.stdout
+
+
+def test_orchestrator_on_a_good_template(environment: dict[str, str]) -> None:
+    """It is there: 0, in seconds, and the log says so."""
+    done = shell(SCRIPT, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "920@vllm-base-snapshot was built and accepted before" in Path(environment["PHOENIX_LOG"]).read_text()
+
+
+def test_job_on_a_template_that_has_drifted(lab: Lab, environment: dict[str, str]) -> None:
+    lab.node("pct", "set", "920", "--memory", "5000")
+    try:
+        done = shell(JOB, environment)
+        told = shell(SCRIPT, environment)
+    finally:
+        lab.node("pct", "set", "920", "--memory", "4096")
+    assert (done.returncode, told.returncode) == (1, 1), done.stdout + done.stderr
+    page = Path(environment["GITHUB_STEP_SUMMARY"]).read_text()
+    assert page.startswith("## ❌ Template 920: failed\n\n920@vllm-base-snapshot does not match its record")
+    assert "| recorded | The container's configuration is the one that was sealed. |" in page
+    assert "memory: 4096 -> 5000" in page
+    (note,) = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
+    assert "file=tests_920/test_075_recorded.py,line=" in note
 
 
 # --- drift --------------------------------------------------------------------------------------------
