@@ -29,8 +29,9 @@ test: lint test-fast test-lab ## run all tests (half an hour)
 test-fast: test-tools $(VENV)/ready ## run the tests that need neither root nor the lab
 	$(PYTEST) tests -m "not lab" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in two labs of their own
-	$(PYTEST) tests -m lab --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# four: a build in the lab takes a third to a half of a core, and waits otherwise
+test-lab: test-tools $(VENV)/ready ## run the tests that build for real, in four labs of their own
+	$(PYTEST) tests -m lab --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Both resume: ARGS=--background detaches, --status shows the progress, --stop ends it, "--sample 20 --seed 7" runs
 # 20 minutes of trials, whose results go into no table.
