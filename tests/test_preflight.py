@@ -90,6 +90,23 @@ def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dic
 
 
 @pytest.mark.parametrize(
+    ("config", "declared"), [({"unprivileged": 1}, False), ({"unprivileged": 0}, True), ({}, True)]
+)
+def test_parent_of_another_privilege_is_refused_before_it_is_cloned(config: dict[str, int], *, declared: bool) -> None:
+    """It was cloned, and then differed from its declaration for good."""
+    files = SimpleNamespace(elsewhere={})
+    node = SimpleNamespace(containers=lambda: {903: {"name": "P"}}, cluster_files=files, config=lambda _: config)
+    parent = SimpleNamespace(ctid=903, name="P")
+    template = SimpleNamespace(parent=parent, ctid=920, declared=SimpleNamespace(unprivileged=declared))
+    kinds = ["a privileged", "an unprivileged"]
+    said = f"903 is {kinds[not declared]} container; expected {kinds[declared]} one, as 920 is declared"
+    with pytest.raises(AssertionError, match=said):
+        checks().test_parent_is_as_declared(node, template)
+    template.declared.unprivileged = not declared
+    checks().test_parent_is_as_declared(node, template)
+
+
+@pytest.mark.parametrize(
     ("conf", "removable", "said"),
     [
         ("hostname: x\n", "", None),

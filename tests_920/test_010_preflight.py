@@ -15,7 +15,7 @@ from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.template import ephemeral_clone
 from fixtures.template.clone import MARK
-from fixtures.template.differences import bind_mounts
+from fixtures.template.differences import bind_mounts, is_unprivileged
 from fixtures.template.repair import half_made_clone, half_made_snapshot
 from fixtures.template.template import Situation, Template
 
@@ -54,7 +54,7 @@ def test_no_other_run_works_on_it(build: Build) -> None:
 
 @pytest.mark.parent
 def test_parent_is_as_declared(node: Node, template: Template) -> None:
-    """The parent container exists on the node under its declared name."""
+    """The parent container exists on the node under its declared name, and is privileged as the template is."""
     parent = template.parent
     containers = node.containers()
     other = node.cluster_files.elsewhere.get(parent.ctid, {})
@@ -76,6 +76,14 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         repr(parent.name),
         cause="this may be another container, or the declaration is wrong",
         run=f"pct set {parent.ctid} --hostname {parent.name}",
+    )
+    kinds = {True: "an unprivileged", False: "a privileged"}
+    unprivileged, wanted = is_unprivileged(node.config(parent.ctid)), template.declared.unprivileged
+    assert unprivileged == wanted, unexpected(
+        f"{parent.ctid} is {kinds[unprivileged]} container",
+        f"{kinds[wanted]} one, as {template.ctid} is declared",
+        cause="a clone inherits it, and only a restore with another --unprivileged changes it",
+        run=f"pct config {parent.ctid} | grep unprivileged",
     )
 
 

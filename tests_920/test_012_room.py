@@ -36,6 +36,12 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
         cause="declare another storage_pool",
         run="pvesm status",
     )
+    content = defined.get("content", "rootdir")  # a storage whose section names none takes containers
+    assert "rootdir" in content.split(","), unexpected(
+        f"storage {pool} takes {content}, no disks of containers",
+        "rootdir in its list of contents",
+        run=f"pvesm set {pool} --content {content},rootdir",
+    )
 
 
 def test_storage_has_room(node: Node, template: Template, build: Build, image_room: DiskNeed) -> None:

@@ -48,8 +48,8 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
     assert not missing, unexpected(
         f"GPUs {template.declared.gpus} are assigned, but the node's driver lists {sorted(gpus_of_node.gpus)}",
         "every assigned GPU",
-        cause="a GPU has failed, is bound to another driver, or was never installed",
-        run="nvidia-smi -L; ls -l /dev/nvidia*",
+        cause="a GPU has failed, is bound to another driver, is newer than this one, or was never installed",
+        run="nvidia-smi -L; lspci -nnk -d 10de:; dmesg | grep NVRM | tail",
     )
 
 

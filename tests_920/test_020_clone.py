@@ -3,9 +3,11 @@
 import pytest
 
 from fixtures.base.message import unexpected
+from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.run.mode import May
+from fixtures.template.differences import disk_gib
 from fixtures.template.template import Template
 
 pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
@@ -20,9 +22,12 @@ def test_container_is_cloned(template: Template, build: Build) -> None:
 
 
 @pytest.mark.needs("test_container_is_cloned")
-def test_container_is_as_declared(template: Template) -> None:
+def test_container_is_as_declared(node: Node, template: Template) -> None:
     """The template has the declared name, memory, cores, disk, network, features and privilege."""
     differences = template.differences()
+    size, declared = disk_gib(node.config(template.ctid)), template.declared.storage_size_gb
+    if size > declared:
+        warn(f"the disk has {size:g} GB, declared are {declared}: the parent's is as large, and no disk can be shrunk")
     assert not differences, unexpected(
         f"container {template.ctid} differs from its declaration: {'; '.join(differences)}",
         "no difference",

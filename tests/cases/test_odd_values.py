@@ -17,15 +17,16 @@ from fixtures.base.declaration import Declared
 from fixtures.base.inconclusive import Unseen
 from fixtures.base.settings import Settings
 from fixtures.diagnosis.failure_modes import diagnose
-from fixtures.gpu import gpus, health, nvidia_smi
+from fixtures.gpu import gpus, health, node_gpus, nvidia_smi
+from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox.container import Container, ContainerError
 from fixtures.proxmox.node import NodeError
 from fixtures.serving.model import Model
 from fixtures.template import ephemeral_clone
 
-preflight, room, gpus_and_model, inherited_stack = (
+preflight, room, gpus_and_model, clone_checks, inherited_stack = (
     importlib.import_module(f"tests_920.test_{name}")
-    for name in ("010_preflight", "012_room", "014_gpus_and_model", "030_inherited_stack")
+    for name in ("010_preflight", "012_room", "014_gpus_and_model", "020_clone", "030_inherited_stack")
 )
 
 SOUND = {
@@ -93,7 +94,11 @@ CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differ
     ),
     "may not be read": ({"compute_mode": "[Insufficient Permissions]"}, [], ["compute_mode"]),
     "instances": ({"mig_mode/current_mig": "Enabled"}, ["mig.mode.current"], []),
-    "instances after the next reset": ({"mig_mode/current_mig": "Disabled", "mig_mode/pending_mig": "Enabled"}, [], []),
+    "instances after the next reset": (
+        {"mig_mode/current_mig": "Disabled", "mig_mode/pending_mig": "Enabled"},
+        [],
+        ["mig.mode.pending"],
+    ),
     "Tegra: no value at all": (dict.fromkeys(ALL, "Not Supported"), ["health is unknown"], []),
     "laptop, asleep": ({"temperature/gpu_temp": "N/A", "persistence_mode": "Disabled"}, [], ["persistence_mode"]),
     "degrees to the limit": (
@@ -262,7 +267,7 @@ def test_weights_that_a_gpu_does_not_hold_alone_are_not_judged(words: str, said:
     """Of a card with 24 GB and a model of 30 GiB."""
     settings = cast(Settings, SimpleNamespace(server_args=words.split(), gpu_share=0.9))
     settings.server_option = MethodType(Settings.server_option, settings)  # type: ignore[method-assign]
-    node = SimpleNamespace(gpus={0: SimpleNamespace(memory_mib=24564)}, unseen="")
+    node = NodeGpus(cast(Any, {0: SimpleNamespace(memory_mib=24564)}))
     with pytest.raises(Unseen if said == "unknown" else AssertionError, match=said):
         gpus_and_model.test_model_fits_the_gpus(PLACE, Model({}, 30 * 2**30), node, settings)
 
@@ -297,3 +302,32 @@ def test_storage_is_disabled_as_proxmox_reads_it(word: str) -> None:
     node: Any = SimpleNamespace(storage=lambda _: {"type": "zfspool", "disable": word})
     with nullcontext() if word in ("0", "no", "off") else pytest.raises(AssertionError, match="storage s is disabled"):
         room.test_storage_can_snapshot(node, PLACE)
+
+
+@pytest.mark.parametrize("content", ["images", "iso,vztmpl", "images,rootdir", None])
+def test_storage_that_takes_no_container_is_refused(content: str | None) -> None:
+    defined = {"type": "zfspool"} | ({"content": content} if content else {})
+    node: Any = SimpleNamespace(storage=lambda _: defined)
+    refused = content is not None and "rootdir" not in content
+    with pytest.raises(AssertionError, match=f"takes {content}, no disks") if refused else nullcontext():
+        room.test_storage_can_snapshot(node, PLACE)
+
+
+def test_node_whose_driver_finds_no_gpu_is_refused() -> None:
+    """It was unknown, so that 920 was cloned, and the fix spoke of a device that its parent does not pass."""
+    said = SimpleNamespace(out="No devices were found\ncuda=12.4\n", exit_status=6, err="")
+    found = node_gpus.look(cast(Any, SimpleNamespace(run=lambda *_, **__: said)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    with pytest.raises(AssertionError, match=r"lists \[\]; .* newer than this one"):
+        gpus_and_model.test_gpus_are_on_the_node(template, found)
+
+
+def test_larger_disk_than_declared_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = list[str]()
+    monkeypatch.setattr(clone_checks, "warn", notes.append)
+    for size in ("64G", "32G"):
+        node: Any = SimpleNamespace(config=lambda _, size=size: {"rootfs": f"s:subvol-920-disk-0,size={size}"})
+        declared = SimpleNamespace(storage_size_gb=32)
+        template: Any = SimpleNamespace(ctid=920, differences=list, declared=declared)
+        clone_checks.test_container_is_as_declared(node, template)
+    assert notes == ["the disk has 64 GB, declared are 32: the parent's is as large, and no disk can be shrunk"]
