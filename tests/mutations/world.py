@@ -429,8 +429,9 @@ def named(where: str, argv: Sequence[str], stdin: bytes) -> str:
     if known:
         return f"{known}{place}"
     if words[0] == "python3":
-        call = re.search(r"\nanswer\(('(\w+)')?", script[-3000:])
-        what = f"looking for {call[2] or 'secrets'}" if call else "CUDA" if len(words) == 4 else "content"
+        call = re.search(r"\nanswer\((\w+), ", script[-3000:])
+        names = {"facts": "content", "find": "looking for secrets"}
+        what = names.get(call[1], f"looking for {call[1]}") if call else "CUDA" if len(words) == 4 else "content"
         return f"{what}{place}"
     if words[:2] == ["sh", "-s"]:
         what = "identity" if "machine id" in script else "reload" if "daemon-reload" in script else "docker run"
