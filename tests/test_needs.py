@@ -113,4 +113,4 @@ def test_one_cause_is_one_failure_in_a_run(tmp_path: Path) -> None:
     failures = [check.name for check in record.checks if check.verdict == "failed"]
     assert failures == ["test_010_preflight.py::test_parent_is_as_declared"]
     blocked = {check.reason for check in record.checks if check.stage == "preflight" and check.verdict == "skipped"}
-    assert blocked == {"blocked by: The parent container exists on the node under its declared name"}
+    assert blocked == {"blocked by: The parent container exists under its declared name, with the declared privilege"}

@@ -136,7 +136,9 @@ def test_waived_is_proved_only_for_sealing() -> None:
 def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     run = suite.run("-v", "-o", f"waivers={write(suite.top, GOOD)}")
     assert run.status == 1  # other checks fail on this node
-    assert "  waived        The parent container exists on the node under its declared name" in run.output
+    assert (
+        "  waived        The parent container exists under its declared name, with the declared privilege" in run.output
+    )
     assert f"{ONE}: waived until 2999-12-31, the template is not sealed (seals = true lets it): 903 is" in run.output
     assert f"Waived: {ONE}." in run.record.sentence
     (check,) = [check for check in run.record.checks if check.name == ONE]
@@ -149,7 +151,7 @@ def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     assert ONE in predicate["warnedTests"]  # type: ignore[index]
     assert ONE not in predicate["passedTests"] + predicate["failedTests"]  # type: ignore[index]
     cases = {case.attrib["name"]: case for case in ElementTree.parse(run.folder / "junit.xml").iter("testcase")}
-    skipped = cases["The parent container exists on the node under its declared name"].find("skipped")
+    skipped = cases["The parent container exists under its declared name, with the declared privilege"].find("skipped")
     assert skipped is not None
     assert skipped.attrib["type"] == "pytest.xfail"
 

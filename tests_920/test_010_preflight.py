@@ -54,7 +54,7 @@ def test_no_other_run_works_on_it(build: Build) -> None:
 
 @pytest.mark.parent
 def test_parent_is_as_declared(node: Node, template: Template) -> None:
-    """The parent container exists on the node under its declared name, and is privileged as the template is."""
+    """The parent container exists under its declared name, with the declared privilege."""
     parent = template.parent
     containers = node.containers()
     other = node.cluster_files.elsewhere.get(parent.ctid, {})

@@ -26,6 +26,7 @@ from fixtures.base.server_args import API_KEY
 from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
+from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf, docker, pmxcfs
 from fixtures.proxmox.channel import Channel, Command
 from fixtures.proxmox.container import Container
@@ -452,7 +453,7 @@ def test_case_25_gptoss_weights(
     found = model.look_at(place.node, cast(Any, None), "openai/gpt-oss-20b", {})
     assert found.weights == 4792272488 + 4808140312 + 4170342232
     template = cast(Any, SimpleNamespace(declared=SimpleNamespace(gpus=(0,), tensor_parallel=1)))
-    card = cast(Any, SimpleNamespace(gpus={0: SimpleNamespace(index=0, memory_mib=24564)}, unseen=""))
+    card = NodeGpus(cast(Any, {0: SimpleNamespace(index=0, memory_mib=24564)}))
     gpus_and_model.test_model_fits_the_gpus(template, found, card, settings())
 
 

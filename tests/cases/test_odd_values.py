@@ -19,7 +19,7 @@ from fixtures.base.settings import Settings
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu import gpus, health, node_gpus, nvidia_smi
 from fixtures.gpu.node_gpus import NodeGpus
-from fixtures.proxmox.container import Container, ContainerError
+from fixtures.proxmox.container import FIRST_QUESTIONS, Container, ContainerError
 from fixtures.proxmox.node import NodeError
 from fixtures.serving.model import Model
 from fixtures.template import ephemeral_clone
@@ -207,7 +207,8 @@ def test_system_is_compared_where_both_are_stated(name: str, monkeypatch: pytest
     answers = [
         SimpleNamespace(out=out, stdout=out.encode(), stderr=b"", exit_status=0) for out in ("Linux", text, "", "")
     ]
-    channel = SimpleNamespace(run_parallel=lambda *_, **__: answers)
+    replies = dict(zip(FIRST_QUESTIONS, answers, strict=True))
+    channel = SimpleNamespace(ask_ahead=lambda *_: None, run=lambda argv, **_: replies[argv[-1]])
     monkeypatch.setattr(Container, "channel", channel)
     container = Container(cast(Any, SimpleNamespace(quick=1)), 920)
     declared: Any = SimpleNamespace(template=template)
