@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.settings import Settings
+from fixtures.base.settings import Settings, _environment
 from fixtures.proxmox.container import Container
 from fixtures.remote import docker_usage, leftovers, machine, secret_files
 from fixtures.remote.machine import CONTAINERD
@@ -118,6 +118,18 @@ def test_environment_is_overwritten_only_where_that_is_safe(
     monkeypatch.setattr(leftovers, "run", lambda *argv: f"{state}\n" if "show" in argv else "")
     leftovers._forget_environments([b"KEY=abc"])
     assert database.read_bytes() == left
+
+
+def test_random_key_of_an_earlier_run_is_overwritten_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was interrupted leaves it; the next one has another, and could not seal."""
+    (key,) = (each for each in _environment("") if each.startswith("VLLM_API_KEY="))
+    database = tmp_path / "meta.db"
+    database.write_bytes(f"a {key} VLLM_API_KEY=sk-of-somebody b".encode())
+    monkeypatch.setattr(leftovers, "CONTAINERD", database)
+    monkeypatch.setattr(leftovers, "docker_usage", lambda: {"Containers": []})
+    monkeypatch.setattr(leftovers, "run", lambda *argv: "inactive\n" if "show" in argv else "")
+    leftovers._forget_environments([])
+    assert database.read_bytes() == b"a " + bytes(len(key)) + b" VLLM_API_KEY=sk-of-somebody b"
 
 
 # As Docker 29.1.3 of Ubuntu 24.04 answered /v1.44/system/df, before and after the first pull.
