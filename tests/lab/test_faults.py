@@ -1,6 +1,6 @@
 """One fault of each stage, put for real; `make faults` puts all of them.
 
-Of some it is also shown what they are put down to, in terminal, report, record and folder.
+Some also show their cause in terminal, report, record and folder.
 """
 
 from __future__ import annotations
