@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench.fingerprints import Outcome, apart, ask
 from fixtures.serving import performance
 from fixtures.serving.client import Client
-from tests.hardware.even_heads import with_even_heads
 from tests.hardware.server import KEY, NAME, started
+from tests.hardware.wider import wider
 
 QUICK = performance.Effort(tokens=128, at_once=16, repeats=3, warm_up=2, settle=0)
 LIMIT = 540.0  # seconds
@@ -79,7 +79,7 @@ def main() -> int:
         )
 
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
-        with_even_heads(model, Path(name))
+        wider(model, Path(name))
 
         own = ("--disable-custom-all-reduce", *TOGETHER)
         for text, gpus, words, environment in (

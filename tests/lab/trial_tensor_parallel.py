@@ -16,7 +16,7 @@ from tests.lab.harness import TOP, Lab
 pytestmark = pytest.mark.lab
 
 MODEL = "/models/even-heads"  # the test model has 9 heads; a copy of it with heads of zeros has 12
-SCRIPT = (TOP / "tests/hardware/even_heads.py").read_text()
+SCRIPT = (TOP / "tests/hardware/wider.py").read_text()
 # vLLM gives each process a NUMA node of its own, and this machine has one; each process takes 1 GB of KV cache
 ENVIRONMENT = "TORCH_COMPILE_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1"
 MEMORY = 8192
