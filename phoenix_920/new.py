@@ -29,7 +29,7 @@ STAGE = '''"""Greeting: who logs in reads what this template is for. Put your ow
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.proxmox.container import Container
 
 pytestmark = [pytest.mark.stage("greeting"), pytest.mark.order(40)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from fixtures.base.inconclusive import Inconclusive
+from fixtures.base.errors import Inconclusive
 
 # a slow moment of the machine is no failure of what is tested
 settings.register_profile("without a deadline", deadline=None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
 from tests.cards import IMAGE, Card, cards, page

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive
+from fixtures.base.errors import Inconclusive
 from fixtures.gpu import node_gpus, reboot
 from fixtures.proxmox import disk, pmxcfs
 from fixtures.proxmox.channel import Command, DeadlineExceeded

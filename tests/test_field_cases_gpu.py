@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.gpu import gpus, node_gpus
 from fixtures.gpu.node_gpus import NodeGpus
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive
+from fixtures.base.errors import Inconclusive
 from fixtures.proxmox import file_system
 from fixtures.proxmox.container import ContainerError
 

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.errors import BuildError
-from fixtures.base.message import explained
+from fixtures.base.errors import BuildError, explained
 from fixtures.diagnosis.failure_modes import diagnose, says_it_itself
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.record.model import Record

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.base.number import write_json
 from fixtures.gpu.gpu import Gpu
 from fixtures.proxmox.channel import DeadlineExceeded

@@ -15,8 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.errors import BuildError
-from fixtures.base.inconclusive import Simulated, Unseen
+from fixtures.base.errors import BuildError, Simulated, Unseen
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.gpus import uuids
@@ -305,7 +304,7 @@ def test_value_that_cannot_be_read_is_not_healthy() -> None:
 def test_inconclusive_check_is_no_skipped_test(tmp_path: Path) -> None:
     """A test of a check that could see nothing would be skipped without a word, as it raises what pytest skips by."""
     test = tmp_path / "test_it.py"
-    test.write_text("from fixtures.base.inconclusive import Unseen\ndef test_it(): raise Unseen('unknown: GPU 1')\n")
+    test.write_text("from fixtures.base.errors import Unseen\ndef test_it(): raise Unseen('unknown: GPU 1')\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(test)]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stdout + done.stderr

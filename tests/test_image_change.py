@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.record.model import ImageFacts, Record, from_json
 from fixtures.report.head import head
 from fixtures.run import answers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.base import message
+from fixtures.base import errors
 from tests.faults.trial import explains
 from tests.mutations.page import HEAD
 from tests.mutations.table import EXCUSES, WAYS, Cell, Probe, cells
@@ -48,7 +48,7 @@ def claim(cell: Cell) -> str:
 def test_every_failure_says_what_was_seen_and_expected_and_what_to_run(table: list[Cell]) -> None:
     """As people read it: of each check, with whatever wrong fact."""
     failed = [cell for cell in table if cell.outcome == "failed"]
-    shown = {message.explained(cell.why, claim(cell), "less record.json").partition("\n")[0] for cell in failed}
+    shown = {errors.explained(cell.why, claim(cell), "less record.json").partition("\n")[0] for cell in failed}
     assert len(shown) > 500
     assert [first for first in shown if not explains(first)] == []
 

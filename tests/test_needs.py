@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import GPU, Blocked, Check, declared_checks
 from fixtures.session import gating

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.gpu import reboot
 from fixtures.gpu.reboot import Boot
 from fixtures.proxmox import conf

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.base.errors import BuildError
-from fixtures.base.inconclusive import Inconclusive
+from fixtures.base.errors import BuildError, Inconclusive
 from fixtures.proxmox import docker
 from fixtures.run.clone_acceptance import CloneAcceptance
 

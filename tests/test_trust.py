@@ -36,7 +36,7 @@ good_node.HTTP.spoil = spoil
 """
 INCONCLUSIVE = """
 import pytest
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
     if item.name == "test_docker_is_running":

@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixtures.base.errors import BuildError
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import BuildError, Unseen
 from fixtures.record.model import Verdict
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from fixtures.base.inconclusive import refuse_unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import fit, reboot

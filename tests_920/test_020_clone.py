@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build

@@ -5,8 +5,7 @@ from functools import partial
 import pytest
 
 from fixtures.base.declaration import Declared
-from fixtures.base.inconclusive import Inconclusive, Simulated, Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Inconclusive, Simulated, Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
 from fixtures.proxmox import docker, file_system

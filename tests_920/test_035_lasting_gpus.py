@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.reload import list_around_reload
 

@@ -4,8 +4,7 @@ from functools import partial
 
 import pytest
 
-from fixtures.base.inconclusive import Simulated, Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Simulated, Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
 from fixtures.proxmox import docker

@@ -2,8 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Simulated, Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Simulated, Unseen, unexpected
 from fixtures.base.warning import warn
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build

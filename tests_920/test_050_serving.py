@@ -2,8 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Simulated, Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Simulated, Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
 from fixtures.proxmox import docker

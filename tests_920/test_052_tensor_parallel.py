@@ -2,8 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.run import answers
 from fixtures.run.build import Build

@@ -2,8 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Unseen, unexpected
 from fixtures.proxmox.container import Container
 from fixtures.template.tidy import Leftovers
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.run.build import Build
 from fixtures.run.seal import Seal
 from fixtures.run.stages import check_name

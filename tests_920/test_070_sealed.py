@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus
 from fixtures.proxmox import docker

@@ -6,7 +6,7 @@ all that a run on an existing template does, and are what `--verify` runs to rep
 
 import pytest
 
-from fixtures.base.message import unexpected
+from fixtures.base.errors import unexpected
 from fixtures.base.warning import warn
 from fixtures.run.build import Build
 from fixtures.template.comparison import Comparison

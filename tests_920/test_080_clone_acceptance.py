@@ -6,8 +6,7 @@ The clone is a throw-away one with its own number, name and address, and is dest
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive, Unseen
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Inconclusive, Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import gpus

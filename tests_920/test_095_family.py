@@ -2,8 +2,7 @@
 
 import pytest
 
-from fixtures.base.inconclusive import Inconclusive
-from fixtures.base.message import unexpected
+from fixtures.base.errors import Inconclusive, unexpected
 from fixtures.base.warning import warn
 from fixtures.run.build import Build
 from fixtures.template.descendant import Descendant

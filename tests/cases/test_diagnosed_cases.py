@@ -19,9 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.base.errors import BuildError
-from fixtures.base.inconclusive import Unseen
-from fixtures.base.message import explained
+from fixtures.base.errors import BuildError, Unseen, explained
 from fixtures.base.server_args import API_KEY
 from fixtures.diagnosis import evidence
 from fixtures.diagnosis.failure_modes import diagnose

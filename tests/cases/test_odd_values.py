@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fixtures.base.declaration import Declared
-from fixtures.base.inconclusive import Unseen
+from fixtures.base.errors import Unseen
 from fixtures.base.settings import Settings
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu import gpus, health, node_gpus, nvidia_smi
