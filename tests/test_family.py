@@ -24,8 +24,8 @@ from fixtures.proxmox.node import Node
 from fixtures.remote import container_probe
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import declared_checks
+from fixtures.template import descendant, kept, manifest, record_store
 from fixtures.template import family as families
-from fixtures.template import judgement, kept, manifest, record_store
 from fixtures.template.descendant import RECORD, USERSPACE, Descendant
 from fixtures.template.family import Family
 from fixtures.template.generations import Generation
@@ -171,7 +171,7 @@ class World:
         match argv:
             case ["sh", "-c", kept.FIND, *_]:
                 return 0, self.archive()
-            case ["cat", judgement.DRIVER]:
+            case ["cat", descendant.DRIVER]:
                 return 0, f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {self.driver}  Release".encode()
             case ["sh", "-c", node_gpus.SCRIPT]:
                 return 127, b""

@@ -26,7 +26,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What checks warn of."""
     texts: list[str] = []
     monkeypatch.setattr("fixtures.base.warning.warn", texts.append)
-    monkeypatch.setattr("fixtures.session.preflight_facts.warn", texts.append, raising=False)
+    monkeypatch.setattr("fixtures.session.core_fixtures.warn", texts.append, raising=False)
     monkeypatch.setattr("fixtures.gpu.gpus.warn", texts.append)
     return texts
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fixtures.base.errors import Inconclusive
-from fixtures.proxmox import file_system
+from fixtures.proxmox import disk
 from fixtures.proxmox.container import ContainerError
 
 TOP = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ class Asked:
 
 
 def blocks(gib: float) -> int:
-    return round(gib * file_system.GIB / 4096)
+    return round(gib * disk.GIB / 4096)
 
 
 def check(said: str) -> None:

@@ -20,8 +20,8 @@ from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import TRIAL, Blocked, Check, declared_checks
-from fixtures.run.tried_clone import TriedClone
 from fixtures.session.check_reports import failure
+from fixtures.template.clone import TriedClone
 from tests.ledgers import hear
 from tests.suite_run import Suite
 

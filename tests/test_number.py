@@ -17,7 +17,7 @@ from fixtures.proxmox.node import NodeError, stated
 from fixtures.proxmox.remote_agent import read_rows
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
-from fixtures.serving import pull_output, vllm
+from fixtures.serving import image, vllm
 from fixtures.session import verification
 from fixtures.template import generations
 
@@ -123,7 +123,7 @@ def test_nvidia_smi_states_no_number(word: str) -> None:
 def test_logs_state_no_number(word: str) -> None:
     assert set(vllm.phases(f"Loading weights took {word} s\n").values()) <= {finite(word)}
     vllm.progress(f"Capturing CUDA graphs: 1%|x| {word}/{word}")
-    found = pull_output.progress(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
+    found = image.pull_progress(f"0123456789ab: Downloading [==>  ]  {word}MB/{word}MB\n")
     assert math.isfinite(found.done)
     assert math.isfinite(found.total)
 

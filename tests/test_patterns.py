@@ -16,7 +16,7 @@ from fixtures.base.text import beginning, clean, ending, inert, plain, short, ta
 from fixtures.diagnosis import evidence, failure_modes
 from fixtures.proxmox import conf, pmxcfs, volume, web
 from fixtures.remote import secret_forms
-from fixtures.serving import client, pull_output, vllm
+from fixtures.serving import client, image, vllm
 from tests import patterns
 from tests.patterns import Pattern
 
@@ -140,8 +140,8 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "failure": (lambda text: failure_modes.diagnose({"failure": text, "log": text}), ("a", "`a` ended with 1: ", "\n")),
     "vllm.progress": (vllm.progress, ("|", "a\n", "\r", "Capturing CUDA graphs")),
     "vllm.phases": (vllm.phases, ("init engine (", "1", "took ")),
-    "pull_output.progress": (pull_output.progress, ("0", "aaaaaaaaaaaa: A", "aaaaaaaaaaaa: Aa [", " ")),
-    "pull_output.plain": (pull_output.plain, ("\x1b[0", "\r", "0")),
+    "image.pull_progress": (image.pull_progress, ("0", "aaaaaaaaaaaa: A", "aaaaaaaaaaaa: Aa [", " ")),
+    "image.pull_words": (image.pull_words, ("\x1b[0", "\r", "0")),
     "says": (lambda text: client.says(text, "paris"), ("paris", "not in ", " ", "not paris ")),
     "configuration": (lambda text: conf.parse(text.encode()), ("[a]\n", "a : ", "#a\n", "[pve:pending]\n#", " ")),
     "storage.cfg": (pmxcfs.sections, ("zfspool: a\n", "\tpool a\n", " ", "a:")),

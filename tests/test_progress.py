@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.base.waiting import Progress
-from fixtures.serving import pull_output, vllm
+from fixtures.serving import image, vllm
 from tests.suite_run import TOP, Suite
 from tests.terminal import Seen, watch
 
@@ -100,18 +100,18 @@ def test_pull_is_counted_in_bytes() -> None:
         "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Downloading  2.5MB/10MB\x1b[2B"
         "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Downloading [===>      ]  500kB/1.5GB\x1b[1B"
     )
-    assert pull_output.progress(drawn) == Progress("downloading, 0 of 2 layers are there", 3e6, 1.51e9, "B")
+    assert image.pull_progress(drawn) == Progress("downloading, 0 of 2 layers are there", 3e6, 1.51e9, "B")
     drawn += (
         "\x1b[2A\x1b[2K\r5a9a4a0ac12b: Pull complete \x1b[2B\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Download complete \x1b[1B"
     )
-    assert pull_output.progress(drawn) == Progress("unpacking, 1 of 2 layers are there", 1e7, 1.51e9, "B")
+    assert image.pull_progress(drawn) == Progress("unpacking, 1 of 2 layers are there", 1e7, 1.51e9, "B")
     drawn += "\x1b[1A\x1b[2K\r7e1dd1e9ae0c: Extracting [=====>  ]  1GB/1.5GB\x1b[1B"
-    assert pull_output.progress(drawn).done == 1.01e9
+    assert image.pull_progress(drawn).done == 1.01e9
 
 
 def test_failed_pull_is_told_in_dockers_words() -> None:
     drawn = "5a9a4a0ac12b: Pulling fs layer \r\n\x1b[1A\x1b[2K\rError response from daemon: manifest unknown\r\n"
-    assert pull_output.plain(drawn) == "Error response from daemon: manifest unknown"
+    assert image.pull_words(drawn) == "Error response from daemon: manifest unknown"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ import pytest
 from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.gpu import fit, reboot
+from fixtures.gpu import fit, node_gpus, reboot
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.gpu.reboot import Boot
-from fixtures.proxmox import kernel_log
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
@@ -33,7 +32,7 @@ LEGACY = (
 @pytest.mark.deep
 def test_kernel_log_is_read(node: Node, build: Build) -> None:
     """The kernel log can be read; a warning shows GPU faults from before this run."""
-    build.xids = kernel_log.xid_lines(node)
+    build.xids = node_gpus.xid_lines(node)
     if build.xids:
         warn(f"the kernel logged GPU faults before this run: {build.xids[-1]}")
 

@@ -8,7 +8,7 @@ from fixtures.base.declaration import Declared
 from fixtures.base.errors import Inconclusive, Simulated, Unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.gpu import gpus, health
-from fixtures.proxmox import docker, file_system
+from fixtures.proxmox import disk, docker
 from fixtures.proxmox.container import Container
 from fixtures.run.build import Build
 from fixtures.run.stages import SIMULATED
@@ -80,7 +80,7 @@ def test_container_is_privileged(container: Container) -> None:
 
 def test_root_disk_has_its_size(container: Container, declared: Declared) -> None:
     """The root file system is as large as its declared disk."""
-    found = file_system.root(container)
+    found = disk.file_system(container)
     fills, ctid = found.fills(declared.storage_size_gb), declared.ctid
     if fills is None:
         raise Inconclusive(f"whether a file system of kind {found.kind} fills its disk is not known")

@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.base.errors import unexpected
 from fixtures.proxmox.container import Container
-from fixtures.proxmox.reload import list_around_reload
+from fixtures.proxmox.docker import list_around_reload
 
 pytestmark = [
     pytest.mark.stage("inherited stack"),

@@ -13,7 +13,7 @@ from fixtures.base.errors import BuildError
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
-from fixtures.proxmox.reload import list_around_reload
+from fixtures.proxmox.docker import list_around_reload
 from fixtures.remote.runner import kill
 from fixtures.serving.server import WATCHDOG
 

@@ -19,7 +19,7 @@ import pytest
 from fixtures.base import warning as warned
 from fixtures.base.errors import BuildError
 from fixtures.gpu import gpus, node_gpus
-from fixtures.proxmox import container, kernel_log
+from fixtures.proxmox import container
 from fixtures.record.model import Record
 from fixtures.run import clone_acceptance
 from fixtures.run.build import Build
@@ -34,7 +34,7 @@ from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
 from fixtures.serving.served_model import Figure, Fingerprint, ServedModel
 from fixtures.serving.server import Readiness, Server
-from fixtures.session import clone_fixtures, core_fixtures, preflight_facts, server_fixtures, verification
+from fixtures.session import clone_fixtures, core_fixtures, server_fixtures, verification
 from fixtures.session.command_line import take_lock
 from fixtures.template import family as families
 from fixtures.template import record_store
@@ -66,7 +66,7 @@ WORLD = replace(
 QUICK = performance.Effort(tokens=2, at_once=2, repeats=1, warm_up=0, settle=0)
 FIXTURES = {
     name: each.__wrapped__
-    for module in (core_fixtures, preflight_facts, verification, clone_fixtures, server_fixtures)
+    for module in (core_fixtures, verification, clone_fixtures, server_fixtures)
     for name, each in vars(module).items()
     if hasattr(each, "_fixture_function_marker") or type(each).__name__ == "FixtureFunctionDefinition"
 }
@@ -277,7 +277,7 @@ class Trial:
             self.shared.priors[self.state] = {
                 "gpus": gpus.listed(inner),
                 "node_gpus": node_gpus.look(other.node).gpus,
-                "xids": kernel_log.xid_lines(other.node),
+                "xids": node_gpus.xid_lines(other.node),
                 "image": image.inspect(inner, WORLD.vllm_image),
                 "cuda": {index: gpus.probe_cuda(inner, index, 0) for index in (0, 1)},
             }

@@ -29,7 +29,7 @@ from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.remote.container_probe import digest
 from fixtures.serving import all_reduce, caches, server_log
-from fixtures.template import family, generations, identity, judgement, kept, manifest, record_store, tidy
+from fixtures.template import descendant, family, generations, identity, kept, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import Guest, ModelNode
 from tests.model.run import ModelChannel
@@ -154,7 +154,7 @@ def on_the_node(argv: list[str], stdin: bytes) -> str | None:  # noqa: PLR0911 -
             return report(0, 1) + CAPABILITIES
         case ["sh", "-c", reboot.ASK]:
             return "device=195 nvidia\ndevice=511 nvidia-uvm\nearly=60-nvidia.rules\nend\n"
-        case ["cat", judgement.DRIVER]:
+        case ["cat", descendant.DRIVER]:
             return "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"
         case ["dmesg"]:
             return XID
