@@ -66,7 +66,6 @@ def test_consumer_card_that_reports_little_has_no_findings() -> None:
     [
         ("ecc.errors.uncorrected.volatile.total", "3", "uncorrectable memory errors"),
         ("retired_pages.pending", "Yes", "reboot"),
-        ("remapped_rows.pending", "Yes", "reboot"),
         ("remapped_rows.failure", "Yes", "replace the card"),
         ("clocks_event_reasons.hw_thermal_slowdown", "Active", "hardware thermal slowdown"),
         ("clocks_event_reasons.hw_power_brake_slowdown", "Active", "power brake"),
@@ -88,6 +87,8 @@ def test_each_fault_is_named_with_its_fix(field: str, value: str, said: str) -> 
     ("field", "value"),
     [
         ("ecc.errors.corrected.volatile.total", "5000"),
+        ("remapped_rows.pending", "Yes"),
+        ("remapped_banks.pending", "Yes"),
         ("persistence_mode", "Disabled"),
         ("enforced.power.limit", "350.00"),
         ("pcie.link.width.current", "4"),
