@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fixtures.proxmox import docker
 from fixtures.record.model import CommandEntry, Record, read
-from fixtures.run.check_result import CheckResult
+from fixtures.run.stages import CheckResult
 
 Span = tuple[float, float]  # beginning and end, in seconds since 1970
 BOOTED = ["systemctl", "is-system-running"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from fixtures.run.check_result import WAIVED, CheckResult
 from fixtures.run.ledger import Ledger
+from fixtures.run.stages import WAIVED, CheckResult
 
 
 def hear(

@@ -14,7 +14,7 @@ import pytest
 from fixtures.diagnosis.root_cause import LOG
 from fixtures.proxmox import conf
 from fixtures.proxmox.channel import Command
-from fixtures.run.check_result import CheckResult
+from fixtures.run.stages import CheckResult
 from fixtures.serving.client import ServerError
 from fixtures.serving.server import Server
 from fixtures.session.diagnosing import Diagnostician, _Collection

@@ -8,8 +8,8 @@ import pytest
 
 from fixtures.record.model import Record, Subject
 from fixtures.report import diff
-from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
+from fixtures.run.stages import CheckResult
 from fixtures.serving.served_model import ServedModel
 
 CHECKS = [CheckResult("a.py::one", "s", "One.", "passed", seconds=1.0), CheckResult("b.py::two", "s", "Two.", "passed")]

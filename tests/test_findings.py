@@ -16,10 +16,9 @@ from fixtures.record.model import Record
 from fixtures.report import estimate
 from fixtures.report.closing import Grey, finding, telling, together
 from fixtures.report.terminal import Stages
-from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import TRIAL, Blocked, Check, declared_checks
+from fixtures.run.stages import TRIAL, Blocked, Check, CheckResult, declared_checks
 from fixtures.session.check_reports import failure
 from fixtures.template.clone import TriedClone
 from tests.ledgers import hear

@@ -32,8 +32,8 @@ from fixtures.proxmox.channel import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report import summary
 from fixtures.report.head import head
-from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
+from fixtures.run.stages import CheckResult
 from fixtures.serving import client, performance
 from fixtures.serving.client import Client, ServerError
 from fixtures.serving.served_model import ServedModel

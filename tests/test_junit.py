@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from fixtures.record.exports import junit
-from fixtures.run.check_result import CheckResult
+from fixtures.run.stages import CheckResult
 
 CHECKS = [
     CheckResult("test_030_stack.py::test_docker", "inherited stack", "Docker runs.", "failed"),

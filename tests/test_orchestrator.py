@@ -13,8 +13,8 @@ import pytest
 
 from fixtures.record.model import Record, Verdict
 from fixtures.report.orchestrator import OF_ROLE, exit_code
-from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
+from fixtures.run.stages import CheckResult
 from tests.suite_run import TOP, Suite
 
 SCRIPT = TOP / "phoenix_hypervisor_setup_920.sh"

@@ -13,14 +13,14 @@ import pytest
 
 from fixtures.base.errors import BuildError
 from fixtures.proxmox.conf import Snapshot
-from fixtures.record import origin, pending
+from fixtures.record import comparison, origin
 from fixtures.record.model import Record
 from fixtures.run import again
 from fixtures.run import suite as suites
 from fixtures.serving import registry
 from fixtures.template import record_store
+from fixtures.template.comparison import DOES, Pending
 from fixtures.template.differences import config_differences
-from fixtures.template.pending import DOES, Pending
 from tests.small_node import DECLARATION
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -42,11 +42,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     manifest = {"template": {"image": {"name": "vllm:v1", "digest": f"vllm@sha256:{OLD}"}, "model": {"name": "m"}}}
     proved = Record("x", 1.0, suite={"commit": "1" * 40, "changed": "no"})
     kept = {"manifest.json": json.dumps(manifest), "record.json": proved.to_json()}
-    monkeypatch.setattr(pending, "named_digest", lambda *_: OLD)
+    monkeypatch.setattr(comparison, "named_digest", lambda *_: OLD)
     monkeypatch.setattr("fixtures.template.manifest.from_json", json.loads)
     monkeypatch.setattr(record_store, "read", lambda *_: kept)
     monkeypatch.setattr(origin, "suite", lambda: {"commit": "2" * 40, "changed": "no"})
-    monkeypatch.setattr(pending, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
+    monkeypatch.setattr(comparison, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
     found = registry.Asked(registry.Remote("r", 1, (), f"sha256:{NEW}"))
     monkeypatch.setattr(registry, "look_up", lambda *_: found)
     template = SimpleNamespace(
@@ -63,7 +63,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_each_field_says_from_what_to_what(build: Any) -> None:
-    found = pending.look(build)
+    found = comparison.pending(build)
     assert found.fields == (
         "memory 2048 → 4096",
         f"image digest {OLD[:12]} → {NEW[:12]} (tag moved)",
@@ -77,12 +77,12 @@ def test_each_field_says_from_what_to_what(build: Any) -> None:
 
 def test_other_image_and_model_are_named(build: Any) -> None:
     build.settings = SimpleNamespace(vllm_image="vllm:v2", test_model="n")
-    assert pending.look(build).content == ("image vllm:v1 → vllm:v2", "model m → n")
+    assert comparison.pending(build).content == ("image vllm:v1 → vllm:v2", "model m → n")
 
 
 def test_tag_that_was_not_asked_for_is_not_known(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "look_up", lambda *_: registry.Asked(None, ("https://r: no answer",)))
-    found = pending.look(build)
+    found = comparison.pending(build)
     assert found.content == ()
     assert found.unknown == ("unknown whether the tag vllm:v1 has moved: https://r: no answer",)
 
@@ -92,7 +92,7 @@ def test_node_that_does_not_say_is_no_lack_of_changes(build: Any) -> None:
         raise BuildError("refused")
 
     build.template.differences = refuses
-    assert pending.look(build).unknown == ("the snapshot was not compared with its declaration: refused",)
+    assert comparison.pending(build).unknown == ("the snapshot was not compared with its declaration: refused",)
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,9 @@ from fixtures.report import summary
 from fixtures.report.head import head
 from fixtures.report.recorder import OFTEN, Recorder
 from fixtures.run import caveats
-from fixtures.run.check_result import CheckResult
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import BUILD, VERIFY, VERIFY_DEEP, Mode, Outcome
-from fixtures.run.stages import Check
+from fixtures.run.stages import Check, CheckResult
 from fixtures.template import manifest
 from tests import schemas
 from tests.suite_run import Suite

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fixtures.base.redaction import Redactor, looks_secret
 from fixtures.base.text import beginning, clean, ending, plain, short
-from fixtures.run.check_result import CheckResult
+from fixtures.run.stages import CheckResult
 from fixtures.serving.all_reduce import NO_FIX
 from fixtures.serving.image import Image
 from fixtures.serving.server import Server

@@ -12,7 +12,7 @@ from fixtures.record.model import CommandEntry, Record
 from fixtures.report import head, plot, waterfall
 from fixtures.report.axis import duration, mark_text, marks
 from fixtures.report.html import CSS
-from fixtures.run.check_result import CheckResult
+from fixtures.run.stages import CheckResult
 from fixtures.serving.served_model import ServedModel
 
 SERVE = ["docker", "run", "image", "/model"]

@@ -16,8 +16,8 @@ from fixtures.gpu.sampler import GpuSample
 from fixtures.record.model import CommandEntry, Record, Subject
 from fixtures.report.head import head
 from fixtures.report.markup import Compiled, render, words
-from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
+from fixtures.run.stages import CheckResult
 from fixtures.serving.served_model import ServedModel
 from fixtures.template.comparison import SnapshotFacts
 from tests.browser import browser

@@ -12,8 +12,8 @@ import pytest
 from fixtures.diagnosis.failure_modes import catalogue
 from fixtures.record.model import Record, Subject, Verdict
 from fixtures.report import summary
-from fixtures.run.check_result import CheckResult
 from fixtures.run.mode import Outcome
+from fixtures.run.stages import CheckResult
 from tests.suite_run import TOP, Suite
 
 CAUSE = catalogue()["A2"]

@@ -28,9 +28,8 @@ from fixtures.run.mode import Outcome
 from fixtures.run.stages import Check
 from fixtures.session import verification
 from fixtures.template import comparison, manifest, record_store
-from fixtures.template.comparison import Comparison, Drift, SnapshotFacts
+from fixtures.template.comparison import Comparison, Drift, Pending, SnapshotFacts
 from fixtures.template.end_state import EndState
-from fixtures.template.pending import Pending
 from fixtures.template.template import Situation
 from tests.ledgers import has_heard
 

@@ -10,7 +10,7 @@ from fixtures.proxmox.container import Container
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.serving.image import inspect
-from fixtures.template.pending import DOES, Pending
+from fixtures.template.comparison import DOES, Pending
 from fixtures.template.template import Situation, Template
 
 WHOLE = pytest.mark.needs("test_snapshot_is_whole")
