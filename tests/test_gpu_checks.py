@@ -26,7 +26,7 @@ from fixtures.run.ledger import Ledger
 from fixtures.run.stages import INCONCLUSIVE, Check
 from fixtures.serving import vllm
 from fixtures.serving.image import Image
-from fixtures.serving.reference import Reference, ReferenceUnreadable, outside
+from fixtures.serving.reference import Reference, outside
 from fixtures.serving.served_model import Figure
 from tests.ledgers import hear
 from tests.mutations.world import UUIDS, report
@@ -267,7 +267,7 @@ def test_spoilt_reference_is_named(tmp_path: Path) -> None:
     makes: tuple[Callable[[], object], ...] = (lambda: path.write_text("[]"), path.mkdir, lambda: os.mkfifo(path))
     for make in makes:
         make()
-        with pytest.raises(ReferenceUnreadable, match="fix or remove it"):
+        with pytest.raises(BuildError, match="fix or remove it"):
             reference(tmp_path)
         (path.rmdir if path.is_dir() else path.unlink)()
 

@@ -113,7 +113,7 @@ def _doubled(text: str) -> str:
 
 READ_OF_XML = {  # what `fixtures.gpu.nvidia_smi` reads of the report
     *("driver_version", "cuda_version", "uuid", "minor_number", "pci/pci_bus_id", "product_name", "product_brand"),
-    *(path for paths in nvidia_smi.PLACES.values() for path in paths),
+    *(path for paths in nvidia_smi.PLACES.values() for path in paths.split()),
     *(f"ecc_errors/volatile/{part}" for parts, total in nvidia_smi.ECC.values() for part in (*parts, total)),
 }
 
