@@ -12,7 +12,7 @@ from fixtures.proxmox.node import Node, addresses_of, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
-from fixtures.template import ephemeral_clone
+from fixtures.template import ephemeral_clone, generations
 from fixtures.template.clone import MARK
 from fixtures.template.differences import bind_mounts, is_unprivileged
 from fixtures.template.repair import half_made_clone, half_made_snapshot
@@ -178,6 +178,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
 @pytest.mark.on_existing
 def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
     """The template's storage and configuration list the same sealed snapshots, and all are complete."""
+    node.ask_ahead(conf.question(template.ctid), generations.question(template.ctid))
     found = node.read_conf(template.ctid)
     apart = template.mismatches(found) if found else []
     assert not apart, unexpected(
