@@ -15,7 +15,6 @@ from fixtures.base.redaction import Redactor
 from fixtures.base.text import beginning, clean, ending, inert, plain, short, tail
 from fixtures.diagnosis import evidence, failure_modes
 from fixtures.proxmox import conf, pmxcfs, volume, web
-from fixtures.remote import secret_forms
 from fixtures.serving import client, image, vllm
 from tests import patterns
 from tests.patterns import Pattern
@@ -29,8 +28,6 @@ SHARE = GENEROUS * SECONDS / 64 * 4  # of the time; a clock may tick only a hund
 ELSEWHERE: dict[str, list[Any]] = {
     "fixtures/diagnosis/failure_modes.py: re.compile(text, re.IGNORECASE | re.MULTILINE)": [],  # test_catalogue_...
     "fixtures/base/redaction.py: re.compile('|'.join(map(re.escape, longest_first)))": [],  # test_reader_...
-    "fixtures/remote/secret_forms.py: re.compile(b'|'.join(BY_BEGINNING))": [secret_forms.BEGINNINGS.pattern],
-    "fixtures/remote/secret_forms.py: re.compile(form)": [form for _, form in secret_forms.FORMS.values()],
     "fixtures/proxmox/volume.py: re.fullmatch(own, line.rstrip())": [
         r"pool/((?:subvol|basevol|vm|base)-920-[^@/]+)",
         r"(?:images/)?(920/[^@/]+|(?:subvol|basevol|vm|base)-920-[^@/]+)",

@@ -87,6 +87,25 @@ def test_file_of_a_package_is_a_finding_only_if_somebody_has_changed_it(root: Pa
     assert search(root).found == {str(path): "a private key"}
 
 
+def test_lists_and_files_of_packages_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of their files hold what looks like a secret, and however often one does."""
+    paths = [root / f"usr/share/doc/p/{number}.pem" for number in range(3)]
+    for path in paths:
+        write(root, {str(path): f"{PEM}\n{'.' * 3 * PIECE}{PEM}"})
+    digest = hashlib.md5(paths[0].read_bytes()).hexdigest()
+    write(root, {"dpkg/info/p.md5sums": "".join(f"{digest}  {str(path)[1:]}\n" for path in paths)})
+    read: list[Path] = []
+
+    def text_of(path: Path) -> str:
+        read.append(path)
+        return path.read_text()
+
+    monkeypatch.setattr(secret_files, "text_of", text_of)
+    found = search(root)
+    assert (found.found, read) == ({}, [root / "dpkg/info/p.md5sums"])
+    assert found.size < len(paths) * 2 * PIECE  # the rest of a file that is the package's holds nothing either
+
+
 def test_changed_configuration_of_a_package_is_a_finding(root: Path) -> None:
     write(root, {"etc/p.conf": f"token = hf_{'a1B2' * 8}"})
     digest = hashlib.md5((root / "etc/p.conf").read_bytes()).hexdigest()
