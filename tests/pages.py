@@ -14,8 +14,9 @@ from enum import Enum
 from typing import Any
 
 from fixtures.base.settings import OPTIONS
-from fixtures.diagnosis.failure_modes import Mode, catalogue, link
+from fixtures.diagnosis.failure_modes import Mode, catalogue
 from fixtures.record.model import SCHEMA, Record
+from fixtures.report.markup import link
 
 PARTS = {"A": "Proxmox VE and LXC", "B": "NVIDIA", "C": "Docker", "D": "vLLM and the model", "E": "Any program"}
 ROOMS = {"H": "a program on the node", "C": "a program in the container", "D": "the server"}
