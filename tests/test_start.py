@@ -9,12 +9,12 @@ SLOW = [
     "cryptography",
     "docutils",
     "fixtures.diagnosis.failure_modes",
-    "http.client",
     "hypothesis",
     "jsonschema.validators",
     "rich.console",
     "securesystemslib",
     "ssl",
+    "urllib3.connection",
 ]
 COLLECT = """
 import sys, pytest
