@@ -240,7 +240,7 @@ FAULTS = (
             "&& chmod 755 pveversion",
             "mv /root/pveversion.kept /usr/sbin/pveversion",
         ),
-        "`pveversion` says 'other'",
+        "`pveversion` prints 'other'",
     ),
     preflight(
         "parent-renamed",
