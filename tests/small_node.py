@@ -14,7 +14,7 @@ import pytest
 from fixtures.base.declaration import Declared, load
 from fixtures.base.settings import Settings
 from fixtures.proxmox import tasks
-from fixtures.proxmox.channel import Command
+from fixtures.proxmox.command import Command
 from fixtures.proxmox.conf import ABSENT, Configuration, Section, parse
 from fixtures.proxmox.node import Node
 

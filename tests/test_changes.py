@@ -16,7 +16,7 @@ import pytest
 from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf, integrity
 from fixtures.proxmox.changes import ChangeRefused
-from fixtures.proxmox.channel import Command
+from fixtures.proxmox.command import Command
 from fixtures.proxmox.node import NodeError
 from fixtures.proxmox.volume import StoredSnapshot, Volume
 from fixtures.run import seal as seals

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fixtures.proxmox import channel as channels
 from fixtures.proxmox.changes import Changes
-from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
 from fixtures.proxmox.destination import open_channel
 from fixtures.remote import runner
 from fixtures.remote.runner import KILL_GRACE, CommandRequest

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.diagnosis.root_cause import LOG
 from fixtures.proxmox import conf
-from fixtures.proxmox.channel import Command
+from fixtures.proxmox.command import Command
 from fixtures.run.stages import CheckResult
 from fixtures.serving.client import ServerError
 from fixtures.serving.server import Server

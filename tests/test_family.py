@@ -19,7 +19,7 @@ import pytest
 from fixtures.base.errors import Inconclusive
 from fixtures.gpu import node_gpus, reboot
 from fixtures.proxmox import disk, pmxcfs
-from fixtures.proxmox.channel import Command, DeadlineExceeded
+from fixtures.proxmox.command import Command, DeadlineExceeded
 from fixtures.proxmox.node import Node
 from fixtures.remote import container_probe
 from fixtures.run.ledger import Ledger

@@ -13,7 +13,7 @@ import pytest
 from fixtures.base.errors import Unseen
 from fixtures.base.number import write_json
 from fixtures.gpu.gpu import Gpu
-from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.proxmox.command import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report.head import head
 from fixtures.run import answers, caveats

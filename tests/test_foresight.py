@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fixtures.base.image_name import HUB, Name
 from fixtures.gpu import fit, node_gpus, nvidia_smi
 from fixtures.proxmox import conf, web
-from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import Command
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.serving import model, registry

@@ -28,7 +28,7 @@ from fixtures.base import settings as options
 from fixtures.base.errors import BuildError
 from fixtures.base.server_args import API_KEY
 from fixtures.base.settings import Settings
-from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.proxmox.command import DeadlineExceeded
 from fixtures.record.model import Record, from_json
 from fixtures.report import summary
 from fixtures.report.head import head

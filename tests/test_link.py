@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
 from fixtures.proxmox.remote_agent import read_rows
 from fixtures.remote.runner import HELLO
 from tests.test_channel import has_ended

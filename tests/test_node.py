@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fixtures.proxmox import pmxcfs
-from fixtures.proxmox.channel import Channel, ChannelError, Command
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import ChannelError, Command
 from fixtures.proxmox.conf import Snapshot
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.volume import Volume, listed

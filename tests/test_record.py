@@ -43,7 +43,7 @@ FILES = {
 }
 AT_THIRD_CHECK = """
 import pytest
-from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.proxmox.command import DeadlineExceeded
 seen = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):

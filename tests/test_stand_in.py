@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from fixtures.proxmox.channel import Channel, DeadlineExceeded
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import DeadlineExceeded
 from fixtures.serving import agreement, fingerprint, performance
 from fixtures.serving.client import Client, ServerError
 from fixtures.serving.server import Server

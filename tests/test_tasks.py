@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.proxmox import tasks
-from fixtures.proxmox.channel import Channel, DeadlineExceeded
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import DeadlineExceeded
 from fixtures.proxmox.run_lock import RunLock
 from fixtures.proxmox.tasks import TaskRefused
 

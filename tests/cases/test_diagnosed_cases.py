@@ -26,7 +26,8 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf, docker, pmxcfs
-from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import Command
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node, NodeError

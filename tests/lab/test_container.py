@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fixtures.proxmox.channel import DeadlineExceeded
+from fixtures.proxmox.command import DeadlineExceeded
 from fixtures.proxmox.container import Container, ContainerError
 
 pytestmark = pytest.mark.lab

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from fixtures.proxmox.channel import Channel, ChannelError
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import ChannelError
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node

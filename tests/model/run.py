@@ -25,7 +25,8 @@ from fixtures.base.errors import BuildError
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.base.settings import Settings
 from fixtures.proxmox import container
-from fixtures.proxmox.channel import Channel, ChannelError, Command, DeadlineExceeded
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
 from fixtures.record.model import Record
 from fixtures.run import outcome
 from fixtures.run.build import BUILD, Build

@@ -24,7 +24,8 @@ from typing import Any
 
 from fixtures.gpu import gpus, node_gpus, reboot
 from fixtures.proxmox import address, conf, disk, docker, pmxcfs, tasks
-from fixtures.proxmox.channel import Channel, Command
+from fixtures.proxmox.channel import Channel
+from fixtures.proxmox.command import Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.remote.container_probe import digest
