@@ -4,15 +4,18 @@ python -m tests.cause log < server.log                             the test serv
 python -m tests.cause 'docker pull vllm/vllm-openai' < words.txt    a command in the container
 python -m tests.cause --node 'pct start 920' < words.txt           a command on the node
 python -m tests.cause kernel < dmesg.txt                           the node's kernel, after a server has died
-python -m tests.cause journal < docker.txt                         the journal of a Docker that does not run
+python -m tests.cause journal < unit.txt                           the journal of a unit, such as Docker
 python -m tests.cause http < answer.json                           the server's answer to a chat
 """
 
 from __future__ import annotations
 
+import re
 import sys
 
-from fixtures.diagnosis.failure_modes import Finding, diagnose
+from fixtures.diagnosis.failure_modes import UNIT, Finding, diagnose
+
+DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
 
 STOPPED = (
     "`docker info` in container 920 ended with 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock"
@@ -26,7 +29,10 @@ def texts(words: list[str], text: str) -> dict[str, str]:
     if said in ("log", "kernel"):
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
     if said == "journal":
-        return {"check": "test_docker_is_running", "failure": STOPPED, "journal": text}
+        units = dict.fromkeys(UNIT.findall(text)) if not DOCKER.search(text) else ()
+        failed = f"systemd is degraded; failed: {' '.join(f'{unit}.service' for unit in units)}"
+        check, failure = ("test_systemd_is_healthy", failed) if units else ("test_docker_is_running", STOPPED)
+        return {"check": check, "failure": failure, "journal": text}
     if said == "http":
         return {"check": "test_server_answers[gpu0]", "failure": f"the chat was answered with 400: {text}"}
     place = "on pve" if "--node" in words else "in container 920"
@@ -42,5 +48,6 @@ def shown(finding: Finding) -> str:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    found = diagnose(texts(sys.argv[1:], sys.stdin.read()))
+    said = sys.stdin.read()
+    found = diagnose(texts(sys.argv[1:], said)) or diagnose({sys.argv[-1]: said})  # or the words alone, of no failure
     print("\n".join(map(shown, found)) or "no known failure mode matches")

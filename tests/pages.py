@@ -98,6 +98,7 @@ def _section(mode: Mode) -> str:
     links = ", ".join(f"[{source}]({link(source)})" if link(source) else source for source in mode.sources)
     confirm = "\n".join(f"  - `{each.replace('`', '')}`" for each in mode.confirm)
     fixes = "".join(f"  - {ROOMS[room]}: {fix}.\n" for room, fix in mode.fixes.items())
+    fixes += "".join(f"  - {texts.get('what', mode.what)}: {texts['fix']}.\n" for _, texts in mode.members)
     return (
         f'### <a id="{mode.id.lower()}"></a>{mode.id}: {mode.what}\n\n'
         f"- Why: {mode.why}.\n- Confirm:\n{confirm}\n- Fix: {mode.fix}.\n{fixes}- Known from: {links}\n"

@@ -78,6 +78,10 @@ def catalogue() -> list[Pattern]:
         for mode in failure_modes.catalogue().values()
         for signature in mode.signatures
         for kind, form in signature.items()
+    ] + [
+        Pattern(f"{mode.id} member {number}", "search", form)
+        for mode in failure_modes.catalogue().values()
+        for number, (form, _) in enumerate(mode.members)
     ]
 
 

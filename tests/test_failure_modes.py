@@ -499,7 +499,7 @@ def mistakes(text: str) -> Iterator[str]:
     if len(set(ids)) < len(ids):
         yield f"ids are there twice: {sorted({each for each in ids if ids.count(each) > 1})}"
     for mode in modes:
-        if set(mode) - {"caused_by", "fixes"} != FIELDS or not all(mode.values()):
+        if set(mode) - {"caused_by", "fixes", "members"} != FIELDS or not all(mode.values()):
             yield f"{mode.get('id')}: a mode has {', '.join(sorted(FIELDS))}, all of them and nothing else"
         causes = set(mode.get("caused_by", ()))
         if unknown := causes - {*ids, failure_modes.ANY, failure_modes.REASON} or causes & {mode["id"]}:
