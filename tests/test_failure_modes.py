@@ -170,7 +170,8 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
         ("a", "Error response from daemon: OCI runtime create failed: x: y: unknown.", "Docker: x: y"),
         ("a", f"OCI runtime create failed: {'x: ' * 400}why", "why"),
         ("a", "OCI runtime x: nvidia-container-cli: b error: c", "toolkit: nvidia-container-cli: b error: c"),
-        ("a", "all is well", ""),
+        ("vLLM", "all is well", ""),
+        ("a", "b\nall is well", "a: all is well"),
         (
             "docker",
             "1d4dc7bffbb8: Already exists\nopen /a: structure needs cleaning",
