@@ -130,6 +130,16 @@ def test_mode_is_recognised(identity: str) -> None:
         assert found[0].mode.general or all(line in texts[kind] for kind, line in found[0].places)
 
 
+def test_each_member_of_a_mode_was_seen() -> None:
+    """What a mode is for some sentences has a recorded text as well, and says what is wrong and how to fix it."""
+    seen = {finding.mode.what for _, _, texts in EXAMPLES for finding in diagnose(texts)}
+    for mode in catalogue().values():
+        for form, texts in mode.members:
+            assert {"what", "fix"} <= set(texts) <= {"what", "fix", "why"}
+            words = ".+".join(map(re.escape, texts["what"].split("OBJECT")))
+            assert any(re.fullmatch(words, each) for each in seen), (mode.id, form.pattern)
+
+
 def fitting(texts: dict[str, str]) -> list[Mode]:
     """Every mode that fits a text; of the classes of reasons one at the most."""
     return [finding.mode for finding in failure_modes.fitting(texts, heard(texts))]
