@@ -30,7 +30,7 @@ def texts(words: list[str], text: str) -> dict[str, str]:
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
     if said == "journal":
         units = dict.fromkeys(UNIT.findall(text)) if not DOCKER.search(text) else ()
-        failed = f"systemd is degraded; failed: {' '.join(f'{unit}.service' for unit in units)}"
+        failed = f"systemd is degraded; failed: {' '.join(units)}"
         check, failure = ("test_systemd_is_healthy", failed) if units else ("test_docker_is_running", STOPPED)
         return {"check": check, "failure": failure, "journal": text}
     if said == "http":
