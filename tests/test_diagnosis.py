@@ -86,7 +86,7 @@ def test_sources_are_links(suite: Suite) -> None:
 
 
 def test_no_match_says_what_was_looked_at(suite: Suite) -> None:
-    node(suite, UNKNOWN)
+    node(suite, "")
     run = suite.run()
     assert (
         "no known failure mode matches; searched: failure, commands, node, container (evidence-preflight.txt)"
@@ -150,7 +150,7 @@ def full(path, *content, **more):
     write(path, *content, **more)
 files.write = full
 """
-    node(suite, UNKNOWN)
+    node(suite, "")
     run = suite.run(plugin=plugin)
     assert run.status == 1
     assert "searched: failure, commands, node, container (not kept)" in run.output
