@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 
 import pytest
 
+from fixtures.base.errors import BuildError
 from fixtures.run import mode
 from fixtures.run.mode import BUILD, MODES, May, Mode
 from fixtures.run.stages import INHERITED, RECORDED, ROLES, TRIAL
@@ -45,6 +47,20 @@ def test_what_each_may_change() -> None:
     assert mode.VERIFY_DEEP.may_change == (May.SERVE, May.TRY)
     assert mode.VERIFY_PARENT.may_change == (May.TRY,)
     assert [each.id for each in MODES if each.may(May.BUILD)] == ["rebuild-clone", "rebuild", "build"]
+
+
+@pytest.mark.parametrize("change", May)
+@pytest.mark.parametrize("each", MODES, ids=lambda each: each.id)
+def test_change_that_the_table_does_not_allow_is_refused(each: Mode, change: May) -> None:
+    with nullcontext() if change in each.may_change else pytest.raises(BuildError, match=f"may not {change}"):
+        each.require(change)
+
+
+def test_each_kind_of_change_is_asked_for_where_it_is_made() -> None:
+    """A column that nobody reads would promise what no code keeps."""
+    sources = "".join(path.read_text() for path in (*TOP.glob("fixtures/**/*.py"), *TOP.glob("tests_920/*.py")))
+    required = " ".join(re.findall(r"mode\.require\((.*)\)", sources))
+    assert {each.name for each in May} - {*re.findall(r"May\.(\w+)", required)} == {"REPLACE", "DESTROY"}
 
 
 def test_what_each_selects() -> None:

@@ -150,13 +150,10 @@ def test_situation_is_known(build: Build) -> None:
 def test_no_clone_is_left(node: Node, template: Template, build: Build) -> None:
     """No throw-away clone of an earlier run exists; a run that may change the node removes it."""
     settings, storage = build.settings, template.declared.storage_pool
-    left = (
-        ephemeral_clone.left(node, settings)
-        if build.mode.compares
-        else ephemeral_clone.remove_left(node, settings, storage)
-    )
+    removes = build.mode.may(May.TRY)
+    left = ephemeral_clone.remove_left(node, settings, storage) if removes else ephemeral_clone.left(node, settings)
     if left:
-        warn(f"an earlier run was killed and left {left}{' behind' if build.mode.compares else ', now removed'}")
+        warn(f"an earlier run was killed and left {left}{', now removed' if removes else ' behind'}")
 
 
 @pytest.mark.on_existing

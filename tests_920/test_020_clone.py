@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.stage("clone"), pytest.mark.order(20)]
 
 def test_container_is_cloned(template: Template, build: Build) -> None:
     """The template is cloned from its parent's snapshot, or already exists as declared."""
+    build.mode.require(May.BUILD)
     if build.mode.may(May.DESTROY):
         template.remove()
     template.ensure_cloned()
