@@ -75,7 +75,7 @@ CARDS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {  # what differ
         ["repairs.pending.channel"],
         [],
     ),
-    "banks that wait": ({"remapped_banks/bank_remapper_pending": "Yes"}, ["remapped_banks.pending"], []),
+    "banks that wait": ({"remapped_banks/bank_remapper_pending": "Yes"}, [], ["remapped_banks.pending"]),
     "one counter of several that can't be read": (
         {"ecc_errors/volatile/dram_correctable": "0", "ecc_errors/volatile/dram_uncorrectable": "Unknown Error"}
         | {"ecc_errors/volatile/sram_uncorrectable_parity": "0", "ecc_errors/volatile/sram_correctable": "N/A"},
