@@ -173,7 +173,7 @@ def test_name_that_somebody_takes_during_the_seal_is_not_ours_by_its_description
     with pytest.raises(TemplateError, match="only --rebuild replaces a snapshot"):
         seal(ours)
     assert ours.sealed_generation() is None
-    assert ours.generations()[-1].made(node.read(920).snapshots[f"{NAME}-g1"])
+    assert ours.generations()[-1].took(node.read(920).snapshots[f"{NAME}-g1"])
 
 
 def test_snapshot_that_comes_during_the_seal_is_not_deleted(ours: Template, node: SmallNode) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fixtures.gpu.sampler import MOST, Sampler, parse
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.reader import KEPT, LONGEST_LINE, Reader
-from fixtures.remote.runner import kill
+from fixtures.remote.runner import kill_group
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def printing(reader: Reader, script: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        kill(process)
+        kill_group(process)
         process.wait()
         reader.close(0)
 

@@ -14,7 +14,7 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.proxmox import docker
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.docker import list_around_reload
-from fixtures.remote.runner import kill
+from fixtures.remote.runner import kill_group
 from fixtures.serving.server import WATCHDOG
 
 pytestmark = pytest.mark.lab
@@ -121,7 +121,7 @@ def test_server_ends_with_its_run(container: Container) -> None:
     try:
         time.sleep(1)
         assert len(docker.own(container)) == 1
-        kill(leash)  # with it the only one who could write to what is read inside
+        kill_group(leash)  # with it the only one who could write to what is read inside
         leash.wait()
         assert leash.stdin
         leash.stdin.close()
@@ -133,4 +133,4 @@ def test_server_ends_with_its_run(container: Container) -> None:
         docker.remove_own(container)  # as the next run does
         assert not container.file(docker.RUNS).exists
     finally:
-        kill(leash)
+        kill_group(leash)
