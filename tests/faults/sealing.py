@@ -62,7 +62,7 @@ SEAL = (
         words=("-o", "shutdown_deadline=6"),
         outcome="timeout",
     ),
-    seal("snapshot-lies", "`pct snapshot` says yes and does nothing", command("snapshot = lie"), "does not exist"),
+    seal("snapshot-lies", "`pct snapshot` says yes and does nothing", command("snapshot = lie"), "is missing"),
     seal(
         "old-snapshot-stays",
         "`pct delsnapshot` dies: the old snapshot can't be replaced",
