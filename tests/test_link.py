@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
+from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.remote_agent import read_rows
 from fixtures.remote.runner import HELLO
 from tests.test_channel import has_ended
@@ -134,6 +135,16 @@ def test_words_of_what_leads_there_are_given() -> None:
     shut = Channel("far", prefix=("sh", "-c", "echo container is off >&2; exit 255"))
     done = shut.run(["true"], deadline=20)
     assert (done.exit_status, done.err) == (255, "container is off")
+
+
+@pytest.mark.parametrize("status", [1, 0])
+def test_login_that_runs_nothing_never_succeeds_and_its_words_are_given(status: int) -> None:
+    """Such as nologin(8), which speaks on standard output, and a forced command of sshd's, which may end with 0."""
+    far = Channel("far", prefix=("sh", "-c", f"echo This account is currently not available.; exit {status}"))
+    done = far.run(["true"], deadline=20)
+    assert (done.exit_status, done.err) == (status or 255, "This account is currently not available.")
+    with pytest.raises(NodeError, match=r"the node does not answer: .* This account is currently not available\."):
+        assert Node(far).version
 
 
 def test_greeting_of_a_login_shell_is_no_answer() -> None:
