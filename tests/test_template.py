@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.declaration import load
+from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf
 from fixtures.proxmox.conf import Snapshot, net_option
 from fixtures.template.clone import MARK
@@ -131,9 +132,27 @@ def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.Mon
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920))
     assert template.differences() == []
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920), mp1="/srv,mp=/srv")
-    assert template.differences() == ["mp1: /srv,mp=/srv: is not declared"]
+    bind = "mp1: /srv,mp=/srv: is not declared, and with a bind mount there is no snapshot or clone"
+    assert template.differences() == [bind]
+    monkeypatch.setattr(Template, "exists", True)
+    with pytest.raises(BuildError, match=r"with a bind mount .* change the container: pct set 920 --delete mp1$"):
+        template.ensure_cloned()
+    disk = "lxc-disks:subvol-920-disk-9"
+    node.files[920] = conf_of(template.declared, "", mp0=volume.format(920), mp9=f"{disk},mp=/d", unused0=disk)
+    assert template.advice(template.differences()).endswith("pct set 920 --delete mp9,unused0")
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920)) + "\n[pve:pending]\nmp1: /srv,mp=/srv\n"
     assert template.differences() == ["mp1: /srv,mp=/srv: waits for the next start"]
+
+
+def test_mac_address_counts_only_where_this_suite_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pct clone` makes a new one, so each container that was cloned by hand differed."""
+    node = SmallNode(monkeypatch)
+    template = Template(node, DECLARATION, 920, SETTINGS)
+    node.files[903] = conf_of(template.parent, "")
+    for said, different in (("by hand", []), (template.origin, ["net0 hwaddr BC:24:11:17:DC:40 → 52:54:00:AA:BB:D1"])):
+        own = conf_of(template.declared, said)
+        node.files[920] = own.replace("52:54:00:AA:BB:D1", "BC:24:11:17:DC:40")
+        assert template.differences() == different
 
 
 def test_root_disk_of_another_container_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
