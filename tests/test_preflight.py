@@ -83,10 +83,16 @@ def test_guest_of_another_is_neither_moved_nor_destroyed() -> None:
 )
 def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dict[str, str]], said: str) -> None:
     """It was said not to exist."""
-    node = SimpleNamespace(name="pve", containers=dict, cluster_files=SimpleNamespace(elsewhere=elsewhere))
+    files = SimpleNamespace(elsewhere=elsewhere, managed={})
+    node = SimpleNamespace(name="pve", containers=dict, cluster_files=files)
     template = SimpleNamespace(parent=SimpleNamespace(ctid=903, name="P"))
     with pytest.raises(AssertionError, match=said):
         checks().test_parent_is_as_declared(node, template)
+    files.managed = {903: "started"}
+    moved = "HA manages it and may have moved it, as where pve is in maintenance: ha-manager status"
+    with pytest.raises(AssertionError) as caught:
+        checks().test_parent_is_as_declared(node, template)
+    assert (moved in str(caught.value)) is ("--node" in said)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +100,26 @@ def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dic
 )
 def test_parent_of_another_privilege_is_refused_before_it_is_cloned(config: dict[str, int], *, declared: bool) -> None:
     """It was cloned, and then differed from its declaration for good."""
-    files = SimpleNamespace(elsewhere={})
-    node = SimpleNamespace(containers=lambda: {903: {"name": "P"}}, cluster_files=files, config=lambda _: config)
-    parent = SimpleNamespace(ctid=903, name="P")
+    files = SimpleNamespace(elsewhere={}, managed={})
+    node = SimpleNamespace(
+        name="pve", containers=lambda: {903: {"name": "P"}}, cluster_files=files, config=lambda _: config
+    )
+    parent = SimpleNamespace(ctid=903, name="P", unprivileged=declared)
     template = SimpleNamespace(parent=parent, ctid=920, declared=SimpleNamespace(unprivileged=declared))
     kinds = ["a privileged", "an unprivileged"]
     said = f"903 is {kinds[not declared]} container; expected {kinds[declared]} one, as 920 is declared"
     with pytest.raises(AssertionError, match=said):
         checks().test_parent_is_as_declared(node, template)
     template.declared.unprivileged = not declared
-    checks().test_parent_is_as_declared(node, template)
+    said_of_parent: list[str] = []
+    module: Any = checks()
+    module.warn = said_of_parent.append
+    module.test_parent_is_as_declared(node, template)
+    is_one, declared_one = kinds[not declared], kinds[declared]
+    assert said_of_parent == [f"903 is declared as {declared_one} container, but it is {is_one} one"]
+    parent.unprivileged = not declared
+    module.test_parent_is_as_declared(node, template)
+    assert len(said_of_parent) == 1
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,50 @@ def test_foreign_snapshot_is_there_and_nothing_more(foreign: GoodSuite) -> None:
     assert description(foreign) == "mine, by hand"
 
 
+def test_template_that_was_cloned_by_hand_has_its_own_mac_address(foreign: GoodSuite) -> None:
+    """Each clone gets one, and the declared one is a placeholder: it was refused, and `--rebuild` advised in vain."""
+    with foreign.node_as_it_is() as node:
+        guest = node.guests[920]
+        guest.description = ""
+        for config in (guest.config, guest.snapshots[NAME].config):
+            config["net0"] = config["net0"].replace("52:54:00:AA:BB:D1", "BC:24:11:17:DC:40")
+        for gpu in ("dev0", "dev1"):
+            del guest.snapshots[NAME].config[gpu]
+    run = foreign.run()
+    assert result(run) == (0, Outcome.UNMANAGED, Verdict.WARNED, "WARNED")
+    assert f"920@{NAME} passes no GPU, so its clones have none, unlike container 920" in run.output
+    with foreign.node_as_it_is() as node:
+        node.guests[920].snapshots[NAME].config["memory"] = "1024"
+    run = foreign.run()
+    assert (run.status, "memory 1024 → 4096; expected no difference" in run.output) == (1, True), run.output
+    assert "--rebuild" not in run.output
+
+
+def test_gpus_that_only_a_foreign_snapshot_has_are_none_of_the_container(foreign: GoodSuite) -> None:
+    """Lines that were appended to the file belong to its last section; the template was said to be there."""
+    with foreign.node_as_it_is() as node:
+        for gpu in ("dev0", "dev1"):
+            del node.guests[920].config[gpu]
+    run = foreign.run()
+    assert (run.status, run.record.outcome) == (1, Outcome.FAILED)
+    assert "gives these GPUs to a snapshot, but not to container 920: ['[vllm-base-snapshot] dev0: " in run.output
+
+
+def test_snapshot_of_another_is_not_to_be_rebuilt(foreign: GoodSuite) -> None:
+    """That is refused; the comparison advised it twice."""
+    run = foreign.run("--verify")
+    assert "--rebuild" not in run.output
+    assert f"next:    if nobody needs it: pct delsnapshot 920 {NAME}; " in run.output
+
+
+def test_parent_that_is_missing_is_named_once(fresh: GoodSuite) -> None:
+    """A check of its device rules said so too."""
+    run = fresh.run(plugin="from tests.good_node import NODE\nNODE.guests.pop(903)")
+    assert [one.name for one in run.record.checks if one.verdict == "failed"] == [
+        "test_010_preflight.py::test_parent_is_as_declared"
+    ]
+
+
 @pytest.mark.parametrize(
     "words", [("--verify",), ("--verify-deep",), ("--rebuild",), ("--rebuild-clone",), ("--accept", "950")]
 )

@@ -59,10 +59,14 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     other = node.cluster_files.elsewhere.get(parent.ctid, {})
     is_container = other.get("type") == "lxc"
     where = f"a {'container' if is_container else 'virtual machine'} on {other['node']}" if other else ""
+    managed = is_container and parent.ctid in node.cluster_files.managed
+    moved = (
+        f"; HA manages it and may have moved it, as where {node.name} is in maintenance: ha-manager status" * managed
+    )
     assert parent.ctid in containers, unexpected(
         f"{parent.ctid} is {where}" if where else f"container {parent.ctid} does not exist",
         f"the parent {parent.name}, a container on {node.name}",
-        cause=f"name {other['node']} with --node"
+        cause=f"name {other['node']} with --node{moved}"
         if is_container
         else "correct clone_from_template_ctid"
         if where
@@ -84,6 +88,10 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         cause="a clone inherits it, and only a restore with another --unprivileged changes it",
         run=f"pct config {parent.ctid} | grep unprivileged",
     )
+    if unprivileged != parent.unprivileged:
+        warn(
+            f"{parent.ctid} is declared as {kinds[parent.unprivileged]} container, but it is {kinds[unprivileged]} one"
+        )
 
 
 @PARENT

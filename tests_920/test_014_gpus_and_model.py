@@ -86,6 +86,7 @@ def test_devices_are_made_before_guests_start(boot: Boot) -> None:
     refuse_unseen("" if boot.early else f"whether {', '.join(boot.late)} creates {uvm} before guests start")
 
 
+@pytest.mark.needs("test_parent_is_as_declared")
 def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boot) -> None:
     """No device rule of the container names a major number that may change."""
     refuse_unseen("" if boot.majors else "any NVIDIA device in the node's /proc/devices")

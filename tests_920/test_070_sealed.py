@@ -4,8 +4,9 @@ import pytest
 
 from fixtures.base.errors import unexpected
 from fixtures.base.settings import Settings
+from fixtures.base.warning import warn
 from fixtures.gpu import gpus
-from fixtures.proxmox import docker
+from fixtures.proxmox import conf, docker
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
@@ -35,13 +36,28 @@ def test_snapshot_is_whole(template: Template, build: Build) -> None:
 def test_snapshot_is_as_declared(template: Template, build: Build) -> None:
     """The configuration in the snapshot is the declared one."""
     differences = template.differences(template.snapshot_name)
-    mode = Pending(tuple(differences)).mode
+    mode, foreign = Pending(tuple(differences)).mode, build.situation is Situation.UNMANAGED  # no option replaces it
+    ctid, name = template.ctid, f"{template.ctid}@{template.snapshot_name}"
+    remove = f"pct delsnapshot {ctid} {template.snapshot_name}"
     assert not differences, unexpected(
-        f"{template.ctid}@{template.snapshot_name} differs from its declaration: {'; '.join(differences)}",
+        f"{name} differs from its declaration: {'; '.join(differences)}",
         "no difference",
-        cause=f"the declaration has changed since it was sealed; {mode} {DOES[mode]}",
-        run=build.again(mode),
+        cause="this suite did not make it: correct the declaration, or change the container and take it again"
+        if foreign
+        else f"the declaration has changed since it was sealed; {mode} {DOES[mode]}",
+        run=remove if foreign else build.again(mode),
     )
+    found = template.node.cluster_files.containers[ctid]
+    lines = conf.misplaced(found, "", template.declared.gpus) if foreign else []  # one of ours is compared
+    assert not lines, unexpected(
+        f"/etc/pve/lxc/{ctid}.conf gives these GPUs to a snapshot, but not to container {ctid}: {lines}",
+        "these lines above the first [section]",
+        cause="lines below a [section] belong to that snapshot; move them, then take a new snapshot",
+        run=f"nano /etc/pve/lxc/{ctid}.conf",
+    )
+    if foreign and conf.gpus(found.head) and not conf.gpus(found.sections[template.snapshot_name]):
+        again = f"{remove}; {remove.replace('delsnapshot', 'snapshot')}"
+        warn(f"{name} passes no GPU, so its clones have none, unlike container {ctid}; to take it again: {again}")
 
 
 def test_container_is_up_again(node: Node, container: Container, build: Build, settings: Settings) -> None:
