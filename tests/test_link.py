@@ -138,13 +138,21 @@ def test_words_of_what_leads_there_are_given() -> None:
 
 
 @pytest.mark.parametrize("status", [1, 0])
-def test_login_that_runs_nothing_never_succeeds_and_its_words_are_given(status: int) -> None:
+def test_login_that_runs_nothing_never_succeeds_and_its_words_are_given(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as nologin(8), which speaks on standard output, and a forced command of sshd's, which may end with 0."""
     far = Channel("far", prefix=("sh", "-c", f"echo This account is currently not available.; exit {status}"))
     done = far.run(["true"], deadline=20)
     assert (done.exit_status, done.err) == (status or 255, "This account is currently not available.")
     with pytest.raises(NodeError, match=r"the node does not answer: .* This account is currently not available\."):
         assert Node(far).version
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\nexit {status}\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    done = Channel("far", remote=("host",)).run(["true"], deadline=20)
+    fix = "if the login's shell runs no commands: usermod --shell /bin/bash LOGIN"
+    assert (done.exit_status, done.err) == (status or 255, f"ssh ended with {status} without output; {fix}")
 
 
 def test_greeting_of_a_login_shell_is_no_answer() -> None:
