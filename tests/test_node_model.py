@@ -10,6 +10,8 @@ was one, change something on a fact that it could not read, or report as accepte
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from fixtures.proxmox import conf
 from tests.model.hands import HANDS, fresh
 from tests.model.node import CHANGES, ModelNode
 from tests.model.run import SuiteRun
@@ -53,6 +56,14 @@ PROFILES = {  # to shrink an example takes minutes
     "shrink": settings(COMMON, max_examples=5000),
 }
 PROFILE = PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "short")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _texts_parsed_once() -> Iterator[None]:
+    """Nobody changes what comes of a configuration's text, and to parse it each time is a fifth of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conf, "parse", lru_cache(1024)(conf.parse))
+        yield
 
 
 class Violation(AssertionError):  # noqa: N818 - what was seen

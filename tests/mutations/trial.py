@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 from fixtures.base import warning as warned
 from fixtures.base.errors import BuildError
 from fixtures.gpu import gpus, node_gpus
-from fixtures.proxmox import container
+from fixtures.proxmox import conf, container
 from fixtures.record.model import Record
 from fixtures.run import clone_acceptance
 from fixtures.run.build import Build
@@ -197,6 +197,7 @@ def bench(folder: Path) -> Iterator[Bench]:
             patch.setattr(container, "time", Clock())
             patch.setattr(servers, "time", Ticking())
             patch.setattr(performance, "STEADY", QUICK)
+            patch.setattr(conf, "parse", lru_cache(1024)(conf.parse))  # nobody changes what comes of a text
             yield Bench(server, folder)
     finally:
         server.shutdown()
