@@ -140,6 +140,21 @@ def test_each_member_of_a_mode_was_seen() -> None:
             assert any(re.fullmatch(words, each) for each in seen), (mode.id, form.pattern)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "`pct start 920` on pve ended with 255: mkdir --all: File exists",
+        "`pct start 920` on pve ended with 255: can't lock file '/run/lock/x /etc' - got timeout",
+        "`docker run x` in container 920 ended with 125: docker: network --force not found",
+    ],
+)
+def test_what_a_program_names_is_one_word_and_no_option_in_a_command(said: str) -> None:
+    """A container could print it so that whoever pastes the fix does more than he meant."""
+    (found,) = diagnose({"failure": said})
+    assert "OBJECT" in found.mode.fix
+    assert "OBJECT" not in found.mode.what
+
+
 def fitting(texts: dict[str, str]) -> list[Mode]:
     """Every mode that fits a text; of the classes of reasons one at the most."""
     return [finding.mode for finding in failure_modes.fitting(texts, heard(texts))]
