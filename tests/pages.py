@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from fixtures.base.settings import OPTIONS
-from fixtures.diagnosis.failure_modes import Mode, catalogue
+from fixtures.diagnosis.failure_modes import FailureMode, catalogue
 from fixtures.record.model import SCHEMA, Record
 from fixtures.report.markup import link
 
@@ -94,7 +94,7 @@ def troubleshooting() -> str:
     return "\n".join(parts)
 
 
-def _section(mode: Mode) -> str:
+def _section(mode: FailureMode) -> str:
     links = ", ".join(f"[{source}]({link(source)})" if link(source) else source for source in mode.sources)
     confirm = "\n".join(f"  - `{each.replace('`', '')}`" for each in mode.confirm)
     fixes = "".join(f"  - {ROOMS[room]}: {fix}.\n" for room, fix in mode.fixes.items())

@@ -18,7 +18,7 @@ import pytest
 from fixtures.diagnosis import evidence, failure_modes
 from fixtures.diagnosis.failure_modes import (
     SAID,
-    Mode,
+    FailureMode,
     catalogue,
     diagnose,
     fits,
@@ -155,7 +155,7 @@ def test_what_a_program_names_is_one_word_and_no_option_in_a_command(said: str) 
     assert "OBJECT" not in found.mode.what
 
 
-def fitting(texts: dict[str, str]) -> list[Mode]:
+def fitting(texts: dict[str, str]) -> list[FailureMode]:
     """Every mode that fits a text; of the classes of reasons one at the most."""
     return [finding.mode for finding in failure_modes.fitting(texts, heard(texts))]
 
