@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 import sys
 
-from fixtures.diagnosis.failure_modes import UNIT, Finding, diagnose
+from fixtures.diagnosis.failure_modes import Finding, diagnose
+from fixtures.diagnosis.words import UNIT
 
 DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
 

@@ -16,22 +16,15 @@ from pathlib import Path
 import pytest
 
 from fixtures.diagnosis import evidence, failure_modes
-from fixtures.diagnosis.failure_modes import (
-    SAID,
-    FailureMode,
-    catalogue,
-    diagnose,
-    fits,
-    heard,
-    recognise,
-)
+from fixtures.diagnosis.failure_modes import FailureMode, catalogue, diagnose, fits, recognise
 from fixtures.diagnosis.reasons import HANDLING, deciding
 from fixtures.diagnosis.root_cause import Diagnosis
+from fixtures.diagnosis.words import OWN, REASON, SAID, heard
 from tests.pages import troubleshooting
 
 TOP = Path(__file__).parent.parent
 DATA = TOP / "tests/data/diagnosis"
-LAYERS = ("pct", "shell", "dockerd", "pull", "smi", "http", "vllm", "end", failure_modes.REASON)
+LAYERS = ("pct", "shell", "dockerd", "pull", "smi", "http", "vllm", "end", REASON)
 FIELDS = {"id", "what", "why", "fix", "confirm", "sources", "seen"}  # of a mode
 RED_LOGS = {
     "bad-flag": ["D12"],
@@ -528,7 +521,7 @@ def mistakes(text: str) -> Iterator[str]:
         if set(mode) - {"caused_by", "fixes", "members"} != FIELDS or not all(mode.values()):
             yield f"{mode.get('id')}: a mode has {', '.join(sorted(FIELDS))}, all of them and nothing else"
         causes = set(mode.get("caused_by", ()))
-        if unknown := causes - {*ids, failure_modes.ANY, failure_modes.REASON} or causes & {mode["id"]}:
+        if unknown := causes - {*ids, failure_modes.ANY, REASON} or causes & {mode["id"]}:
             yield f"{mode['id']}: caused_by names {sorted(unknown)}, expected ids of other modes"
         for patterns in mode["seen"]:
             yield from (f"{mode['id']}: {mistake}" for mistake in mistakes_of(patterns))
@@ -537,7 +530,7 @@ def mistakes(text: str) -> Iterator[str]:
 def mistakes_of(patterns: dict[str, str]) -> Iterator[str]:
     """What is wrong with a signature."""
     keys, layers = set(patterns), set(LAYERS)
-    allowed = (failure_modes.OWN, *LAYERS, "check", "command", *failure_modes.ASKED)
+    allowed = (OWN, *LAYERS, "check", "command", *failure_modes.ASKED)
     if not keys or not keys <= set(allowed):
         yield f"a signature is for some of {', '.join(allowed)}, not {list(patterns)}"
     if not keys & layers and "check" not in keys:

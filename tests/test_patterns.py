@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.base.redaction import Redactor
 from fixtures.base.text import beginning, clean, ending, inert, plain, short, tail
-from fixtures.diagnosis import evidence, failure_modes
+from fixtures.diagnosis import evidence, failure_modes, words
 from fixtures.proxmox import conf, pmxcfs, volume, web
 from fixtures.serving import client, image, vllm
 from tests import patterns
@@ -109,7 +109,7 @@ def test_pattern_that_is_not_linear_is_found(form: str) -> None:
 def test_pattern_of_the_catalogue_takes_no_time(pattern: Pattern) -> None:
     """Its texts are bounded before."""
     for made in patterns.worst(pattern):
-        text = failure_modes._bounded(patterns.filled(*made, failure_modes.LONGEST_TEXT))
+        text = words.bounded(patterns.filled(*made, words.LONGEST_TEXT))
         with processor_time(SECONDS) as spent:
             pattern.form.search(text)
         assert spent[0] < SECONDS, made
