@@ -195,7 +195,7 @@ FORESEEN = (
         "the image brings a newer CUDA than the driver serves",
         "test_driver_serves_the_image",
         setting(),
-        "a newer driver on the node, or an older image",
+        "install a newer driver on the node, or set vllm_image",
         words=("-o", "vllm_image=vllm/vllm-openai:stand-in-new-cuda"),
         simulated=True,
         diagnosis="B10",
@@ -381,7 +381,7 @@ FAULTS = (
         "--rebuild where somebody else made the snapshot",
         "test_snapshot_may_be_replaced",
         node(f"pct snapshot 920 {SNAPSHOT} --description 'made by hand'", f"pct delsnapshot 920 {SNAPSHOT}"),
-        "is not of this suite",
+        "was not made by this suite",
         words=("--rebuild",),
     ),
     preflight(

@@ -174,7 +174,7 @@ HEALTH = (
         "a GPU's memory is taken, as seen from 920",
         ("test_gpu_has_room[gpu1]",),
         gpus_say("gpu1.memory.free = 4000"),
-        "4000 MiB free",
+        "4000 of",
         simulated=True,
     ),
     stack(
