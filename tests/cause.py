@@ -2,7 +2,8 @@
 
 python -m tests.cause log < server.log                             the test server's log
 python -m tests.cause 'docker pull vllm/vllm-openai' < words.txt    a command in the container
-python -m tests.cause --node 'pct start 920' < words.txt           a command on the node
+python -m tests.cause 'pct start 920' < words.txt                   a command of Proxmox VE or ZFS, so on the node
+python -m tests.cause --node 'apt-get update' < words.txt           another command on the node
 python -m tests.cause kernel < dmesg.txt                           the node's kernel, after a server has died
 python -m tests.cause journal < unit.txt                           the journal of a unit, such as Docker
 python -m tests.cause http < answer.json                           the server's answer to a chat
@@ -16,6 +17,7 @@ import sys
 from fixtures.diagnosis.failure_modes import Finding, diagnose
 from fixtures.diagnosis.words import UNIT
 
+NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
 
 STOPPED = (
@@ -36,7 +38,7 @@ def texts(words: list[str], text: str) -> dict[str, str]:
         return {"check": check, "failure": failure, "journal": text}
     if said == "http":
         return {"check": "test_server_answers[gpu0]", "failure": f"the chat was answered with 400: {text}"}
-    place = "on pve" if "--node" in words else "in container 920"
+    place = "on pve" if "--node" in words or NODE.match(said) else "in container 920"
     status = 125 if said.startswith("docker run") else 1
     return {"failure": f"`{said}` {place} ended with {status}: {text}"}
 

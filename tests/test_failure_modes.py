@@ -20,6 +20,7 @@ from fixtures.diagnosis.failure_modes import FailureMode, catalogue, diagnose, f
 from fixtures.diagnosis.reasons import HANDLING, deciding
 from fixtures.diagnosis.root_cause import Diagnosis
 from fixtures.diagnosis.words import OWN, REASON, SAID, heard
+from tests import cause
 from tests.pages import troubleshooting
 
 TOP = Path(__file__).parent.parent
@@ -220,6 +221,10 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
         ("Docker", "dockerd[1]: failed to start daemon: a: b\ndocker.service: exited", "failed to start daemon: a: b"),
         ("the kernel", "[  +0.000581] INFO: task a:1 blocked for more than 120 seconds.", "120 seconds."),
         ("apt-get", "update-alternatives: warning: a doesn't exist\nE: b failed", "apt-get: E: b failed"),
+        ("apt-get", "W: GPG error: a: NO_PUBKEY B\nE: The repository 'a' is not signed.", "NO_PUBKEY B"),
+        ("pct", "speedup is 1.00\nWARN: The version is not in the known list\nTASK WARNINGS: 1", ""),
+        ("netplan", "a\nWARNING:root:Cannot call Open vSwitch: b is not running.", ""),
+        ("Docker", "Insecure Registries: ::1/128\nWARNING: No blkio throttle.read_bps_device support", ""),
     ],
 )
 def test_deciding_sentence(program: str, words: str, sentence: str) -> None:
@@ -412,6 +417,23 @@ def test_every_named_check_is_there() -> None:
 
 def test_no_case_is_of_a_mode_that_is_gone() -> None:
     assert {path.name.partition(".")[0] for path in DATA.glob("*.txt")} - {"green-evidence"} == set(catalogue())
+
+
+def test_kernel_that_says_nothing_fatal_has_no_cause() -> None:
+    lines = (
+        "[drm] Cannot find any crtc or sizes\nnvidia: module verification failed: signature - tainting kernel"
+    )
+    assert diagnose({"kernel": lines}) == diagnose(cause.texts(["kernel"], lines)) == []
+
+
+def test_programs_of_proxmox_ve_run_on_the_node() -> None:
+    """Where no place is given with a text that is fed by hand."""
+    for command, place in (
+        ("pct start 920", "on pve"),
+        ("zpool status", "on pve"),
+        ("docker info", "in container 920"),
+    ):
+        assert f"`{command}` {place} ended" in cause.texts([command], "x")["failure"]
 
 
 @pytest.mark.parametrize("name", ["good-start-cpu.log", "good-start-h100.log"])
