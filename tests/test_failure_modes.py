@@ -420,9 +420,7 @@ def test_no_case_is_of_a_mode_that_is_gone() -> None:
 
 
 def test_kernel_that_says_nothing_fatal_has_no_cause() -> None:
-    lines = (
-        "[drm] Cannot find any crtc or sizes\nnvidia: module verification failed: signature - tainting kernel"
-    )
+    lines = "[drm] Cannot find any crtc or sizes\nnvidia: module verification failed: signature - tainting kernel"
     assert diagnose({"kernel": lines}) == diagnose(cause.texts(["kernel"], lines)) == []
 
 
