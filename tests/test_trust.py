@@ -357,7 +357,7 @@ def test_foreign_snapshot_is_there_and_nothing_more(foreign: GoodSuite) -> None:
 
 
 def test_template_that_was_cloned_by_hand_has_its_own_mac_address(foreign: GoodSuite) -> None:
-    """Each clone gets one, and the declared one is a placeholder: it was refused, and `--rebuild` advised in vain."""
+    """Each clone gets one, and the declared one is a placeholder: it was refused with an advice that is refused too."""
     with foreign.node_as_it_is() as node:
         guest = node.guests[920]
         guest.description = ""

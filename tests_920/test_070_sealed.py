@@ -47,16 +47,22 @@ def test_snapshot_is_as_declared(template: Template, build: Build) -> None:
         else f"the declaration has changed since it was sealed; {mode} {DOES[mode]}",
         run=remove if foreign else build.again(mode),
     )
-    found = template.node.cluster_files.containers[ctid]
-    lines = conf.misplaced(found, "", template.declared.gpus) if foreign else []  # one of ours is compared
+    if foreign:  # one of ours is compared with its record
+        _expect_gpus_where_they_count(template, remove)
+
+
+def _expect_gpus_where_they_count(template: Template, remove: str) -> None:
+    """Lines that pass GPUs stand above the first [section], and the snapshot has them, as its clones get its own."""
+    ctid, found = template.ctid, template.node.cluster_files.containers[template.ctid]
+    lines = conf.misplaced(found, "", template.declared.gpus)
     assert not lines, unexpected(
         f"/etc/pve/lxc/{ctid}.conf gives these GPUs to a snapshot, but not to container {ctid}: {lines}",
         "these lines above the first [section]",
         cause="lines below a [section] belong to that snapshot; move them, then take a new snapshot",
         run=f"nano /etc/pve/lxc/{ctid}.conf",
     )
-    if foreign and conf.gpus(found.head) and not conf.gpus(found.sections[template.snapshot_name]):
-        again = f"{remove}; {remove.replace('delsnapshot', 'snapshot')}"
+    if conf.gpus(found.head) and not conf.gpus(found.sections[template.snapshot_name]):
+        name, again = f"{ctid}@{template.snapshot_name}", f"{remove}; {remove.replace('delsnapshot', 'snapshot')}"
         warn(f"{name} passes no GPU, so its clones have none, unlike container {ctid}; to take it again: {again}")
 
 
