@@ -71,14 +71,13 @@ def test_error_of_the_suite_ends_in_no_good_record(tmp_path: Path, module: str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["Merged._html", "Merged._summary", "Merged._show", "Merged._testsuites", "Result.sentence"]
+    "name", ["Merged._html", "Merged._summary", "Merged._show", "Merged._testsuites", "merged.result"]
 )
 def test_error_of_the_process_that_started_several_leaves_no_good_record(tmp_path: Path, name: str) -> None:
     """Also of the nodes, whose processes have ended well, and whatever was signed."""
-    broken = "property(breaks)" if name == "Result.sentence" else "breaks"
     good, _, breaks = BREAKS.partition("@pytest.hookimpl")
     breaks = breaks.partition("import {module} as module\n")[2].partition("    setattr")[0]
-    plugin = f"{good}\nfrom fixtures.report.merged import Merged, Result\n{dedent(breaks)}{name} = {broken}\n"
+    plugin = f"{good}\nfrom fixtures.report import merged\nfrom fixtures.report.merged import Merged\n{dedent(breaks)}{name} = breaks\n"
     run = Nodes(tmp_path).both(plugin=plugin, GITHUB_ACTIONS="true")
     assert run.status == 3, run.output
     assert "internal error: KeyError" in run.output
