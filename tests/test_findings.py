@@ -15,7 +15,7 @@ from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.diagnosis.words import says_it_itself
 from fixtures.record.model import Record
 from fixtures.report import estimate
-from fixtures.report.closing import Grey, finding, telling, together
+from fixtures.report.closing import Grey, findings, telling
 from fixtures.report.terminal import Stages
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
@@ -37,7 +37,7 @@ def diagnosis(failure_text: str, check: str = "test_nothing_holds_a_lock") -> Di
 
 
 def report(text: str, name: str = "test_a", **more: object) -> Any:
-    return SimpleNamespace(longreprtext=text, nodeid=f"f.py::{name}", sections=[], **more)
+    return SimpleNamespace(longreprtext=text, nodeid=f"f.py::{name}", when="call", sections=[], **more)
 
 
 def ledger(**blocked: str) -> Ledger:
@@ -55,13 +55,8 @@ def ledger(**blocked: str) -> Ledger:
 
 
 def lines(*reports: Any, of: Ledger | None = None) -> list[str]:
-    told: dict[str, int] = {}
-    book = of or ledger()
-    found = [
-        finding(number, each, diagnosis(each[0].longreprtext), book, told)
-        for number, each in enumerate(together([*reports], book), 1)
-    ]
-    return [line for each in found for line in each]
+    diagnoses = {(each.nodeid, each.when): diagnosis(each.longreprtext) for each in reports}
+    return [*findings(reports, diagnoses, of or ledger())]
 
 
 def test_finding_says_what_why_and_how() -> None:

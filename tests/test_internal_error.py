@@ -77,8 +77,8 @@ def test_error_of_the_process_that_started_several_leaves_no_good_record(tmp_pat
     """Also of the nodes, whose processes have ended well, and whatever was signed."""
     good, _, breaks = BREAKS.partition("@pytest.hookimpl")
     breaks = breaks.partition("import {module} as module\n")[2].partition("    setattr")[0]
-    plugin = f"{good}\nfrom fixtures.report import merged\nfrom fixtures.report.merged import Merged\n{dedent(breaks)}{name} = breaks\n"
-    run = Nodes(tmp_path).both(plugin=plugin, GITHUB_ACTIONS="true")
+    imported = "from fixtures.report import merged\nfrom fixtures.report.merged import Merged\n"
+    run = Nodes(tmp_path).both(plugin=f"{good}\n{imported}{dedent(breaks)}{name} = breaks\n", GITHUB_ACTIONS="true")
     assert run.status == 3, run.output
     assert "internal error: KeyError" in run.output
     assert "hf_abcdefghij0123456789" not in run.output

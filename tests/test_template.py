@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from fixtures.base.declaration import load
 from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf
 from fixtures.proxmox.conf import Snapshot, net_option
-from fixtures.template.clone import MARK
-from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib, gpu_differences
+from fixtures.template.clone import MARK, Clone
+from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib
 from fixtures.template.template import Situation, Template
 from tests.small_node import SETTINGS, SmallNode, conf_of
 
@@ -221,13 +222,17 @@ def test_what_waits_for_the_next_start_is_not_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("lines", "said"),
     [
-        ({"dev0": "/dev/nvidia0,mode=0666", "dev1": "/dev/nvidia1", "dev2": "/dev/nvidiactl"}, []),
-        ({"dev0": "/dev/nvidia0"}, ["GPUs [0] → [0, 1]"]),
-        ({"lxc": [["lxc.mount.entry", "/dev/nvidia2 dev/nvidia2 none bind"]]}, ["GPUs [2] → [0, 1]"]),
-        ({"dev0": "/dev/nvidiactl"}, []),  # passed in a way that names none
+        ("dev0: /dev/nvidia0,mode=0666\ndev1: /dev/nvidia1\ndev2: /dev/nvidiactl", []),
+        ("dev0: /dev/nvidia0", ["GPUs [0] → [0, 1]"]),
+        ("lxc.mount.entry: /dev/nvidia2 dev/nvidia2 none bind", ["GPUs [2] → [0, 1]"]),
+        ("dev0: /dev/nvidiactl", []),  # passed in a way that names none
     ],
 )
-def test_other_gpus_are_named(config: dict[str, Any], said: list[str]) -> None:
-    assert gpu_differences(DECLARATION[920], config) == said
+def test_other_gpus_are_named(lines: str, said: list[str]) -> None:
+    found = conf.parse(f"hostname: a\n\n[one]\n{lines}\n".encode())
+    files = SimpleNamespace(containers={920: found})
+    node = SimpleNamespace(cluster_files=files, config=lambda _, snapshot: found.sections[snapshot].config)
+    clone = Clone(node, DECLARATION[920], DECLARATION[903], None)  # type: ignore[arg-type]
+    assert [each for each in clone.differences("one") if each.startswith("GPUs ")] == said
