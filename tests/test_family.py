@@ -114,7 +114,7 @@ class World:
     def look(self) -> Family:
         node = Node(self, 5.0)  # type: ignore[arg-type]
         node.__dict__["name"] = "n"
-        return families.look(node, 5.0, self.supposed)
+        return families.look(node, self.supposed)
 
     def one(self, ctid: int = 931) -> Descendant:
         family = self.look()

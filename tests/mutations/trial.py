@@ -322,7 +322,7 @@ class Trial:
             case "gpu":
                 return GPU
             case "family":
-                return families.look(build.node, 5.0)
+                return families.look(build.node)
             case "descendant":  # without one that is known there is no check but that the family is known
                 found = self._given("family")
                 return next(iter(found.members), None) or pytest.skip(f"no descendant: {found.unknown}")
