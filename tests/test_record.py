@@ -237,7 +237,7 @@ def test_record_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABORTED, Outcome.TIMEOUT])
 def test_verdict_of_a_run_that_was_cut_short(outcome: Outcome) -> None:
-    assert builder.verdict(outcome, [], record().checks[:1]) is Verdict.FAILED
+    assert builder.verdict(outcome, Record("1", 1.0, checks=record().checks[:1])) is Verdict.FAILED
 
 
 def test_what_weakens_a_proof_is_in_every_view() -> None:
@@ -318,10 +318,10 @@ def test_later_runs_know_what_weakens_a_snapshot(description: str, said: list[st
 
 def test_verdict_follows_warnings() -> None:
     first, second = record().checks[:2]
-    assert builder.verdict(Outcome.BUILT, [], [first]) is Verdict.PASSED
-    assert builder.verdict(Outcome.BUILT, ["look"], [first]) is Verdict.WARNED
-    assert builder.verdict(Outcome.BUILT, [], [first, second]) is Verdict.WARNED
-    assert builder.verdict(Outcome.BUILT, [], []) is Verdict.FAILED
+    assert builder.verdict(Outcome.BUILT, Record("1", 1.0, checks=[first])) is Verdict.PASSED
+    assert builder.verdict(Outcome.BUILT, Record("1", 1.0, checks=[first], warnings=["look"])) is Verdict.WARNED
+    assert builder.verdict(Outcome.BUILT, Record("1", 1.0, checks=[first, second])) is Verdict.WARNED
+    assert builder.verdict(Outcome.BUILT, Record("1", 1.0)) is Verdict.FAILED
 
 
 def report(when: str, outcome: str = "passed", longrepr: str | None = None) -> Any:
