@@ -398,8 +398,9 @@ def test_umask_of_whoever_runs_it_is_kept(tmp_path: Path) -> None:
 def test_record_is_written_after_each_check_that_may_take_long(kind: Mode, only_reads: bool, often: int) -> None:
     """Once a second where all checks together take one, in a run that only compares."""
     written: list[str] = []
-    build = SimpleNamespace(ledger=SimpleNamespace(result=lambda _: None), mode=kind, only_reads=only_reads)
-    recorder: Any = SimpleNamespace(_build=build, _written=-OFTEN, _note_checks=lambda: None)
+    ledger = SimpleNamespace(result=lambda _: None, results=list)
+    build = SimpleNamespace(ledger=ledger, mode=kind, only_reads=only_reads)
+    recorder: Any = SimpleNamespace(_build=build, _written=-OFTEN, record=SimpleNamespace())
     recorder.files = SimpleNamespace(write=lambda name, *_, **__: written.append(name))
     for _ in range(3):
         Recorder.pytest_runtest_logfinish(recorder, "test_x.py::test_a")
