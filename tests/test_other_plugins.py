@@ -25,7 +25,7 @@ PACKAGES = {
         ("pytest-fail-slow==0.6.0",),
         ("pytest-forked==1.7.5",),
         ("pytest-ignore-flaky==2.2.1",),
-        ("pytest-only==2.1.2",),
+        ("pytest-only==2.1.2", "setuptools==80.9.0"),  # Python 3.12 brings no pkg_resources
         ("pytest-ordering==0.6",),
         ("pytest-quarantine==2.0.0", "attrs==25.4.0"),
         ("pytest-reverse==1.9.0",),
