@@ -215,6 +215,14 @@ def test_ssh_line_survives_the_far_shell(far: Channel) -> None:
     assert far.run(["printf", "%s", nasty], deadline=10).stdout == nasty.encode()
 
 
+def test_commands_speak_english_whatever_the_user_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A German arping(8) was not understood: ssh and a login pass on the user's language."""
+    for name in ("LANG", "LC_ALL", "LC_MESSAGES", "LANGUAGE"):
+        monkeypatch.setenv(name, "de_DE.UTF-8")
+    found = runner.run(CommandRequest(("sh", "-c", "env | grep -E '^(LANG|LC_)'"), 10))
+    assert found.stdout == b"LC_ALL=C.UTF-8\n"
+
+
 @pytest.mark.parametrize("node", [None, "local"])
 def test_node_is_worked_on_as_root_also_by_cron(
     node: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -136,6 +136,11 @@ def test_nonsense_is_refused(tmp_path: Path, text: str, check: bool) -> None:
     [
         (b"\xff\xfe{", ":1: is not UTF-8 text: byte 0xff"),
         (b"{\n\n'", ":3: is not JSON: Expecting property name enclosed in double quotes, at '"),
+        (b'{\n"a": 1,\n\n}\n', ":2: is not JSON: a comma too many, at }"),  # seen a token late, a line or more below
+        (b'{"a": [1,\n2,\n]}', ":2: is not JSON: a comma too many, at ]}"),
+        (b'{"a": 1,}', ":1: is not JSON: a comma too many, at }"),
+        (b'{\n"a": 1\n\n"b": 2}', ":2: is not JSON: Expecting ',' delimiter, at \"b\": 2}"),
+        (b'{"a": 1,', ":1: is not JSON: Expecting property name enclosed in double quotes, at the end"),
         (b"\xef\xbb\xbf{}", ":1: begins with a byte order mark; expected none; run: sed -i '1s/^\\xEF\\xBB\\xBF//' "),
         (b" " * (2**20 + 1), " is larger than 1 MiB"),
         (b"[" * 100_000, " is nested too deeply"),

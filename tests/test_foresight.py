@@ -245,12 +245,12 @@ def test_image_against_driver(cuda: str, driver: str, brand: str, lacks: str, no
     ("require", "capability", "lacks", "note"),
     [
         ("cuda>=12.4,arch>=8.0", "8.9", "", ""),
-        ("cuda>=12.4,arch>=8.0", "7.5", "cuda>=12.4,arch>=8.0", ""),
+        ("cuda>=12.4,arch>=8.0", "7.5", "arch>=8.0", ""),
         ("cuda>=12.4,arch>=8.0", "", "", "whether the node has cuda>=12.4,arch>=8.0"),
         ("driver!=550.54.14", "8.9", "", ""),
         ("driver!=550.54.15", "8.9", "driver!=550.54.15", ""),
         ("cuda>=12.4,colour=green", "8.9", "", "whether the node has cuda>=12.4,colour=green"),
-        ("cuda>=13.0,colour=green", "8.9", "cuda>=13.0,colour=green", ""),
+        ("cuda>=13.0,colour=green", "8.9", "cuda>=13.0", ""),
     ],
 )
 def test_conditions_of_an_image(require: str, capability: str, lacks: str, note: str) -> None:

@@ -4,11 +4,12 @@ import pytest
 
 from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
+from fixtures.base.text import short
 from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf
 from fixtures.proxmox.address import no_bridge
 from fixtures.proxmox.changes import protection
-from fixtures.proxmox.node import Node, addresses_of, stated_text
+from fixtures.proxmox.node import Node, NodeError, addresses_of, stated_text
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
@@ -201,12 +202,25 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
     found = {ctid: node.read_conf(ctid) for ctid in numbers}
     held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
+    active = tasks_on(node, sorted(held)) if held else ""
     assert not held, unexpected(
-        f"locked: {held}",
+        f"locked: {held}{'; ' * bool(active)}{active}",
         "no lock",
-        cause=f"wait for the task: pvesh get /nodes/{node.name}/tasks --source active; if there is none, it failed",
-        run="; ".join(f"pct unlock {ctid}" for ctid in sorted(held)),
+        cause="wait for the task to finish" if active else "no task is active, so the one that locked it failed",
+        run=f"pvesh get /nodes/{node.name}/tasks --source active"
+        if active
+        else "; ".join(f"pct unlock {ctid}" for ctid in sorted(held)),
     )
+
+
+def tasks_on(node: Node, ctids: list[int]) -> str:
+    """The tasks that work on containers now, or why that is unknown; a backup of all of them names none."""
+    try:
+        rows = node.get("tasks", source="active")
+        found = [each for each in rows if each.get("id") in (None, "", *map(str, ctids))]
+        return f"active: {', '.join(short(str(each['upid'])) for each in found[:3])}" if found else ""
+    except (NodeError, LookupError, TypeError, AttributeError) as error:
+        return f"unknown: whether a task is active: {short(str(error))}"
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
@@ -339,16 +353,38 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
 
 @PARENT
 def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
-    """The configuration passes the GPUs outside of snapshot sections."""
+    """The configuration passes the assigned GPUs, and no others, outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = node.read_conf(there)
     assert found, unexpected(f"container {there} does not exist", "its configuration", run=f"pct config {there}")
     lines = conf.misplaced(found, effective, template.declared.gpus)
     bare = [line.rpartition("] ")[2].partition(": ") for line in lines]
     moved = " ".join(f"--{key} {value}" for key, _, value in bare if key.startswith("dev"))
+    again = f"pct delsnapshot {there} {effective}; pct snapshot {there} {effective}" if effective else ""
+    younger = [line for line in lines if not line.startswith("[")] if effective else []
+    assert not younger, unexpected(
+        f"{there}@{effective} passes fewer GPUs than container {there} does now: it has no {younger}",
+        "a snapshot that passes every assigned GPU",
+        cause="it was taken before these lines were added, and a clone of it gets its configuration: take it again",
+        run=again,
+    )
     assert not lines, unexpected(
         f"/etc/pve/lxc/{there}.conf passes GPUs where that has no effect: {lines}",
         "these lines above the first [section]",
         cause="lines below a [section] belong to that snapshot; move them, then take a new snapshot",
         run=f"pct set {there} {moved}" if moved else f"nano /etc/pve/lxc/{there}.conf",
     )
+    counts = found.sections.get(effective, found.head) if effective else found.head
+    extra = [line for line in counts.lines if line.startswith("dev") and {*passed(line)} - {*template.declared.gpus}]
+    delete = f"pct set {there} --delete {','.join(line.partition(':')[0] for line in extra)}"
+    assert not extra, unexpected(
+        f"{there}{'@' * bool(effective)}{effective} passes more GPUs than are assigned: {extra}",
+        f"only GPUs {template.declared.gpus}",
+        cause="correct gpu_assignment, or delete these lines" + " and take the parent's snapshot again" * bool(again),
+        run="; ".join(filter(None, (delete, again))),
+    )
+
+
+def passed(line: str) -> tuple[int, ...]:
+    """N of each /dev/nvidiaN that a line of a configuration passes."""
+    return conf.gpus(conf.Section(lines=[line]))

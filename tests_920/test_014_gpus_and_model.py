@@ -7,7 +7,7 @@ import pytest
 from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.gpu import fit, node_gpus, reboot
+from fixtures.gpu import fit, health, node_gpus, reboot
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.gpu.reboot import Boot
 from fixtures.proxmox.disk import Disk
@@ -38,7 +38,7 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
 
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
-    """The node has every GPU that the template is assigned."""
+    """The node has every GPU that the template is assigned, and each is healthy."""
     refuse_unseen(gpus_of_node.unseen)
     for note in gpus_of_node.notes:
         warn(note)
@@ -49,6 +49,9 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
         cause="a GPU has failed, is bound to another driver, is newer than this one, or was never installed",
         run="nvidia-smi -L; lspci -nnk -d 10de:; dmesg | grep NVRM | tail",
     )
+    judged = ((gpu, health.judge(gpu.values, loaded=False)[0]) for gpu in gpus_of_node.of(template.declared.gpus))
+    unfit = [f"{gpu}: {line}" for gpu, lines in judged for line in lines if not line.startswith("health is unknown")]
+    assert not unfit, unexpected("; ".join(unfit), "healthy GPUs", run="nvidia-smi -q")
 
 
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
@@ -141,11 +144,14 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
         legacy = 0 < fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
         cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
         lacks, note = fit.driver_lacks(image_env, cuda, gpu.driver, gpu.brand, gpu.capability)
+        fix = "install a newer driver on the node, or set vllm_image to an older image"
+        if not re.match("(cuda|driver)>", lacks):
+            fix = "use another vllm_image, or another GPU" if "arch" in lacks else "set vllm_image to a newer image"
         assert not lacks, unexpected(
             f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {cuda or 'unknown'}",
-            "a driver that supports it",
-            cause=LEGACY if legacy else "install a newer driver on the node, or set vllm_image to an older image",
-            run="nvidia-smi",
+            "a driver and a GPU that it supports",
+            cause=LEGACY if legacy else fix,
+            run="nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv",
         )
         text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {cuda or 'unknown'})"
         if note.startswith("whether"):

@@ -108,7 +108,9 @@ def test_docker_storage_is_sane(container: Container) -> None:
     assert driver in ("overlay2", "overlayfs"), unexpected(
         f"the storage driver is {driver}",
         "overlay2",
-        cause="overlay2 on ZFS needs OpenZFS 2.2",
+        cause="overlay2 on ZFS needs OpenZFS 2.2"
+        if driver in ("vfs", "fuse-overlayfs")
+        else "daemon.json sets it, or Docker keeps it because of old data in /var/lib/docker",
         run=container.pasteable("docker", "info", "--format", "{{.Driver}}"),
     )
 
@@ -184,11 +186,18 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
     build.gpus = gpus.listed(container)
     there = [gpu for gpu in declared.gpus if gpu not in build.missing]  # another check names the missing devices
     seen, ask = [str(gpu) for gpu in build.gpus], container.pasteable("nvidia-smi", "-L")
-    assert len(seen) == len(there), unexpected(
+    assert len({gpu.uuid for gpu in build.gpus}) == len(seen), unexpected(
+        f"two GPUs have the same UUID: {seen}", "a UUID for each GPU", cause="one card is passed through twice", run=ask
+    )
+    assert len(seen) >= len(there), unexpected(
         f"GPUs {declared.gpus} are assigned, but {seen} are listed", f"{len(there)} GPUs", run=ask
     )
-    assert len({gpu.uuid for gpu in build.gpus}) == len(there), unexpected(
-        f"two GPUs have the same UUID: {seen}", "a UUID for each GPU", cause="one card is passed through twice", run=ask
+    assert len(seen) == len(there), unexpected(
+        f"more GPUs are listed than the assigned {declared.gpus}: {seen}",
+        f"{len(there)} GPUs",
+        cause="the configuration passes a device that is not assigned: correct gpu_assignment, or delete that line "
+        "from the parent and take its snapshot again",
+        run=f"pct config {container.ctid} | grep nvidia",
     )
     other = gpus.others(build.gpus, build.node_gpus)
     assert not other, unexpected(

@@ -69,7 +69,9 @@ class TestServer:
         assert sorted(seen) == sorted(given), unexpected(
             f"the server was given {given} and sees {seen}",
             "the same GPUs",
-            cause="the NVIDIA runtime ignores --gpus: check mode and NVIDIA_VISIBLE_DEVICES in its config.toml",
+            cause="the NVIDIA runtime ignores --gpus: check mode and NVIDIA_VISIBLE_DEVICES in its config.toml"
+            if {*seen} - {*given}
+            else "its container did not get all of them, or has lost one",
             run=build.template.container.pasteable("cat", "/etc/nvidia-container-runtime/config.toml"),
         )
 

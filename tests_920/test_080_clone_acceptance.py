@@ -93,9 +93,15 @@ def test_clone_sees_every_gpu(acceptance: CloneAcceptance, clone: Clone) -> None
     seen = {(gpu.minor, gpu.uuid) for gpu in listed}
     # a run that did not list them knows their number only
     given = {(gpu.minor, gpu.uuid) for gpu in acceptance.build.gpus} or seen
-    assert (len(listed), seen) == (len(clone.declared.gpus), given), unexpected(
-        f"GPUs {clone.declared.gpus} are assigned, but {', '.join(map(str, listed))} are listed in clone {clone.ctid}",
-        f"{len(clone.declared.gpus)} GPUs: {', '.join(map(str, acceptance.build.gpus))}",
+    assigned, names = clone.declared.gpus, ", ".join(map(str, listed)) or "none"
+    said = f"GPUs {assigned} are assigned, but {names} are listed in clone {clone.ctid}"
+    if len(listed) > len(assigned):
+        said = f"in clone {clone.ctid} more GPUs are listed than the assigned {assigned}: {names}"
+    elif len(listed) == len(assigned):
+        said = f"in clone {clone.ctid} other GPUs are listed than in the template: {names}"
+    assert (len(listed), seen) == (len(assigned), given), unexpected(
+        said,
+        f"{len(assigned)} GPUs: {', '.join(map(str, acceptance.build.gpus))}",
         cause=f"difference to the template: {acceptance.lost_gpus or 'none'}",
         run=clone.container.pasteable("nvidia-smi", "-L"),
     )

@@ -453,8 +453,10 @@ class ModelNode:
         return f"{POOL}\n" + "".join(f"{POOL}/{each.partition(':')[2]}\n" for each in self.volumes)
 
     def do_active(self, number: int, *_: Any) -> str:
-        own = [task for task in self.tasks if task.status is None and json.loads(task.noted)["ctid"] == number]
-        return json.dumps([{"upid": f"UPID:pve:{number}"}] if own or number in self.active else [])
+        """A task of each container that is worked on, or of that number."""
+        own = {json.loads(task.noted)["ctid"] for task in self.tasks if task.status is None} | self.active
+        found = sorted(own & {number} if number else own)
+        return json.dumps([{"upid": f"UPID:pve:{each}", "id": str(each)} for each in found])
 
     def do_other_node(self, *_: Any) -> str:
         raise Refused("hostname lookup failed - failed to get address info: Temporary failure in name resolution", 11)
@@ -701,7 +703,7 @@ def kind_of(argv: Sequence[str]) -> tuple[str, int]:  # noqa: PLR0911, PLR0912 -
             found = [(kind, match) for each, kind in PATHS if (match := re.fullmatch(each, path))]
             for kind, match in found:
                 if (kind == "describe") == (verb == "set"):
-                    number = argv[argv.index("--vmid") + 1] if kind == "active" else 0
+                    number = argv[argv.index("--vmid") + 1] if "--vmid" in argv else 0
                     return kind, int(match[1] if match.lastindex else number)
         case ["pct", verb, number, *_]:
             return verb, int(number)

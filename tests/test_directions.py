@@ -1,0 +1,288 @@
+"""A difference has a direction: too many is not too few, and each is named with its own cause and fix."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fixtures.diagnosis.failure_modes import diagnose
+from fixtures.gpu.gpu import Gpu
+from fixtures.gpu.node_gpus import NodeGpus
+from fixtures.proxmox import conf
+from fixtures.proxmox.node import NodeError
+from tests.cards import cards
+
+CHECKS = Path(__file__).parent.parent / "tests_920"
+BOTH = "dev0: /dev/nvidia0\ndev1: /dev/nvidia1\n"
+RAW = "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file\n"
+BACKUP = "UPID:pve:0001A2B3:0C0FFEE0:6B0D2F81:vzdump:{}:root@pam:"
+UUIDS = ("GPU-0", "GPU-1", "GPU-2")
+
+
+def check(module: str, name: str) -> Callable[..., None]:
+    """A check of the suite, or of a class of it."""
+    found: Any = runpy.run_path(str(CHECKS / f"{module}.py"))
+    return vars(found["TestServer"])[name] if name not in found else found[name]  # type: ignore[no-any-return]
+
+
+def said(module: str, name: str, *given: Any) -> tuple[str, list[str]]:
+    """What a check says when it fails, and the ids of the modes that are named; empty if it passes."""
+    try:
+        check(module, name)(*given)
+    except AssertionError as error:
+        message = str(error)
+        return message, [found.mode.id for found in diagnose({"check": name, "failure": message})]
+    return "", []
+
+
+def meant(name: str, message: str) -> tuple[str, str]:
+    """What is said to be wrong, and its fix."""
+    (found,) = diagnose({"check": name, "failure": message})
+    return found.mode.what, found.mode.fix
+
+
+# --- GPUs: more, fewer, others ------------------------------------------------------------------------
+
+PASSED = "test_gpus_are_passed_where_it_counts"
+
+
+def passed(text: str, *assigned: int, exists: bool = False) -> tuple[str, list[str]]:
+    node = SimpleNamespace(read_conf=lambda _: conf.parse(text.encode()))
+    declared, parent = SimpleNamespace(gpus=assigned), SimpleNamespace(ctid=903)
+    template = SimpleNamespace(ctid=920, exists=exists, declared=declared, parent=parent, parent_snapshot="snap")
+    return said("test_010_preflight", PASSED, node, template)
+
+
+def test_parent_that_passes_what_is_assigned_is_good() -> None:
+    assert passed(f"{BOTH}[snap]\n{BOTH}", 0, 1) == ("", [])
+    assert passed(f"{BOTH}[snap]\n{BOTH}", 1, 0) == ("", [])
+    assert passed(f"[snap]\ndev0: /dev/nvidia0\n{RAW}dev3: /dev/nvidia-uvm\ndev4: /dev/nvidiactl\n", 0) == ("", [])
+    assert passed("hostname: x\n[snap]\nhostname: x\n", 0) == ("", [])  # where nothing passes it another check says so
+
+
+def test_gpu_that_is_passed_but_not_assigned_is_found_before_the_clone() -> None:
+    message, modes = passed(f"{BOTH}[snap]\n{BOTH}", 0)
+    assert "903@snap passes more GPUs than are assigned: ['dev1: /dev/nvidia1']; expected only GPUs (0,)" in message
+    assert message.endswith("run: pct set 903 --delete dev1; pct delsnapshot 903 snap; pct snapshot 903 snap")
+    assert modes == ["B53"]
+    message, modes = passed(BOTH, 1, exists=True)
+    assert message.startswith("920 passes more GPUs than are assigned: ['dev0: /dev/nvidia0']")
+    assert message.endswith("run: pct set 920 --delete dev0")
+    assert modes == ["B53"]
+
+
+@pytest.mark.parametrize("line", [BOTH, f"dev0: /dev/nvidia0\n{RAW}"])
+def test_snapshot_that_is_older_than_the_lines_is_to_be_taken_again(line: str) -> None:
+    """They stand above the first heading: to move them there helps nobody."""
+    message, modes = passed(f"{line}[snap]\nhostname: x\n", 0, 1)
+    assert message.startswith(
+        "903@snap passes fewer GPUs than container 903 does now: it has no ['dev0: /dev/nvidia0',"
+    )
+    assert "above" not in message
+    assert message.endswith("run: pct delsnapshot 903 snap; pct snapshot 903 snap")
+    assert modes == ["A67"]
+    _, modes = passed(f"hostname: x\n[snap]\nhostname: x\n[other]\n{line}", 0, 1)
+    assert modes == ["A3"]  # only another snapshot has them
+
+
+def card(number: int, uuid: str = "") -> Gpu:
+    pci = f"0000000{number}:1B:00.0"
+    return Gpu(number, uuid or UUIDS[number], "NVIDIA H200", "580.95.05", 143_771, "9.0", pci, minor=number)
+
+
+@pytest.mark.parametrize(
+    ("assigned", "listed", "mode"),
+    [
+        ((0,), (0, 1), "B53"),
+        ((0, 1), (0, 1, 2), "B53"),
+        ((0, 1), (0,), "B12"),
+        ((0, 1), (), "B12"),
+        ((0, 1), (0, 1), ""),
+    ],
+)
+def test_gpus_in_the_container(
+    assigned: tuple[int, ...], listed: tuple[int, ...], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: list(map(card, listed)))
+    container = SimpleNamespace(ctid=920, pasteable=lambda *words: " ".join(words))
+    build = SimpleNamespace(gpus=[], missing=set(), node_gpus={})
+    name = "test_gpus_are_listed"
+    message, modes = said("test_030_inherited_stack", name, container, SimpleNamespace(gpus=assigned), build)
+    assert modes == ([mode] if mode else [])
+    if mode:
+        assert message.startswith(
+            "more GPUs are listed than" if mode == "B53" else f"GPUs {assigned} are assigned, but"
+        )
+        assert ("--delete devN" in meant(name, message)[1]) is (mode == "B53")
+        assert ("pass the missing" in meant(name, message)[1]) is (mode == "B12")
+
+
+def test_card_that_is_passed_twice_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: [card(0), card(1, UUIDS[0])])
+    container = SimpleNamespace(ctid=920, pasteable=lambda *words: " ".join(words))
+    build = SimpleNamespace(gpus=[], missing=set(), node_gpus={})
+    words = ("test_030_inherited_stack", "test_gpus_are_listed")
+    assert "two GPUs have the same UUID" in said(*words, container, SimpleNamespace(gpus=(0,)), build)[0]
+
+
+@pytest.mark.parametrize(
+    ("listed", "given", "begins", "modes"),
+    [
+        ((0, 1), (0,), "in clone 990 more GPUs are listed than the assigned (0,)", ["B53"]),
+        ((), (0,), "GPUs (0,) are assigned, but none are listed in clone 990", ["B12"]),
+        ((1,), (0,), "in clone 990 other GPUs are listed than in the template", []),
+        ((0,), (0,), "", []),
+    ],
+)
+def test_gpus_in_a_clone(
+    listed: tuple[int, ...], given: tuple[int, ...], begins: str, modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: list(map(card, listed)))
+    container = SimpleNamespace(ctid=990, pasteable=lambda *words: " ".join(words))
+    clone = SimpleNamespace(ctid=990, container=container, declared=SimpleNamespace(gpus=given))
+    acceptance = SimpleNamespace(build=SimpleNamespace(gpus=list(map(card, given))), lost_gpus="")
+    message, found = said("test_080_clone_acceptance", "test_clone_sees_every_gpu", acceptance, clone)
+    assert (message.startswith(begins), bool(message), found) == (True, bool(begins), modes)
+
+
+@pytest.mark.parametrize(
+    ("seen", "cause"),
+    [(UUIDS[:2], "the NVIDIA runtime ignores --gpus"), ((), "did not get all of them, or has lost one")],
+)
+def test_gpus_of_a_server(seen: tuple[str, ...], cause: str) -> None:
+    lines = [f"GPU {number}: NVIDIA H200 (UUID: {uuid})" for number, uuid in enumerate(seen)]
+    server = SimpleNamespace(gpus="device=0", devices=lambda: lines)
+    container = SimpleNamespace(pasteable=lambda *words: " ".join(words))
+    build = SimpleNamespace(gpus=[card(0), card(1)], template=SimpleNamespace(container=container))
+    assert cause in said("test_050_serving", "test_server_sees_its_gpus", None, server, build)[0]
+
+
+def test_gpu_that_the_nodes_driver_does_not_list_is_not_to_be_passed_through() -> None:
+    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    name = "test_gpus_are_on_the_node"
+    message, modes = said("test_014_gpus_and_model", name, template, NodeGpus({0: card(0)}))
+    assert modes == ["B12"]
+    what, fix = meant(name, message)
+    assert what == "The node's driver does not list a GPU that is assigned"
+    assert "--devN" not in fix
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("compute_mode", "Prohibited", "The GPU's compute mode is Prohibited: no process may use it"),
+        ("mig.mode.current", "Enabled", "The card is split into MIG instances"),
+        ("gpu_recovery_action", "Reset", "A GPU waits for a reset"),
+        ("gpu_recovery_action", "Reboot", "A GPU waits for a reboot of its node"),
+    ],
+)
+def test_gpu_that_can_serve_nothing_is_found_before_the_clone(field: str, value: str, what: str) -> None:
+    healthy = next(each.card for each in cards() if not each.fails and not each.warns and each.free)
+    sick = replace(healthy, values={**healthy.values, field: value})
+    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
+    name = "test_gpus_are_on_the_node"
+    assert said("test_014_gpus_and_model", name, template, NodeGpus({0: healthy, 1: sick}))[0] == ""
+    message, _ = said("test_014_gpus_and_model", name, template, NodeGpus({0: sick}))
+    assert f"{field} is {value}" in message
+    assert meant(name, message)[0] == what
+
+
+# --- versions: newer, older ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode", "cause"),
+    [
+        ("cuda>=13.5", "B10", "install a newer driver on the node"),
+        ("driver>=600", "B10", "install a newer driver on the node"),
+        ("cuda>=12.0,driver<550", "B54", "set vllm_image to a newer image"),
+        ("cuda<13.0", "B54", "set vllm_image to a newer image"),
+        ("cuda>=12.0,arch>=10.0", "D1", "use another vllm_image, or another GPU"),
+    ],
+)
+def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str) -> None:
+    template, env = SimpleNamespace(declared=SimpleNamespace(gpus=(0,))), (f"NVIDIA_REQUIRE_CUDA={asked}",)
+    found = NodeGpus({0: card(0)}, cuda="13.0")
+    message, modes = said("test_014_gpus_and_model", "test_driver_serves_the_image", template, env, found)
+    assert message.startswith(f"the image needs {asked.rpartition(',')[2]}, the node's driver 580.95.05")
+    assert cause in message
+    assert modes == [mode]
+
+
+# --- a lock: held, left -------------------------------------------------------------------------------
+
+
+def locked(answer: Any) -> str:
+    """What is said of a parent that a backup has locked."""
+
+    def get(*_: str, **__: str) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    files = {903: "lock: backup\nhostname: x\n", 920: "hostname: y\n"}
+    node = SimpleNamespace(name="pve", get=get, read_conf=lambda ctid: conf.parse(files[ctid].encode()))
+    template = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903))
+    return said("test_010_preflight", "test_nothing_holds_a_lock", node, template, SimpleNamespace(only_reads=False))[0]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"upid": BACKUP.format(903), "id": "903", "type": "vzdump"}],
+        [{"upid": BACKUP.format(""), "id": "", "type": "vzdump"}],  # of all containers
+    ],
+)
+def test_lock_of_a_task_that_is_active_is_not_to_be_removed(rows: list[dict[str, str]]) -> None:
+    message = locked(rows)
+    assert f"locked: {{903: 'backup'}}; active: {rows[0]['upid']}" in message
+    assert "pct unlock" not in message
+    what, fix = meant("test_nothing_holds_a_lock", message)
+    assert what == "A task has locked container 903, and may still be running"
+    assert "pct unlock" not in fix
+
+
+@pytest.mark.parametrize("answer", [[{"id": "903"}], [3], {"a": 1}, None, NodeError("no answer")])
+def test_lock_is_not_to_be_removed_where_the_tasks_are_unknown(answer: Any) -> None:
+    message = locked(answer)
+    assert "unknown: whether a task is active" in message
+    assert message.endswith("run: pvesh get /nodes/pve/tasks --source active")
+
+
+@pytest.mark.parametrize("rows", [[], [{"upid": BACKUP.format(101), "id": "101", "type": "vzdump"}]])
+def test_lock_that_was_left_names_its_container(rows: list[dict[str, str]]) -> None:
+    message = locked(rows)
+    assert message.endswith("run: pct unlock 903")
+    assert meant("test_nothing_holds_a_lock", message) == (
+        "Container 903 is locked",
+        "wait for the task; only if none is running: pct unlock 903",
+    )
+
+
+# --- one check, several causes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "failure", "what"),
+    [
+        ("test_docker_is_running", "docker.service is active (running) and disabled", "does not start at boot"),
+        ("test_docker_is_running", "docker.service is failed (failed) and enabled", "Docker is not running"),
+        ("test_docker_storage_is_sane", "the storage driver is vfs", "copies every layer"),
+        ("test_docker_storage_is_sane", "the storage driver is zfs", "storage driver is zfs, not overlay2"),
+        ("test_server_lists_the_model", "the server lists []", "lists no model"),
+        ("test_server_lists_the_model", "the server lists ['other']", "Another model is served"),
+        ("test_server_lists_the_model", "the server lists ['a', 'b']", "lists more models"),
+        ("test_gpu_may_be_used", "/dev/nvidia1 may not be used: ...", "device rules forbid"),
+        ("test_gpu_may_be_used", "/dev/nvidia1 does not exist", "Fewer GPUs are usable"),
+        ("test_model_fits_the_gpus", "its weights are 9 MiB, but 8 MiB of GPU memory are available", "are larger than"),
+        ("test_nobody_answers_at_the_address", "bc:24:11:00:00:01 answers at 10.0.0.220", "A machine answers"),
+    ],
+)
+def test_one_check_names_the_cause_that_its_words_say(name: str, failure: str, what: str) -> None:
+    assert what in meant(name, failure)[0]
