@@ -151,6 +151,15 @@ def test_gpus_in_a_clone(
     assert (message.startswith(begins), bool(message), found) == (True, bool(begins), modes)
 
 
+@pytest.mark.parametrize(("listed", "mode"), [((0, 1), "B53"), ((), "B12")])
+def test_gpus_after_the_restart(listed: tuple[int, ...], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: list(map(card, listed)))
+    container = SimpleNamespace(ctid=920, pasteable=lambda *words: " ".join(words))
+    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
+    given = (container, template, SimpleNamespace(gpus=[card(0)]))
+    assert said("test_070_sealed", "test_gpus_are_listed_again", *given)[1] == [mode]
+
+
 @pytest.mark.parametrize(
     ("seen", "cause"),
     [(UUIDS[:2], "the NVIDIA runtime ignores --gpus"), ((), "did not get all of them, or has lost one")],

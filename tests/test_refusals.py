@@ -34,6 +34,9 @@ def clone(declared: Declared, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> 
 
 def test_what_is_declared_upstream_can_be_cloned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(admission.of_clone(clone(UPSTREAM, monkeypatch), TEMPLATE, 40 * GIB)) == []
+    turned = replace(UPSTREAM, gpus=UPSTREAM.gpus[::-1])  # 1,0 are the same GPUs as 0,1
+    assert UPSTREAM.gpus == (0, 1)
+    assert list(admission.of_clone(clone(turned, monkeypatch), TEMPLATE, 40 * GIB)) == []
 
 
 @pytest.mark.parametrize(

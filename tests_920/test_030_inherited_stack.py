@@ -197,7 +197,7 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
         f"{len(there)} GPUs",
         cause="the configuration passes a device that is not assigned: correct gpu_assignment, or delete that line "
         "from the parent and take its snapshot again",
-        run=f"pct config {container.ctid} | grep nvidia",
+        run=f"grep nvidia /etc/pve/lxc/{container.ctid}.conf",
     )
     other = gpus.others(build.gpus, build.node_gpus)
     assert not other, unexpected(

@@ -45,6 +45,7 @@ printf 'gpu1.process = %s, python3, 9000\n' "$(cat /root/holder)" > /etc/simulat
 SECOND_ADDRESS = "pct start 903 && pct exec 903 -- ip address add 10.0.0.220/24 dev eth0"
 # below the heading of the snapshot that 920 is cloned from
 NO_DEV1 = "cp /etc/pve/lxc/903.conf /root/kept && sed -i '/^\\[/,$ { /^dev1: /d }' /etc/pve/lxc/903.conf"
+MORE = "cp /etc/pve/lxc/903.conf /root/kept && echo 'dev9: /dev/nvidia2' >> /etc/pve/lxc/903.conf"  # in the snapshot
 
 FAULTS: dict[str, tuple[Any, str, str, str]] = {
     "address": (
@@ -58,6 +59,12 @@ FAULTS: dict[str, tuple[Any, str, str, str]] = {
         FIRST,
         "test_gpus_are_passed_where_it_counts",
         "['dev1: /dev/nvidia1']",
+    ),
+    "not assigned": (
+        on_node(MORE, "cp /root/kept /etc/pve/lxc/903.conf"),
+        FIRST,
+        "test_gpus_are_passed_where_it_counts",
+        "passes more GPUs than are assigned: ['dev9: /dev/nvidia2']",
     ),
     "gpu-held": (
         on_node(HOLDER, "rm /etc/simulated-gpu.conf /root/holder && pct shutdown 903"),
