@@ -63,7 +63,7 @@ def test_finding_says_what_why_and_how() -> None:
     assert lines(report(LOCKED))[:3] == [
         "1. preflight: It is well.",
         f"   {LOCKED}",
-        "   A6 The container is locked",
+        "   A6 Container 920 is locked",
     ]
 
 
