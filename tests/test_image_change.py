@@ -136,7 +136,7 @@ def a_build(description: str | None, text: str = "", unknown: str = "") -> Any:
 
 def test_only_a_snapshot_that_is_there_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_store, "read", lambda node, _: {"record.json": "[]", "sealed-record.json": node})
-    named = f"manifest sha256:{'c' * 64}"
+    named = f"phoenix-920: manifest sha256:{'c' * 64}"
     assert answers.image_changes(a_build(None), NEW) == []
     assert answers.sealed_record(a_build(named, '{"a": 1}')) == {"a": 1}
     for build in (a_build(None, unknown="no answer"), a_build("by hand"), a_build(named, "{"), a_build(named, "[]")):
