@@ -17,6 +17,7 @@ from fixtures.proxmox import tasks
 from fixtures.proxmox.command import Command
 from fixtures.proxmox.conf import ABSENT, Configuration, Section, parse
 from fixtures.proxmox.node import Node
+from fixtures.proxmox.prefetched import Prefetched
 
 POOL = "rpool/data"
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -44,8 +45,8 @@ class SmallNode(Node):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lock: Any = SimpleNamespace(held=True, invocation="run", file="lock")
-        nothing = dict.fromkeys(("leave", "ask_ahead", "forget_ahead"), lambda *_: None)
-        channel = SimpleNamespace(name="n", run=self._channel_run, **nothing)
+        nothing = dict.fromkeys(("leave", "ask_ahead"), lambda *_: None)
+        channel = SimpleNamespace(name="n", run=self._channel_run, prefetched=Prefetched(), **nothing)
         super().__init__(channel, 1.0, lock)  # type: ignore[arg-type]
         self.__dict__["name"] = "n"
         self.files: dict[int, str] = {}

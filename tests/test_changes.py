@@ -275,7 +275,7 @@ def test_who_only_looks_uses_what_was_asked_ahead(
 ) -> None:
     """A run that finds its template accepted asks the container ahead; what looks at the node must not drop that."""
     seal(ours)
-    monkeypatch.setattr(node.channel, "forget_ahead", lambda: pytest.fail("dropped"))
+    monkeypatch.setattr(node.channel.prefetched, "forget", lambda: pytest.fail("dropped"))
     assert ours.cut_short() == ""
     assert ours.sealed_generation() == ours.generations()[-1]
 

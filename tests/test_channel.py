@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.proxmox import channel as channels
 from fixtures.proxmox.changes import Changes
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
@@ -300,7 +299,7 @@ def test_change_comes_before_what_was_asked_ahead(channel: Channel, tmp_path: Pa
 
 def test_old_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LOCAL.ask_ahead(counted(tmp_path / "a")).result()
-    monkeypatch.setattr(channels, "FRESH", 0)
+    monkeypatch.setattr("fixtures.proxmox.prefetched.FRESH", -1)
     assert LOCAL.run(counted(tmp_path / "a").argv, deadline=20, only_reads=True).out == "2"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ from fixtures.remote.runner import kill_group
 
 
 @contextmanager
-def printing(reader: Reader, script: str) -> Iterator[subprocess.Popen[bytes]]:
-    with reader.writer() as sink:
-        process = Channel("local").spawn(("sh", "-c", script), deadline=60, output=sink)
+def printing(script: str, deadline: float = 20, **options: Any) -> Iterator[Reader]:
+    process = Channel("local").spawn(("sh", "-c", script), deadline=60, output=subprocess.PIPE)
+    reader = Reader(process, deadline, **options)
     try:
-        yield process
+        yield reader
     finally:
         kill_group(process)
         process.wait()
@@ -29,24 +30,21 @@ def printing(reader: Reader, script: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def await_end(reader: Reader) -> None:
-    assert reader._thread
     reader._thread.join(20)
     assert not reader._thread.is_alive()
 
 
 def test_all_that_is_short_is_kept() -> None:
     lines: list[str] = []
-    reader = Reader(20, hear=lines.append)
-    with printing(reader, "echo one; echo two >&2; printf three"):
+    with printing("echo one; echo two >&2; printf three", hear=lines.append) as reader:
         await_end(reader)
     assert reader.kept == b"one\ntwo\nthree"
     assert lines == ["one", "two"]
 
 
 def test_end_of_a_flood_is_kept_and_it_is_slowed_down() -> None:
-    reader = Reader(20, rate=2**20)
     before = time.monotonic()
-    with printing(reader, "head -c 3000000 /dev/zero | tr '\\0' x; echo the end"):
+    with printing("head -c 3000000 /dev/zero | tr '\\0' x; echo the end", rate=2**20) as reader:
         await_end(reader)
     assert len(reader.kept) == KEPT
     assert reader.kept.endswith(b"x" * 999 + b"the end\n")
@@ -65,23 +63,21 @@ def test_program_that_floods_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = os.read
     monkeypatch.setattr(os, "read", counted)
-    reader = Reader(2, rate=2**20)
-    with printing(reader, "yes"):
+    with printing("yes", 2, rate=2**20) as reader:
         await_end(reader)
     assert read <= 2 * 2**20 + 2**20  # of its two seconds, and what comes at once
 
 
 def test_deadline_ends_reading_whatever_still_runs() -> None:
-    reader = Reader(0.3)
-    with printing(reader, "sleep 60") as process:
+    with printing("sleep 60", 0.3) as reader:
         await_end(reader)
-        assert process.poll() is None
+        assert reader._process.poll() is None
 
 
 def test_line_without_end_is_not_heard() -> None:
     lines: list[str] = []
-    reader = Reader(20, hear=lines.append, rate=2**30)
-    with printing(reader, "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo short"):
+    script = "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo short"
+    with printing(script, hear=lines.append, rate=2**30) as reader:
         await_end(reader)
     assert lines == ["short"]
     assert len(reader._line) <= LONGEST_LINE + 1
