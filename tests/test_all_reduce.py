@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -31,6 +34,15 @@ PATH = f"{FAULT}:{STUB}"
 LIMIT, SHORT = 60.0, 2.0  # seconds: for what comes to its end, and for what hangs
 
 
+@functools.cache
+def probe_file() -> str:
+    """The probe as it lies in the image."""
+    file = Path(tempfile.mkdtemp(prefix="phoenix-all-reduce-"), "all_reduce_probe.py")
+    file.write_bytes(all_reduce.PROBE)
+    atexit.register(shutil.rmtree, file.parent)
+    return str(file)
+
+
 def proved(fault: str = "", gpus: int = 2, spoilt: str = "", cards: Sequence[str] = ()) -> AllReduce:
     """The verdict with a fault, which spoils the ways of these names."""
 
@@ -40,7 +52,7 @@ def proved(fault: str = "", gpus: int = 2, spoilt: str = "", cards: Sequence[str
     def probe(way: dict[str, Any], fault: str, gpus: int) -> list[Way]:
         limit = SHORT if fault.endswith("hang") and way["name"] in spoilt.split("|") else LIMIT
         asked = {"ranks": gpus, "cuda": False, "dtypes": ["float16", "float32"], "sizes": [4, 67], "cards": cards}
-        words, environment = [sys.executable, str(all_reduce.PROBE)], {**os.environ, "PYTHONPATH": PATH}
+        words, environment = [sys.executable, probe_file()], {**os.environ, "PYTHONPATH": PATH}
         asked |= {"ways": [way], "environment": {"PYTHONPATH": PATH, "ALL_REDUCE": fault}}
         while True:
             text = json.dumps({**asked, "deadline": limit})
@@ -123,7 +135,7 @@ def test_fix_that_does_not_help_is_none(state: str, verdict: str) -> None:
 
 
 def test_image_without_pytorch_is_not_known(tmp_path: Path) -> None:
-    words, asked = [sys.executable, "-S", str(all_reduce.PROBE)], {"ways": list(all_reduce.WAYS)}
+    words, asked = [sys.executable, "-S", probe_file()], {"ways": list(all_reduce.WAYS)}
     done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path)
     assert [way.state for way in all_reduce.read(json.loads(done.stdout))] == ["unknown"] * 3
 
@@ -137,7 +149,7 @@ def loaded(folder: Path, vllm: str, *, limit: float = LIMIT, at_once: bool = Fal
     asked["at_once"] = at_once
     text = json.dumps({**asked, "environment": {"PYTHONPATH": str(folder / "image")}})
     environment = {**os.environ, "PYTHONPATH": str(folder / "image")}
-    words = [sys.executable, str(all_reduce.PROBE)]
+    words = [sys.executable, probe_file()]
     done = subprocess.run(words, input=text, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return all_reduce.read(json.loads(done.stdout))
 
@@ -236,7 +248,7 @@ class Machine:
         assert deadline > 0
         assert words[:2] == ("docker", "run")
         assert "--volume=/a:/b" in words
-        self.asked.append(json.loads(stdin[len(all_reduce.PROBE.read_bytes()) :]))
+        self.asked.append(json.loads(stdin[len(all_reduce.PROBE) :]))
         assert self.may.wait(LIMIT)
         return [{"name": way["name"], "state": "right", "detail": ""} for way in self.asked[-1]["ways"]]
 

@@ -162,7 +162,7 @@ def test_forward_carries_bytes_both_ways() -> None:
 @pytest.mark.parametrize("printed", ["yes", "yes >&2", "tr '\\0' x </dev/zero"])
 def test_output_without_end_is_ended(printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless lines or one endless line: the command is killed, and memory stays bounded."""
-    monkeypatch.setattr("fixtures.remote.runner.MOST", 2**20)
+    monkeypatch.setattr("fixtures.remote.runner.LARGEST_OUTPUT", 2**20)
     heard: list[Command] = []
     channel = Channel("here", listeners=[heard.append])
     begun = time.monotonic()

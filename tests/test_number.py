@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.base.number import MOST, finite, read_json, whole, write_json
+from fixtures.base.number import LARGEST_EXACT, finite, read_json, whole, write_json
 from fixtures.gpu import gpu, sampler
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
@@ -52,7 +52,7 @@ def test_what_is_no_number_is_none(value: object) -> None:
 def test_any_value_is_a_finite_number_or_none(value: object) -> None:
     number, integer = finite(value), whole(value)
     assert number is None or (math.isfinite(number) and number >= 0)
-    assert integer is None or (type(integer) is int and 0 <= integer <= MOST)
+    assert integer is None or (type(integer) is int and 0 <= integer <= LARGEST_EXACT)
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), (" 145.06 ", 145.06), ("1e3", 1000), (".5", 0.5), ("7.", 7)])

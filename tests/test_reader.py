@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.gpu.sampler import MOST, Sampler, parse
+from fixtures.gpu.sampler import MOST_SAMPLES, Sampler, parse
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.reader import KEPT, LONGEST_LINE, Reader
 from fixtures.remote.runner import kill_group
@@ -86,11 +86,11 @@ def test_line_without_end_is_not_heard() -> None:
 def test_samples_of_a_flood_are_few_and_from_its_beginning_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, now = Sampler(None), 0.0  # type: ignore[arg-type]
     monkeypatch.setattr("fixtures.gpu.sampler.time.monotonic", lambda: now)
-    for number in range(6 * MOST):
+    for number in range(6 * MOST_SAMPLES):
         now = number / 50
         sampler._hear(f"{number % 8}, 1, 2")
         sampler._hear(f"{10**6 + number}, 1, 2")  # no container has so many GPUs
-    assert MOST / 4 < len(sampler.samples) <= MOST
+    assert MOST_SAMPLES / 4 < len(sampler.samples) <= MOST_SAMPLES
     assert {sample.index for sample in sampler.samples} == set(range(8))
     assert sampler.samples[0].at < 1
     assert sampler.samples[-1].at > now - 60

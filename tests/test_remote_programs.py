@@ -76,7 +76,7 @@ def test_file_without_end_is_read_to_its_bound(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    assert len(machine.text_of(path)) == machine.MOST
+    assert len(machine.text_of(path)) == machine.LARGEST_READ
 
 
 @pytest.mark.parametrize("text", NONSENSE)
@@ -124,5 +124,5 @@ def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(secret_files, "NOTE", note)
     monkeypatch.setattr(secret_files, "homes", lambda: [tmp_path])
     for module in (secret_files, machine):
-        monkeypatch.setattr(module, "MOST", 1000)
+        monkeypatch.setattr(module, "LARGEST_READ", 1000)
     assert [one["what"] for one in secret_files.added_keys()] == ["more keys that may log in than can be read"]

@@ -188,5 +188,5 @@ def test_change_that_cannot_be_noted_is_not_begun(
 
 def test_output_is_bounded(lock: RunLock) -> None:
     _, said, _ = run(lock, "head -c 3000000 /dev/zero | tr '\\0' x; echo end")
-    assert len(said) <= tasks.MOST
+    assert len(said) <= tasks.LARGEST_OUTPUT
     assert said.endswith("end")

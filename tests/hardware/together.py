@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def main() -> int:
     def attempt(ways: Sequence[dict[str, Any]]) -> list[Way]:
         asked = {"ranks": gpus, "cuda": True, "deadline": limit, "environment": spoilt, "ways": ways}
         asked |= {"dtypes": all_reduce.DTYPES, "sizes": all_reduce.SIZES}
-        words = [python or sys.executable, str(all_reduce.PROBE)]
-        done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
+        with tempfile.NamedTemporaryFile(suffix=".py") as probe:
+            probe.write(all_reduce.PROBE)
+            probe.flush()
+            words = [python or sys.executable, probe.name]
+            done = subprocess.run(words, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
         found = all_reduce.read(json.loads(done.stdout))
         for way in found:
             print(f"{way}; {way.seconds:.1f} s; reach each other's memory: {way.peers}", flush=True)

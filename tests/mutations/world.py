@@ -192,7 +192,7 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["sh", "-c", caches.GPUS]:
             return "NVIDIA-H100-80GB-HBM3"
         case ["docker", "run", *rest] if all_reduce.SEND in rest:
-            asked = json.loads(stdin[len(all_reduce.PROBE.read_bytes()) :])
+            asked = json.loads(stdin[len(all_reduce.PROBE) :])
             return json.dumps(
                 [{"name": way["name"], "state": "right", "detail": "as the CPU"} for way in asked["ways"]]
             )
@@ -235,7 +235,7 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return f"came from pve:pve/lxc/920@vllm-base-snapshot, generation 1, manifest sha256:{manifest_of}\n"
         case ["python3", "-", *nodes] if script == gpus.NODES:
             return "".join(f"{each} may be used\n" for each in nodes)
-        case ["python3", "-", index, _] if stdin == gpus.PROBE.read_bytes():
+        case ["python3", "-", index, _] if stdin == gpus.PROBE:
             return json.dumps({**CUDA, "uuid": UUIDS[int(index)].removeprefix("GPU-").replace("-", "")})
         case ["python3", "-"] if "\nanswer(facts, " in script[-3000:]:
             more = {"libraries": ["libcuda.so.580.159.04"], "devices": {"nvidia-uvm": 511}} if number == MEMBER else {}

@@ -1,4 +1,4 @@
-"""As much of PyTorch as `fixtures/remote/all_reduce_probe.py` uses, on lists of Python: it starts at once."""
+"""As much of PyTorch as `fixtures/remote/all_reduce_rank.py` uses, on lists of Python: it starts at once."""
 
 from __future__ import annotations
 
