@@ -17,6 +17,7 @@ from fixtures.proxmox import tasks
 from fixtures.proxmox.command import Command
 from fixtures.proxmox.conf import ABSENT, Configuration, Section, parse
 from fixtures.proxmox.node import Node
+from fixtures.proxmox.pmxcfs import Guest
 from fixtures.proxmox.prefetched import Prefetched
 
 POOL = "rpool/data"
@@ -59,7 +60,7 @@ class SmallNode(Node):
         self.stored: list[str] | None = None
         self.written = "0"
         self.active: list[dict[str, str]] = []
-        self.elsewhere: dict[int, dict[str, Any]] = {}
+        self.elsewhere: dict[int, Guest] = {}
         self.time = 1000
         monkeypatch.setattr(tasks, "run", self._task)
 
@@ -101,8 +102,8 @@ class SmallNode(Node):
         section = found.sections[snapshot] if snapshot else found.head
         return {**section.values, "description": section.description}
 
-    def guests(self) -> dict[int, dict[str, Any]]:
-        return {**self.elsewhere, **{ctid: {"node": "n"} for ctid in self.files}}
+    def guests(self) -> dict[int, Guest]:
+        return {**self.elsewhere, **{ctid: Guest("lxc", "n") for ctid in self.files}}
 
     def storage(self, name: str) -> dict[str, Any]:
         return {"type": "zfspool", "pool": POOL}

@@ -18,6 +18,7 @@ from fixtures.proxmox import conf, integrity
 from fixtures.proxmox.changes import ChangeRefused
 from fixtures.proxmox.command import Command
 from fixtures.proxmox.node import NodeError
+from fixtures.proxmox.pmxcfs import Guest
 from fixtures.proxmox.volume import StoredSnapshot, Volume
 from fixtures.run import seal as seals
 from fixtures.run.mode import BUILD, REBUILD
@@ -516,7 +517,7 @@ def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template,
 
     def others(argv: tuple[str, ...]) -> None:
         if argv[1] == "destroy" and who == "volume":
-            node.elsewhere[920] = {"node": "m", "type": "lxc"}
+            node.elsewhere[920] = Guest("lxc", "m")
         elif argv[1] == "destroy":
             node.active = [{"upid": "UPID:n:1:2:3:vzclone:903:root@pam:"}]
 

@@ -14,6 +14,7 @@ from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import ChannelError, Command
 from fixtures.proxmox.conf import Snapshot
 from fixtures.proxmox.node import Node, NodeError
+from fixtures.proxmox.pmxcfs import Guest
 from fixtures.proxmox.volume import Volume, listed
 from tests import pve_files
 from tests.small_node import zfs_list
@@ -99,9 +100,9 @@ def test_machines_of_the_cluster_are_known_by_their_numbers() -> None:
     """Containers and virtual machines of all nodes share them."""
     others = {"100": {"node": "pve", "type": "qemu", "version": 3}, "101": {"node": "b", "type": "lxc", "version": 4}}
     node = FakeNode(files=files(others=others, cluster={"name": "c", "nodes": 2, "quorate": 1}))
-    own = {"type": "lxc", "node": "pve", "name": "BaseTemplateVLLM", "hastate": "ignored"}
+    own = Guest("lxc", "pve", "BaseTemplateVLLM")
     assert node.containers() == {920: own}
-    assert node.guests() == {100: {"type": "qemu", "node": "pve"}, 101: {"type": "lxc", "node": "b"}, 920: own}
+    assert node.guests() == {100: Guest("qemu", "pve"), 101: Guest("lxc", "b"), 920: own}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_machines_of_the_cluster_are_known_by_their_numbers() -> None:
 )
 def test_state_in_which_ha_holds_a_container_is_known(ha: str, state: str) -> None:
     """As in pve-ha-manager, PVE/HA/Resources.pm: what is in the file is managed, started unless it says otherwise."""
-    assert FakeNode(files=files(ha=ha)).guests()[920]["hastate"] == state
+    assert FakeNode(files=files(ha=ha)).cluster_files.managed.get(920, "ignored") == state
 
 
 def test_numbers_are_not_known_without_a_quorum() -> None:
@@ -156,7 +157,7 @@ def shown(name: str, text: str = "") -> str:
 @pytest.mark.parametrize("conf", ["", "\n", "memory\n", "[base]\nmemory: 1\n", "#only words\n"])
 def test_container_whose_file_says_nothing_is_there_and_not_known(conf: str) -> None:
     node = FakeNode(files=files(conf))
-    assert node.containers() == {920: {"type": "lxc", "node": "pve", "hastate": "ignored"}}
+    assert node.containers() == {920: Guest("lxc", "pve")}
     for ask in (node.config, node.snapshots):
         with pytest.raises(NodeError, match="says nothing"):
             ask(920)

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from fixtures.proxmox.conf import parse
+from fixtures.proxmox.pmxcfs import Guest
 from fixtures.run import mode
 
 TOP = Path(__file__).parent.parent
@@ -38,25 +39,22 @@ def a_template(conf: str = "hostname: x\n", removable: str = "") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("guest", "said"),
+    ("guest", "managed", "said"),
     [
-        ({"type": "lxc", "name": "T", "node": "pve"}, None),
-        ({"type": "lxc", "name": "T"}, "920 is a container on None, another node"),
-        ({"type": "lxc", "name": "T", "node": "pve2"}, r"if it is T, name pve2 .*/nodes/pve2/lxc/920/config$"),
-        ({"type": "qemu", "name": "T", "node": "pve"}, r"920 is a virtual machine .*/nodes/pve/qemu/920/config$"),
-        ({"type": "qemu", "node": "pve2"}, r"920 is a virtual machine \(type qemu\) on pve2; expected a free number"),
-        ({"type": "lxc", "name": "U", "node": "pve"}, r"920 is used by the container 'U'; .*pct config 920$"),
-        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "ignored"}, None),
-        (
-            {"type": "lxc", "name": "T", "node": "pve", "hastate": "started"},
-            "HA in state started.*remove ct:920$",
-        ),
-        ({"type": "lxc", "name": "T", "node": "pve", "hastate": "error"}, "HA in state error"),
+        (Guest("lxc", "pve", "T"), None, None),
+        (Guest("lxc", "pve2"), None, r"if it is T, name pve2 .*/nodes/pve2/lxc/920/config$"),
+        (Guest("qemu", "pve"), None, r"920 is a virtual machine .*/nodes/pve/qemu/920/config$"),
+        (Guest("qemu", "pve2"), None, r"920 is a virtual machine \(type qemu\) on pve2; expected a free number"),
+        (Guest("lxc", "pve", "U"), None, r"920 is used by the container 'U'; .*pct config 920$"),
+        (Guest("lxc", "pve", "T"), "ignored", None),
+        (Guest("lxc", "pve", "T"), "started", "HA in state started.*remove ct:920$"),
+        (Guest("lxc", "pve", "T"), "error", "HA in state error"),
     ],
 )
-def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str], said: str | None) -> None:
+def test_number_on_another_node_of_the_cluster_is_not_free(guest: Guest, managed: str | None, said: str | None) -> None:
     """It passed, and `pct clone` refused it: a container of the right name is there, but elsewhere."""
-    node = SimpleNamespace(name="pve", guests=lambda: {920: guest}, containers=dict)
+    files = SimpleNamespace(managed={920: managed} if managed else {})
+    node = SimpleNamespace(name="pve", guests=lambda: {920: guest}, cluster_files=files)
     check = functools.partial(checks().test_number_is_free_or_a_container, node, a_template())
     if said is None:
         check()
@@ -66,8 +64,8 @@ def test_number_on_another_node_of_the_cluster_is_not_free(guest: dict[str, str]
 
 
 def test_guest_of_another_is_neither_moved_nor_destroyed() -> None:
-    for guest in ({"type": "qemu", "node": "pve2"}, {"type": "qemu", "node": "pve"}, {"type": "lxc", "node": "pve2"}):
-        node = SimpleNamespace(name="pve", guests=lambda guest=guest: {920: guest}, containers=dict)
+    for guest in (Guest("qemu", "pve2"), Guest("qemu", "pve"), Guest("lxc", "pve2")):
+        node = SimpleNamespace(name="pve", guests=lambda guest=guest: {920: guest})
         with pytest.raises(AssertionError) as caught:
             checks().test_number_is_free_or_a_container(node, a_template())
         assert not re.search("migrate|destroy|pct list", str(caught.value))
@@ -77,11 +75,11 @@ def test_guest_of_another_is_neither_moved_nor_destroyed() -> None:
     ("elsewhere", "said"),
     [
         ({}, "container 903 does not exist; expected the parent P.*pct list$"),
-        ({903: {"type": "qemu", "node": "pve"}}, "903 is a virtual machine on pve; .*correct clone_from_template_ctid"),
-        ({903: {"type": "lxc", "node": "pve2"}}, "903 is a container on pve2; .*name pve2 with --node"),
+        ({903: Guest("qemu", "pve")}, "903 is a virtual machine on pve; .*correct clone_from_template_ctid"),
+        ({903: Guest("lxc", "pve2")}, "903 is a container on pve2; .*name pve2 with --node"),
     ],
 )
-def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dict[str, str]], said: str) -> None:
+def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, Guest], said: str) -> None:
     """It was said not to exist."""
     files = SimpleNamespace(elsewhere=elsewhere, managed={})
     node = SimpleNamespace(name="pve", containers=dict, cluster_files=files)
@@ -101,9 +99,8 @@ def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, dic
 def test_parent_of_another_privilege_is_refused_before_it_is_cloned(config: dict[str, int], *, declared: bool) -> None:
     """It was cloned, and then differed from its declaration for good."""
     files = SimpleNamespace(elsewhere={}, managed={})
-    node = SimpleNamespace(
-        name="pve", containers=lambda: {903: {"name": "P"}}, cluster_files=files, config=lambda _: config
-    )
+    own = {903: Guest("lxc", "pve", "P")}
+    node = SimpleNamespace(name="pve", containers=lambda: own, cluster_files=files, config=lambda _: config)
     parent = SimpleNamespace(ctid=903, name="P", unprivileged=declared)
     template = SimpleNamespace(parent=parent, ctid=920, declared=SimpleNamespace(unprivileged=declared))
     kinds = ["a privileged", "an unprivileged"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fixtures.base.declaration import Declared, load
+from fixtures.proxmox.pmxcfs import Guest
 from fixtures.template import admission
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
@@ -47,7 +48,7 @@ def test_what_is_declared_upstream_can_be_cloned(monkeypatch: pytest.MonkeyPatch
         ({"gpus": (0,)}, {}, "gpu_assignment is (0,)"),
         ({"memory_mb": 131072}, {}, "memory_mb is 131072, the node has only 65536 MB"),
         ({"storage_size_gb": 32}, {}, "storage_size_gb is 32, its template's disk has 64"),
-        ({}, {"guests": {950: {"type": "qemu", "name": "x"}}}, "number 950 is taken by qemu 'x'"),
+        ({}, {"guests": {950: Guest("qemu", "pve", "x")}}, "number 950 is taken by qemu 'x'"),
         ({}, {"holders": {"10.0.0.150": 101}}, "10.0.0.150 is the address of container 101 too"),
         ({}, {"answers": True}, "a machine answers there"),
         ({}, {"avail": 41}, "41.0 GiB free, the copy takes 40.0"),
@@ -61,7 +62,7 @@ def test_impossible_clone_is_refused(
 
 
 def test_place_of_a_clone_that_is_there_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = clone(UPSTREAM, monkeypatch, exists=True, answers=True, avail=0, guests={950: {"type": "lxc", "name": "x"}})
+    there = clone(UPSTREAM, monkeypatch, exists=True, answers=True, avail=0, guests={950: Guest("lxc", "pve", "x")})
     assert list(admission.of_clone(there, TEMPLATE, 40 * GIB)) == []
 
 

@@ -9,7 +9,7 @@ from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf
 from fixtures.proxmox.address import no_bridge
 from fixtures.proxmox.changes import protection
-from fixtures.proxmox.node import Node, NodeError, addresses_of, stated_text
+from fixtures.proxmox.node import Node, NodeError, addresses_of
 from fixtures.proxmox.tasks import RUNNING
 from fixtures.run.build import Build
 from fixtures.run.mode import May
@@ -57,9 +57,9 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     """The parent container exists under its declared name, with the declared privilege."""
     parent = template.parent
     containers = node.containers()
-    other = node.cluster_files.elsewhere.get(parent.ctid, {})
-    is_container = other.get("type") == "lxc"
-    where = f"a {'container' if is_container else 'virtual machine'} on {other['node']}" if other else ""
+    other = node.cluster_files.elsewhere.get(parent.ctid)
+    is_container = other is not None and other.kind == "lxc"
+    where = f"a {'container' if is_container else 'virtual machine'} on {other.node}" if other else ""
     managed = is_container and parent.ctid in node.cluster_files.managed
     moved = (
         f"; HA manages it and may have moved it, as where {node.name} is in maintenance: ha-manager status" * managed
@@ -67,14 +67,14 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     assert parent.ctid in containers, unexpected(
         f"{parent.ctid} is {where}" if where else f"container {parent.ctid} does not exist",
         f"the parent {parent.name}, a container on {node.name}",
-        cause=f"name {other['node']} with --node{moved}"
-        if is_container
+        cause=f"name {other.node} with --node{moved}"
+        if other and is_container
         else "correct clone_from_template_ctid"
         if where
         else "",
         run="pvesh get /cluster/resources --type vm" if where else "pct list",
     )
-    name = containers[parent.ctid].get("name", "")
+    name = containers[parent.ctid].name
     assert name == parent.name, unexpected(
         f"container {parent.ctid} is called {name!r}",
         repr(parent.name),
@@ -277,12 +277,12 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
     guest, expected = node.guests().get(template.ctid), template.declared.name
     if guest is None:
         return
-    kind, where = stated_text(guest, "type"), guest.get("node")
-    assert kind == "lxc", unexpected(
-        f"{template.ctid} is a virtual machine (type {kind}) on {where}",
+    where = guest.node
+    assert guest.kind == "lxc", unexpected(
+        f"{template.ctid} is a virtual machine (type {guest.kind}) on {where}",
         f"a free number, or the container {expected}",
         cause="containers and virtual machines share their numbers: leave it alone, and declare a free number",
-        run=f"pvesh get /nodes/{where}/{kind}/{template.ctid}/config",
+        run=f"pvesh get /nodes/{where}/{guest.kind}/{template.ctid}/config",
     )
     assert where == node.name, unexpected(
         f"{template.ctid} is a container on {where}, another node of the cluster",
@@ -290,14 +290,15 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
         cause=f"if it is {expected}, name {where} with --node; if it is another one, declare a free number",
         run=f"pvesh get /nodes/{where}/lxc/{template.ctid}/config",
     )
-    name = node.containers().get(template.ctid, guest).get("name")  # the cluster may not know it yet
-    assert name == expected, unexpected(
-        f"{template.ctid} is used by the container {name!r}",
+    assert guest.name == expected, unexpected(
+        f"{template.ctid} is used by the container {guest.name!r}",
         repr(expected),
         cause="leave it alone, and declare a free number",
         run=f"pct config {template.ctid}",
     )
-    managed = guest.get("hastate", "ignored")  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
+    managed = node.cluster_files.managed.get(
+        template.ctid, "ignored"
+    )  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
     assert managed == "ignored", unexpected(
         f"{template.ctid} is managed by the cluster's HA in state {managed}",
         "a container that HA does not manage",

@@ -5,7 +5,7 @@ import pytest
 from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.proxmox.node import Node, stated_text
+from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.serving.registry import GIB, DiskNeed
@@ -25,7 +25,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     """The declared storage can take snapshots."""
     pool = template.declared.storage_pool
     defined = node.storage(pool)
-    kind = stated_text(defined, "type")
+    kind = defined["type"]
     assert defined.get("disable", "0").lower() in ("0", "no", "off", "false"), unexpected(
         f"storage {pool} is disabled", "an enabled one", run=f"pvesm set {pool} --disable 0"
     )

@@ -71,13 +71,13 @@ def test_configuration_and_snapshots_are_those_of_pvesh(node: Node, ctid: int) -
 
 def test_machines_are_those_of_pvesh(node: Node) -> None:
     rows = {int(row["vmid"]): row for row in asked(node, f"/nodes/{node.name}/lxc")}
-    assert {ctid: each["name"] for ctid, each in node.containers().items()} == {
+    assert {ctid: each.name for ctid, each in node.containers().items()} == {
         ctid: row["name"] for ctid, row in rows.items()
     }
     everywhere = {
         int(row["vmid"]): (row["type"], row["node"]) for row in asked(node, "/cluster/resources", "--type", "vm")
     }
-    assert {ctid: (each["type"], each["node"]) for ctid, each in node.guests().items()} == everywhere
+    assert {ctid: (each.kind, each.node) for ctid, each in node.guests().items()} == everywhere
 
 
 @pytest.mark.parametrize(("ctid", "running"), [(950, True), (951, False)])
