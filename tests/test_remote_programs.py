@@ -109,10 +109,10 @@ def test_note_of_another_form_is_one_line(text: str, monkeypatch: pytest.MonkeyP
         list(secret_files.added_keys())
 
 
-def test_findings_have_the_form_that_the_suite_reads(tmp_path: Path) -> None:
-    here = [leftovers.entry("/x", "log", 1)]
+def test_findings_have_the_form_that_the_suite_reads() -> None:
+    here = [machine.entry("/x", "log", 1)]
     assert [misfit(here, tidy.FORMS["look"][name]) for name in ("added", "docker", "logs", "rest")] == [""] * 4
-    assert misfit([secret_files.entry(tmp_path, "a secret")], tidy.FORMS["find"]["secrets"]) == ""
+    assert misfit(here, tidy.FORMS["find"]["secrets"]) == ""
 
 
 def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_more_keys_than_can_be_read_are_a_finding(tmp_path: Path, monkeypatch: p
     note = tmp_path / "clone.json"
     note.write_text(json.dumps({"keys": {str(keys): "known\n"}}))
     monkeypatch.setattr(secret_files, "NOTE", note)
-    monkeypatch.setattr(secret_files, "homes", lambda: [tmp_path])
+    monkeypatch.setattr(machine, "homes", lambda: [tmp_path])
     for module in (secret_files, machine):
         monkeypatch.setattr(module, "LARGEST_READ", 1000)
     assert [one["what"] for one in secret_files.added_keys()] == ["more keys that may log in than can be read"]
