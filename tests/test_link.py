@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import ChannelError, Command, DeadlineExceeded
 from fixtures.proxmox.node import Node, NodeError
-from fixtures.proxmox.remote_agent import read_rows
+from fixtures.proxmox.remote_agent import read_results
 from fixtures.remote.runner import HELLO
 from tests.test_channel import has_ended
 
@@ -207,7 +207,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode() + b"\n"), st.integers(1, 2))
 def test_no_answer_breaks_what_reads_it(message: bytes, count: int) -> None:
     try:
-        rows = read_rows(message, count)
+        rows = read_results(message, count)
     except ValueError:
         return
     assert len(rows) == count

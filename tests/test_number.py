@@ -14,7 +14,7 @@ from fixtures.base.number import LARGEST_EXACT, finite, read_json, whole, write_
 from fixtures.gpu import gpu, sampler
 from fixtures.proxmox import tasks
 from fixtures.proxmox.node import NodeError, stated
-from fixtures.proxmox.remote_agent import read_rows
+from fixtures.proxmox.remote_agent import read_results
 from fixtures.record.model import Record, from_json
 from fixtures.run.mode import Outcome
 from fixtures.serving import image, vllm
@@ -102,10 +102,10 @@ def test_record_is_json_whatever_was_measured(seconds: float, number: int) -> No
 @pytest.mark.parametrize("number", ["1e999", "NaN", "true", '"1"' * 2, "9" * 400, "-1"])
 @pytest.mark.parametrize("place", range(4))
 def test_far_side_states_no_number(number: str, place: int) -> None:
-    row = ["0", "0", "0", "0.5", '""']
+    row = ["0", '""', '""', "0.5", '""']
     row[place] = number
     with pytest.raises(ValueError, match="its answer"):
-        read_rows(f"[[{','.join(row)}]]\n".encode(), 1)
+        read_results(f"[[{','.join(row)}]]\n".encode(), 1)
 
 
 @pytest.mark.parametrize("word", NO_NUMBERS)
