@@ -94,7 +94,7 @@ class SmallNode(Node):
     def running(self, ctid: int) -> bool:
         return ctid in self.on
 
-    def _configuration(self, ctid: int) -> Configuration:
+    def configuration(self, ctid: int) -> Configuration:
         return self.read(ctid)
 
     def config(self, ctid: int, snapshot: str | None = None) -> dict[str, Any]:

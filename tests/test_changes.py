@@ -56,7 +56,6 @@ def ours(node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> Template:
     one = Template(node, DECLARATION, 920, SETTINGS)
     monkeypatch.setattr(one.container, "wait_until_booted", lambda _: "running")
     monkeypatch.setattr(node, "containers", lambda: {ctid: {} for ctid in node.files})
-    monkeypatch.setattr(node, "snapshots", lambda ctid: node.read(ctid).snapshots)
     return one
 
 

@@ -90,7 +90,7 @@ def test_configuration_is_what_the_container_has_now() -> None:
         "rootfs": "lxc-disks:subvol-920-disk-0,size=64G",
     }
     assert node.config(920, "base")["memory"] == "2048"
-    assert node.snapshots(920) == {"base": Snapshot("base", "sealed", 7, "")}
+    assert node.configuration(920).snapshots == {"base": Snapshot("base", "sealed", 7, "")}
     for ctid, snapshot in ((920, "other"), (903, None)):
         with pytest.raises(NodeError, match=r"the node.* has no "):
             node.config(ctid, snapshot)
@@ -158,7 +158,7 @@ def shown(name: str, text: str = "") -> str:
 def test_container_whose_file_says_nothing_is_there_and_not_known(conf: str) -> None:
     node = FakeNode(files=files(conf))
     assert node.containers() == {920: Guest("lxc", "pve")}
-    for ask in (node.config, node.snapshots):
+    for ask in (node.config, node.configuration):
         with pytest.raises(NodeError, match="says nothing"):
             ask(920)
 

@@ -205,9 +205,10 @@ def test_situation(monkeypatch: pytest.MonkeyPatch, snapshots: dict[str, Any], s
         def containers(self) -> dict[int, object]:
             return {920: {}}
 
-        def snapshots(self, ctid: int) -> dict[str, Snapshot]:
+        def configuration(self, ctid: int) -> SimpleNamespace:
             pairs = {name: text if isinstance(text, tuple) else ("", text) for name, text in snapshots.items()}
-            return {name: Snapshot(name, text, 0, state) for name, (state, text) in pairs.items()}
+            found = {name: Snapshot(name, text, 0, state) for name, (state, text) in pairs.items()}
+            return SimpleNamespace(snapshots=found)
 
     monkeypatch.setattr(Template, "unfinished", lambda _: None)
     template = Template(Node(), DECLARATION, 920, None)  # type: ignore[arg-type]

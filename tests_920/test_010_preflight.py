@@ -99,7 +99,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
 @pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which the template is cloned from, is complete."""
-    snapshots = node.snapshots(template.parent.ctid)
+    snapshots = node.configuration(template.parent.ctid).snapshots
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
     assert template.parent_snapshot in snapshots, unexpected(
         f"{name} does not exist, only {sorted(snapshots)}",

@@ -59,9 +59,9 @@ def test_configuration_and_snapshots_are_those_of_pvesh(node: Node, ctid: int) -
     path = f"/nodes/{node.name}/lxc/{ctid}"
     assert node.config(ctid) == asked(node, f"{path}/config", "--current", "1")
     rows = {row["name"]: row for row in asked(node, f"{path}/snapshot") if row["name"] != "current"}
-    assert rows.keys() == node.snapshots(ctid).keys()
+    assert rows.keys() == node.configuration(ctid).snapshots.keys()
     for name, row in rows.items():
-        found = node.snapshots(ctid)[name]
+        found = node.configuration(ctid).snapshots[name]
         assert (found.description, str(found.taken), found.state) == (
             *(row["description"], row["snaptime"]),
             row.get("snapstate", ""),
