@@ -69,9 +69,10 @@ def test_program_that_floods_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_deadline_ends_reading_whatever_still_runs() -> None:
+    before = time.monotonic()
     with printing("sleep 60", 0.3) as reader:
         await_end(reader)
-        assert reader._process.poll() is None
+    assert time.monotonic() - before < 20
 
 
 def test_line_without_end_is_not_heard() -> None:

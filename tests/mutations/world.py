@@ -384,7 +384,8 @@ class WorldChannel(ModelChannel):
             argv = ("sh", "-c", 'printf %s "$1"; exit $2', "sh", out.decode(), str(status))
             return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=options.get("output"), start_new_session=True)
         lasts = ("cat",) if options.get("stdin") == subprocess.PIPE else ("sleep", "60")
-        return subprocess.Popen(lasts, stdin=options.get("stdin"), stdout=subprocess.DEVNULL, start_new_session=True)
+        output = options.get("output", subprocess.DEVNULL)
+        return subprocess.Popen(lasts, stdin=options.get("stdin"), stdout=output, start_new_session=True)
 
     @contextlib.contextmanager
     def forward(self, address: str, port: int) -> Iterator[tuple[str, int]]:
