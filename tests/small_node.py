@@ -46,7 +46,7 @@ class SmallNode(Node):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lock: Any = SimpleNamespace(held=True, invocation="run", file="lock")
-        nothing = dict.fromkeys(("leave", "ask_ahead"), lambda *_: None)
+        nothing = dict.fromkeys(("leave", "prefetch"), lambda *_: None)
         channel = SimpleNamespace(name="n", run=self._channel_run, prefetched=Prefetched(), **nothing)
         super().__init__(channel, 1.0, lock)  # type: ignore[arg-type]
         self.__dict__["name"] = "n"

@@ -282,7 +282,7 @@ def counted(file: Path) -> CommandRequest:
 @anywhere
 def test_answer_that_was_asked_ahead_is_used_once(channel: Channel, tmp_path: Path) -> None:
     first, second = counted(tmp_path / "a"), counted(tmp_path / "b")
-    channel.ask_ahead(first, second).result()
+    channel.prefetch(first, second).result()
     heard: list[Command] = []
     channel.listeners[:] = [heard.append]
     said = [channel.run(each.argv, deadline=20, only_reads=True).out for each in (second, first, first)]
@@ -292,19 +292,19 @@ def test_answer_that_was_asked_ahead_is_used_once(channel: Channel, tmp_path: Pa
 
 @anywhere
 def test_change_comes_before_what_was_asked_ahead(channel: Channel, tmp_path: Path) -> None:
-    channel.ask_ahead(counted(tmp_path / "a")).result()
+    channel.prefetch(counted(tmp_path / "a")).result()
     (INSIDE if channel is LOCAL else channel).run(["true"], deadline=20)
     assert channel.run(counted(tmp_path / "a").argv, deadline=20, only_reads=True).out == "2"
 
 
 def test_old_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    LOCAL.ask_ahead(counted(tmp_path / "a")).result()
+    LOCAL.prefetch(counted(tmp_path / "a")).result()
     monkeypatch.setattr("fixtures.proxmox.prefetched.FRESH", -1)
     assert LOCAL.run(counted(tmp_path / "a").argv, deadline=20, only_reads=True).out == "2"
 
 
 def test_failure_of_what_was_asked_ahead_is_heard_by_who_asks() -> None:
-    LOCAL.ask_ahead(CommandRequest(("sleep", "20"), 0.2), CommandRequest(("false",), 20))
+    LOCAL.prefetch(CommandRequest(("sleep", "20"), 0.2), CommandRequest(("false",), 20))
     assert LOCAL.run(("false",), deadline=20, only_reads=True).exit_status == 1
     with pytest.raises(DeadlineExceeded, match=r"`sleep 20` on local took longer"):
         LOCAL.run(("sleep", "20"), deadline=0.2, only_reads=True)
@@ -315,7 +315,7 @@ def test_change_rests_on_nothing_that_was_asked_ahead(tmp_path: Path) -> None:
     file = tmp_path / "920.conf"
     file.write_text("before")
     request = CommandRequest(("cat", str(file)), 20)
-    LOCAL.ask_ahead(request).result()
+    LOCAL.prefetch(request).result()
     file.write_text("after")
     read = lambda _: LOCAL.run(request.argv, deadline=20, only_reads=True).out  # noqa: E731
     node: Any = SimpleNamespace(channel=LOCAL, read_conf=read)

@@ -510,13 +510,13 @@ def test_only_what_will_be_compared_at_once_is_asked_ahead(
 ) -> None:
     """What is asked of the container: it is not started for that, and a build may still change it."""
     questions: list[CommandRequest] = []
-    channel = SimpleNamespace(ask_ahead=lambda *each: questions.extend(each), open=lambda: None)
+    channel = SimpleNamespace(prefetch=lambda *each: questions.extend(each), open=lambda: None)
     inside = SimpleNamespace(channel=channel)
     build: Any = SimpleNamespace(
         mode=kind,
         template=SimpleNamespace(ctid=920, snapshot_name="snap", container=inside),
         settings=SimpleNamespace(server_mounts=(), keep_model="", vllm_image="i", test_model="m", command_deadline=9.0),
-        channel=SimpleNamespace(ask_ahead=lambda *each: Future[list[CommandResult]]()),
+        channel=SimpleNamespace(prefetch=lambda *each: Future[list[CommandResult]]()),
         node=SimpleNamespace(quick=9.0),
     )
     sockets = b"Num\n0000: 00000002 00000000 00010000 0001 01 9 @/var/lib/lxc/920/command\n"

@@ -184,7 +184,7 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
 @pytest.mark.on_existing
 def test_storage_agrees_with_the_configuration(node: Node, template: Template) -> None:
     """The template's storage and configuration list the same sealed snapshots, and all are complete."""
-    node.ask_ahead(conf.question(template.ctid), generations.question(template.ctid))
+    node.prefetch(conf.question(template.ctid), generations.question(template.ctid))
     found = node.read_conf(template.ctid)
     apart = template.mismatches(found) if found else []
     assert not apart, unexpected(

@@ -208,7 +208,7 @@ def test_system_is_compared_where_both_are_stated(name: str, monkeypatch: pytest
         SimpleNamespace(out=out, stdout=out.encode(), stderr=b"", exit_status=0) for out in ("Linux", text, "", "")
     ]
     replies = dict(zip(FIRST_QUESTIONS, answers, strict=True))
-    channel = SimpleNamespace(ask_ahead=lambda *_: None, run=lambda argv, **_: replies[argv[-1]])
+    channel = SimpleNamespace(prefetch=lambda *_: None, run=lambda argv, **_: replies[argv[-1]])
     monkeypatch.setattr(Container, "channel", channel)
     container = Container(cast(Any, SimpleNamespace(quick=1)), 920)
     declared: Any = SimpleNamespace(template=template)

@@ -117,7 +117,7 @@ class ModelChannel(Channel):
     def run_parallel(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
         return [self.run(argv, deadline=deadline) for argv in argvs]
 
-    def ask_ahead(self, *_: Any) -> Any:
+    def prefetch(self, *_: Any) -> Any:
         return None  # each question is answered when it is asked
 
     def spawn(self, *_: Any, **__: Any) -> Any:
