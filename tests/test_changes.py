@@ -15,10 +15,10 @@ import pytest
 
 from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf, integrity
-from fixtures.proxmox.changes import ChangeRefused
 from fixtures.proxmox.command import Command
 from fixtures.proxmox.node import NodeError
 from fixtures.proxmox.pmxcfs import Guest
+from fixtures.proxmox.tasks import ChangeRefused
 from fixtures.proxmox.volume import StoredSnapshot, Volume
 from fixtures.run import seal as seals
 from fixtures.run.mode import BUILD, REBUILD

@@ -17,8 +17,9 @@ import pytest
 from fixtures.proxmox import tasks
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import DeadlineExceeded
+from fixtures.proxmox.node import NodeError
 from fixtures.proxmox.run_lock import RunLock
-from fixtures.proxmox.tasks import TaskRefused
+from fixtures.proxmox.tasks import ChangeRefused
 
 CONF = "hostname: x\n"
 
@@ -84,7 +85,7 @@ def test_secret_of_the_environment_does_not_reach_it(lock: RunLock, monkeypatch:
 
 @pytest.mark.parametrize("expected", ["0" * 64, tasks.ABSENT, ""])
 def test_changed_configuration_is_refused(lock: RunLock, place: Path, expected: str) -> None:
-    with pytest.raises(TaskRefused, match="has changed since it was read"):
+    with pytest.raises(ChangeRefused, match="has changed since it was read"):
         run(lock, f"touch {place}/done", expected=expected)
     assert not (place / "done").exists()
 
@@ -92,18 +93,18 @@ def test_changed_configuration_is_refused(lock: RunLock, place: Path, expected: 
 def test_container_that_must_not_be_there(lock: RunLock, place: Path) -> None:
     (place / "920.conf").unlink()
     assert run(lock, "exit 0", expected=tasks.ABSENT)[0] == 0
-    with pytest.raises(TaskRefused, match="has changed"):
+    with pytest.raises(ChangeRefused, match="has changed"):
         run(lock, "exit 0")
 
 
 def test_lost_lock_is_refused(lock: RunLock, place: Path) -> None:
     lock.release()
-    with pytest.raises(TaskRefused, match="has lost its lock"):
+    with pytest.raises(ChangeRefused, match="has lost its lock"):
         run(lock, f"touch {place}/done")
     other = RunLock(lock.channel, 920)
     other.acquire("another-run", shared=False, command="a test")
     try:
-        with pytest.raises(TaskRefused, match="has lost its lock"):
+        with pytest.raises(ChangeRefused, match="has lost its lock"):
             run(lock, f"touch {place}/done")
     finally:
         other.release()
@@ -118,7 +119,9 @@ def test_deadline_ends_the_waiting_only(lock: RunLock, place: Path, monkeypatch:
     monkeypatch.setattr(tasks, "START_DEADLINE", 60.0)
     (still,) = tasks.unheard(lock.channel, 920)
     assert (still.state, still.ctid, still.invocation) == ("running", 920, "this-run")
-    with pytest.raises(TaskRefused, match=r"`sh -c .*` is still running on the node, because changes are never killed"):
+    with pytest.raises(
+        ChangeRefused, match=r"`sh -c .*` is still running on the node, because changes are never killed"
+    ):
         run(lock, "exit 0")
     assert [task.state for task in tasks.settle(lock.channel, 920, 0)] == ["running"]
     (place / "go").touch()
@@ -166,7 +169,7 @@ def test_note_that_cannot_be_read_is_no_silence(lock: RunLock, place: Path, note
     folder = place / "tasks/920/1"
     folder.mkdir(parents=True)
     (folder / "task.json").write_text(f"{noted}\n")
-    with pytest.raises(TaskRefused, match="can't be read"):
+    with pytest.raises(NodeError, match="can't be read"):
         tasks.unheard(lock.channel, 920)
 
 
@@ -178,7 +181,7 @@ def test_change_that_cannot_be_noted_is_not_begun(
     program, file, left = fails.split()
     (place / program).write_text(f'#!/bin/sh\ncase "$*" in */{file}) exit 1 ;; esac\nexec /bin/{program} "$@"\n')
     (place / program).chmod(0o755)
-    with monkeypatch.context() as full, contextlib.suppress(TaskRefused):
+    with monkeypatch.context() as full, contextlib.suppress(ChangeRefused):
         full.setenv("PATH", f"{place}:{os.environ['PATH']}")
         assert run(lock, f"touch {place}/done")[0] == 1
     assert not (place / "done").exists()
