@@ -215,7 +215,7 @@ def test_ssh_line_survives_the_far_shell(far: Channel) -> None:
 
 
 def test_commands_speak_english_whatever_the_user_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A German arping(8) was not understood: ssh and a login pass on the user's language."""
+    """Words are parsed, such as those of arping(8): ssh and a login pass on the user's language."""
     for name in ("LANG", "LC_ALL", "LC_MESSAGES", "LANGUAGE"):
         monkeypatch.setenv(name, "de_DE.UTF-8")
     found = runner.run(CommandRequest(("sh", "-c", "env | grep -E '^(LANG|LC_)'"), 10))
