@@ -149,6 +149,21 @@ def test_what_a_program_names_is_one_word_and_no_option_in_a_command(said: str) 
     assert "OBJECT" not in found.mode.what
 
 
+def test_long_line_is_shown_where_it_was_recognised() -> None:
+    """Docker chains what was tried before the reason, which alone says which member of a mode it is."""
+    chain = f"docker: Error response from daemon: {'step: ' * 99}nvidia-container-cli: ldcache error: process "
+    said = f"`docker run x` in container 920 ended with 125: {chain}/sbin/ldconfig.real failed with error code: 1"
+    (found,) = diagnose({"failure": said})
+    assert "ldconfig.real" in found.mode.what
+    assert found.places[0][1] in said
+
+
+def test_source_line_of_a_traceback_is_not_what_the_server_said() -> None:
+    source = '(APIServer pid=1)     raise ValueError(f"Unknown quantization method: {method}")'
+    (found,) = diagnose({"log": f"{source}\n(APIServer pid=1) ValueError: Unknown quantization method: awqx."})
+    assert found.mode.what.endswith("awqx")
+
+
 def fitting(texts: dict[str, str]) -> list[FailureMode]:
     """Every mode that fits a text; of the classes of reasons one at the most."""
     return [finding.mode for finding in failure_modes.fitting(texts, heard(texts))]
@@ -393,6 +408,26 @@ def test_kernel_lines_of_another_container_are_no_evidence(tmp_path: Path) -> No
         ["sh", "-s", "920", "60"], input=evidence.NODE, env={"PATH": path}, capture_output=True, text=True, check=False
     ).stdout
     assert said.partition("### node")[0].splitlines() == ["### kernel", *lines[3:]]
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "identity"),
+    [
+        ("journalctl", "Nov 30 06:20:42 ct systemd[1]: docker.service: Deactivated successfully.", "C39"),
+        ("dpkg", "The following packages are only half configured, probably due to problems", "C38"),
+    ],
+)
+def test_container_is_asked_why_docker_is_stopped(tmp_path: Path, program: str, words: str, identity: str) -> None:
+    """An upgrade that stopped Docker or was cut short leaves no error in the journal."""
+    (tmp_path / program).write_text(f"#!/bin/sh\necho '{words}'\n")
+    (tmp_path / program).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    said = subprocess.run(
+        ["sh", "-s"], input=evidence.CONTAINER, env={"PATH": path}, capture_output=True, text=True, check=False
+    ).stdout
+    parts = evidence.HEADING.split(said)
+    texts = cause.texts(["journal"], "docker[1]") | dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert identity in {finding.mode.id for finding in diagnose(texts)}
 
 
 @pytest.mark.parametrize("identity", catalogue())
