@@ -26,7 +26,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         since, server = time.time() - time.monotonic(), item.funcargs["server"]  # type: ignore[attr-defined]
         said = server.container.ask("sh", "-c", LOGS.format(server.name)).split()[0]
         ready = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z", r"\1+00:00", said)).timestamp()
-        noticed = since + server._started + server.ready.healthy
+        noticed = since + server._startup.begun + server.record.healthy
         with Path(os.environ["NOTICED"]).open("a", encoding="utf-8") as file:
             file.write(f"{noticed - ready:.3f}\n")
     return done

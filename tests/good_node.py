@@ -13,8 +13,7 @@ from typing import Any
 
 from fixtures.proxmox import container
 from fixtures.run import build as runs
-from fixtures.serving import performance
-from fixtures.serving import server as servers
+from fixtures.serving import performance, startup
 from fixtures.session import command_line
 from tests.model.hands import fresh
 from tests.model.node import COUNTER
@@ -50,7 +49,7 @@ HTTP = HttpServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=HTTP.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 vars(command_line)["open_channel"] = lambda _: WorldChannel(NODE, HTTP.spoil, int(HTTP.server_address[1]))
 vars(runs)["RunLock"] = lambda channel, ctid: Lock(NODE, "")
-for module, clock in ((container, Clock()), (servers, Ticking()), (performance, Ticking())):
+for module, clock in ((container, Clock()), (startup, Ticking()), (performance, Ticking())):
     vars(module)["time"] = clock
 performance.STEADY = QUICK
 

@@ -265,20 +265,24 @@ COMMAND = ["docker", "run", IMAGE.digest, "m", "--tensor-parallel-size", "1"]
 CARD = Gpu(0, "GPU-1", "NVIDIA H100", "580", 81559, "9.0")
 
 
+def a_server(command: list[str], taken: Fingerprint) -> ServedModel:
+    return ServedModel("all", command, None, None, None, fingerprint=taken)
+
+
 def a_build(folder: Path, *, write: bool = False, served: tuple[Fingerprint, ...] = ()) -> Any:
     return SimpleNamespace(
         settings=SimpleNamespace(reference_folder=folder, test_model="m", server_args=()),
         gpus=[CARD],
-        served=[ServedModel("all", COMMAND, None, None, None, fingerprint=each) for each in served],
+        served=[a_server(COMMAND, each) for each in served],
         found_snapshot=None,
         write_reference=write,
     )
 
 
 def compared(build: Any, mine: Fingerprint, command: list[str] = COMMAND, model: str = "m") -> list[str]:
-    one = cast(Any, SimpleNamespace(fingerprint=mine, model=model, command=command))
+    one = cast(Any, SimpleNamespace(model=model, record=a_server(command, mine)))
     found = answers.compare(build, one, IMAGE, 0)
-    assert one.fingerprint.agreements == found
+    assert one.record.fingerprint.agreements == found
     return [each.other for each in found if each.contradicts] + [each.other for each in found if each.limit is None]
 
 
@@ -311,9 +315,10 @@ def test_servers_of_a_run_are_compared_if_they_serve_the_same(tmp_path: Path) ->
 @pytest.mark.parametrize(("shift", "contradicts"), [(-0.29, False), (-0.31, True)])
 def test_several_gpus_answer_as_one_up_to_rounding(tmp_path: Path, shift: float, *, contradicts: bool) -> None:
     build = a_build(tmp_path, served=(whole(),))
-    one = cast(Any, SimpleNamespace(fingerprint=whole(shift), model="m", command=[*COMMAND[:-1], "2"]))
+    one = a_server([*COMMAND[:-1], "2"], whole(shift))
     found = answers.with_one_gpu(build, one)
     assert (found.contradicts, found.limit, found.other) == (contradicts, COARSE, "those of one GPU (all)")
+    assert one.fingerprint
     assert one.fingerprint.agreements == [found]
 
 
@@ -321,8 +326,8 @@ def test_several_gpus_answer_as_one_up_to_rounding(tmp_path: Path, shift: float,
 def test_several_gpus_are_compared_with_one_of_the_same_model_only(tmp_path: Path, place: int) -> None:
     other = [*COMMAND[:place], "x@sha256:1" if place == 2 else "2", *COMMAND[place + 1 :]]
     build = a_build(tmp_path)
-    build.served = [ServedModel("all", other, None, None, None, fingerprint=whole())]
-    one = cast(Any, SimpleNamespace(fingerprint=whole(), model="m", command=[*COMMAND[:-1], "2"]))
+    build.served = [a_server(other, whole())]
+    one = a_server([*COMMAND[:-1], "2"], whole())
     with pytest.raises(Unseen, match="no server on one GPU has recorded answers"):
         answers.with_one_gpu(build, one)
 

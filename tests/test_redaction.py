@@ -7,7 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from fixtures.base.redaction import Redactor, looks_secret
 from fixtures.base.text import beginning, clean, ending, plain, short
 from fixtures.run.stages import CheckResult
-from fixtures.serving.all_reduce import NO_FIX
 from fixtures.serving.image import Image
 from fixtures.serving.server import Server
 from tests import schemas
@@ -158,20 +157,16 @@ def test_whole_data_is_redacted() -> None:
 
 def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes in through standard input; the server itself asks for the key, so the suite sends it."""
-    server: Any = Server.__new__(Server)
-    server.fix, server.most = NO_FIX, 1
     calls: list[Any] = []
 
     class Container:
-        node = SimpleNamespace(run_id="1")
+        node, channel = SimpleNamespace(run_id="1", command_deadline=1.0), MagicMock()
 
         def execute(self, *argv: str, **options: object) -> object:
             calls.append((argv, options))
             raise InterruptedError
 
-    server.container, server.gpus, server.name, server.options = Container(), "all", "name", ()
-    server._sampler, server._spawn, server._exits = MagicMock(), MagicMock(), MagicMock()
-    server._settings = SimpleNamespace(
+    settings: Any = SimpleNamespace(
         server_env=("VLLM_API_KEY=s3cret-value", "X=1"),
         variables={"VLLM_API_KEY": "s3cret-value", "X": "1"},
         server_args=(),
@@ -185,6 +180,7 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
         answer_deadline=1.0,
     )
     monkeypatch.setattr("fixtures.proxmox.docker.remove_own", lambda _: None)
+    server = Server(cast(Any, Container()), "127.0.0.1", settings, "all")
     with pytest.raises(InterruptedError):
         server.start(Image("v", "v@sha256:0", ("vllm", "serve"), 1), 1)
     ((argv, options),) = calls

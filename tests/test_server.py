@@ -184,7 +184,7 @@ def test_slow_server_is_asked_less_often(
 
     monkeypatch.setattr(performance, "_request", request)
     monkeypatch.setattr(performance, "run_in_thread", at_once)
-    server: Any = SimpleNamespace(ready=SimpleNamespace(answered=9.0))
+    server: Any = SimpleNamespace(record=SimpleNamespace(answered=9.0))
     found = {figure.name: figure for figure in performance.measure(server, effort)}
     one, many = found[ONE_REQUEST], found["16 requests at once, 96 tokens each"]
     assert one.value == pytest.approx(speed)  # whatever the first token takes

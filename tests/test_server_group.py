@@ -14,7 +14,7 @@ from fixtures.proxmox.container import ContainerError
 from fixtures.run import answers
 from fixtures.serving.client import ServerError
 from fixtures.serving.served_model import ServedModel
-from fixtures.serving.server import Readiness, Server
+from fixtures.serving.server import Server
 from fixtures.serving.server_group import ServerGroup
 
 IMAGE: Any = SimpleNamespace()
@@ -42,17 +42,21 @@ class FakeServer:
 
     def __init__(self, node: Node, name: str, fails: str = "", barrier: threading.Barrier | None = None) -> None:
         self.container, self.name, self.fails, self.barrier = node, name, fails, barrier
-        self.command, self.together, self.short_of, self.warm = COMMAND, 1, "", False
+        self.record, self.warm, self.place = ServedModel("all", COMMAND, None, None, None), False, 0
         self.options: tuple[str, ...] = ()
 
-    def start(self, _image: object, ways: int, place: int = 0, first: FakeServer | None = None) -> None:
-        self.container.done.append(f"start {self.name} at {place}{' warm' * bool(first and first.warm)}")
+    def join(self, first: FakeServer, place: int, *options: str) -> None:
+        self.place, self.warm, self.options = place, first.warm, options
+
+    def start(self, _image: object, ways: int) -> None:
+        warm = " warm" * bool(self.place and self.warm)
+        self.container.done.append(f"start {self.name} at {self.place}{warm}")
         if self.fails == "start":
             raise ServerError(f"{self.name} did not start")
 
     begin: Any = Server.begin
 
-    def wait_until_ready(self) -> Readiness:
+    def wait_until_ready(self) -> float:
         if self.barrier:
             self.barrier.wait(10)  # broken if the others are not waited for at the same time
         if self.fails == "ready":
@@ -60,7 +64,7 @@ class FakeServer:
         if self.fails == "late":
             time.sleep(0.3)
         self.container.done.append(f"{self.name} is ready")
-        return Readiness(1.0, 2.0, 3.0)
+        return 3.0
 
     def port_holder(self, place: int) -> str:
         return "port 8001 can't be used: sshd" if place in self.container.held else ""
@@ -101,8 +105,8 @@ def test_servers_start_at_the_same_time_and_are_asked_when_all_are_ready() -> No
     assert [each.options for each in servers] == [(), ("--memory=2730m",), ("--memory=2730m",)]
     assert {*node.done[4:7]} == {"a is ready", "b is ready", "c is ready"}
     assert node.done[7:] == ["ask a", "leave a", "ask b", "leave b", "ask c", "leave c", "stop a b c"]
-    assert [each.together for each in servers] == [3, 3, 3]
-    assert [each.short_of for each in servers] == [""] * 3
+    assert [each.record.together for each in servers] == [3, 3, 3]
+    assert [each.record.short_of for each in servers] == [""] * 3
 
 
 ALONE = ["start a at 0", "a is ready", "ask a", "leave a", "stop a"]
@@ -141,9 +145,9 @@ def test_where_memory_is_not_known_to_suffice_they_start_one_after_the_other(
             "stop b",
         ),
     ]
-    assert bool(servers[0].short_of) == bool(why)
-    assert why in servers[0].short_of
-    assert not servers[1].short_of, "with the last one nothing is left to start"
+    assert bool(servers[0].record.short_of) == bool(why)
+    assert why in servers[0].record.short_of
+    assert not servers[1].record.short_of, "with the last one nothing is left to start"
 
 
 def test_as_many_start_at_once_as_fit() -> None:
@@ -155,7 +159,7 @@ def test_as_many_start_at_once_as_fit() -> None:
         *("start c at 0", "start d at 1", "stop c d"),
         *("start e at 0", "stop e"),
     ]
-    assert [(each.together, "server_memory_mb=16501" in each.short_of) for each in servers[::2]] == [
+    assert [(each.record.together, "server_memory_mb=16501" in each.record.short_of) for each in servers[::2]] == [
         (2, True),
         (2, False),
         (1, False),
@@ -168,7 +172,7 @@ def test_memory_of_a_server_that_was_started_otherwise_says_nothing() -> None:
     servers: Any = [FakeServer(node, name) for name in "ab"]
     prove(ServerGroup(servers, lambda: served, 8192))
     assert "start b at 0" in node.done
-    assert servers[0].short_of.startswith("no server like it has run")
+    assert servers[0].record.short_of.startswith("no server like it has run")
 
 
 @pytest.mark.parametrize("fails", ["start", "ready"])

@@ -42,7 +42,8 @@ def serve() -> Iterator[Callable[[str], Server]]:
             Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
         )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
-        server.client, server._started = Client(f"http://127.0.0.1:{port}", server._settings), time.monotonic()
+        server.client = Client(f"http://127.0.0.1:{port}", server._settings)
+        server._startup.begin()
         return server
 
     yield start
@@ -53,7 +54,7 @@ def serve() -> Iterator[Callable[[str], Server]]:
 
 def test_it_serves(serve: Callable[[str], Server]) -> None:
     server = serve("")
-    assert server.wait_until_ready().answered > 0
+    assert server.wait_until_ready() > 0
     assert server.client.models() == [MODEL]
     assert "Paris" in server.chat("What is the capital of France?").text
 
@@ -128,5 +129,5 @@ def test_proxy_of_the_user_is_not_asked(serve: Callable[[str], Server], monkeypa
     server = serve("")
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert server.wait_until_ready().answered > 0
+    assert server.wait_until_ready() > 0
     assert "Paris" in server.chat("What is the capital of France?").text

@@ -31,7 +31,7 @@ class TestServer:
 
     def test_server_gets_ready(self, server: Server, servers: ServerGroup, image: Image, template: Template) -> None:
         """The server becomes ready: healthy, model listed, one chat completed."""
-        seconds = servers.get_ready(server, image, template.declared.tensor_parallel).answered
+        seconds = servers.get_ready(server, image, template.declared.tensor_parallel)
         assert seconds > 0, unexpected(f"the server answered after {seconds} s", "more than 0 s", run=server.pasteable)
 
     @READY
@@ -79,8 +79,10 @@ class TestServer:
     @ANSWERS
     def test_server_is_measured(self, ready_server: Server, build: Build) -> None:
         """The server's speed is measured: time to first token, one request, and many at once."""
-        ready_server.figures = performance.measure(ready_server, performance.effort_for(build.simulated))
-        idle = [figure.name for figure in ready_server.figures if not figure.value > 0]
+        figures = ready_server.record.figures = performance.measure(
+            ready_server, performance.effort_for(build.simulated)
+        )
+        idle = [figure.name for figure in figures if not figure.value > 0]
         assert not idle, unexpected(f"{', '.join(idle)}: 0", "more", run=ready_server.pasteable)
 
     @READY
@@ -121,7 +123,7 @@ class TestServer:
         """The server gives the probability of every token, and predicts plain English well."""
         if not settings.fingerprint:
             raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
-        found = ready_server.fingerprint = fingerprint.take(ready_server, settings.answer_deadline)
+        found = ready_server.record.fingerprint = fingerprint.take(ready_server, settings.answer_deadline)
         assert not found.wrong, unexpected(
             found.wrong,
             "finite log probabilities of a model that knows English",
@@ -135,7 +137,7 @@ class TestServer:
     @pytest.mark.needs("test_server_answers[gpu]", "test_server_scores_its_answers[gpu]")  # wrong ones never agree
     def test_answers_agree(self, ready_server: Server, image: Image, build: Build, gpu: int, index: int) -> None:
         """The answers agree, token by token, with the reference and with every server of the same model."""
-        if not ready_server.fingerprint or ready_server.fingerprint.refused:
+        if not (taken := ready_server.record.fingerprint) or taken.refused:
             raise Unseen("unknown: whether answers agree: the server gave no probabilities")
         found = answers.compare(build, ready_server, image, index)
         apart = [str(each) for each in found if each.contradicts]

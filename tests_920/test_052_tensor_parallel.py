@@ -55,11 +55,11 @@ def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, s
         return
     if not settings.fingerprint:
         raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
-    found = server.fingerprint = fingerprint.take(server, settings.answer_deadline)
+    found = server.record.fingerprint = fingerprint.take(server, settings.answer_deadline)
     assert not found.wrong, unexpected(found.wrong, "finite log probabilities", run=server.pasteable)
     if found.refused:
         raise Unseen(f"unknown: whether the answers are right: {found.refused}")
-    agrees = answers.with_one_gpu(build, server)
+    agrees = answers.with_one_gpu(build, server.record)
     assert not agrees.contradicts, unexpected(
         f"all GPUs together {agrees}",
         "the same answers up to rounding",

@@ -208,7 +208,7 @@ def test_clone_serves(
     problem = answer.lacks(settings.expected_word)
     assert not problem, unexpected(problem, f"the word {settings.expected_word!r} in the answer", run=show)
     if settings.fingerprint:
-        clone_server.fingerprint = fingerprint.take(clone_server, settings.answer_deadline)
+        clone_server.record.fingerprint = fingerprint.take(clone_server, settings.answer_deadline)
         acceptance.served, acceptance.image = clone_server, clone_image
 
 

@@ -28,12 +28,11 @@ from fixtures.run.mode import BUILD as BUILD_MODE
 from fixtures.run.mode import MODES as KINDS
 from fixtures.run.stages import FAMILY, declared_checks
 from fixtures.run.suite import Suite
-from fixtures.serving import fingerprint, image, performance, vllm
-from fixtures.serving import server as servers
+from fixtures.serving import fingerprint, image, performance, startup, vllm
 from fixtures.serving.client import Client
 from fixtures.serving.reference import Reference
 from fixtures.serving.served_model import Figure, Fingerprint, ServedModel
-from fixtures.serving.server import Readiness, Server
+from fixtures.serving.server import Server
 from fixtures.session import clone_fixtures, core_fixtures, server_fixtures, verification
 from fixtures.session.command_line import take_lock
 from fixtures.template import family as families
@@ -195,7 +194,7 @@ def bench(folder: Path) -> Iterator[Bench]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(container, "time", Clock())
-            patch.setattr(servers, "time", Ticking())
+            patch.setattr(startup, "time", Ticking())
             patch.setattr(performance, "STEADY", QUICK)
             patch.setattr(conf, "parse", lru_cache(1024)(conf.parse))  # nobody changes what comes of a text
             yield Bench(server, folder)
@@ -333,7 +332,7 @@ class Trial:
             case "joint_server" if self.check.short == "test_all_gpus_answer_as_one_does":
                 alone, together = self._ready_server(), self._ready_server()
                 for server, ways in ((alone, 1), (together, 2)):
-                    server.command = [DIGEST, MODEL, *vllm.tensor_parallel(ways)]
+                    server.record.command = [DIGEST, MODEL, *vllm.tensor_parallel(ways)]
                 build.served.append(alone.served())
                 return together
             case "ready_server":
@@ -378,11 +377,11 @@ class Trial:
             server_fixtures.share(GPU),
         )
         one.client = Client(f"http://127.0.0.1:{self.shared.port}", build.settings)
-        one.ready = Readiness(1.0, 2.0, 3.0)
-        one.figures = [Figure("one request", 470.0, "tokens/s", 470.0, 470.0)]
+        one.record.healthy, one.record.listed, one.record.answered = 1.0, 2.0, 3.0
+        one.record.figures = [Figure("one request", 470.0, "tokens/s", 470.0, 470.0)]
         if self.check.short in COMPARE:
             self.spoiler.listens, before = False, self.spoiler.listens
-            one.fingerprint = fingerprint.take(one, 20)
+            one.record.fingerprint = fingerprint.take(one, 20)
             self.spoiler.listens = before
         if self.check.short in ("test_server_is_fast_enough", "test_answers_agree"):
             self._write_reference(one)
@@ -394,7 +393,7 @@ class Trial:
             left.unlink()
         book = Reference(self.build.settings, self.build.gpus[GPU], self.build.image)
         for _ in range(2):
-            book.add(one.figures, one.fingerprint)
+            book.add(one.record.figures, one.record.fingerprint)
         status, text, _ = self.spoiler("the reference", (0, book.path.read_bytes(), b""))
         book.path.unlink()
         if not status:
