@@ -12,6 +12,7 @@ import pytest
 from fixtures.base.errors import Unseen
 from fixtures.gpu import gpus, health, nvidia_smi
 from fixtures.gpu.node_gpus import parse
+from fixtures.serving.registry import Published
 from tests.cards import IMAGE, Card, cards, page
 
 gpus_and_model, stack = (
@@ -98,7 +99,7 @@ def test_card_is_on_the_node(card: Card, said: list[str]) -> None:
 @TABLE
 def test_driver_and_image(card: Card, said: list[str]) -> None:
     template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
-    message = outcome(gpus_and_model.test_driver_serves_the_image, template, IMAGE, card.node)
+    message = outcome(gpus_and_model.test_driver_serves_the_image, template, Published(env=IMAGE), card.node)
     refused = "the image needs cuda>=12.9" in message or "expected branch 525 or newer" in message
     assert ("driver" in card.image) is refused
     words = {"compatibility": "starts through the image's compatibility library", "unknown": "unknown: whether"}
@@ -111,7 +112,7 @@ def test_driver_and_image(card: Card, said: list[str]) -> None:
 @TABLE
 def test_kernels_of_the_image(card: Card) -> None:
     template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
-    message = outcome(gpus_and_model.test_image_has_kernels_for_the_gpus, template, IMAGE, card.node)
+    message = outcome(gpus_and_model.test_image_has_kernels_for_the_gpus, template, Published(env=IMAGE), card.node)
     assert ("kernels" in card.image) is (f"has compute capability {card.capability}, the image is built" in message)
 
 

@@ -14,6 +14,7 @@ import pytest
 from fixtures.base.errors import Unseen
 from fixtures.gpu import gpus, node_gpus
 from fixtures.gpu.node_gpus import NodeGpus
+from fixtures.serving.registry import Published
 
 HERE = Path(__file__).parent
 CASES = HERE / "data/cases"
@@ -63,8 +64,8 @@ def node(driver: str, cuda: str, name: str, brand: str, memory: str) -> NodeGpus
     return node_gpus.parse(f"<nvidia_smi_log><driver_version>{driver}</driver_version>{cuda}{card}</nvidia_smi_log>")
 
 
-def env(case: str) -> tuple[str, ...]:
-    return tuple((CASES / case / "image_env.txt").read_text().splitlines())
+def env(case: str) -> Published:
+    return Published(env=tuple((CASES / case / "image_env.txt").read_text().splitlines()))
 
 
 def test_case_01_umd_header(said: list[str]) -> None:
@@ -128,7 +129,7 @@ def test_legacy_driver_serves_no_image(driver: str, name: str, image: str, said:
     """It says nothing of CUDA, and that was taken for unknown; the advice was a driver that the card can't have."""
     gpus = node(driver, "", name, "GeForce", "1024 MiB")
     with pytest.raises(AssertionError, match=said):
-        check("test_driver_serves_the_image")(TEMPLATE, env(image) if image else (), gpus)
+        check("test_driver_serves_the_image")(TEMPLATE, env(image) if image else Published(), gpus)
 
 
 @pytest.mark.parametrize("driver", ["390.157", "470.256.02"])

@@ -7,7 +7,8 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.serving import model, registry
 from fixtures.serving.model import Model
+from fixtures.serving.registry import Published
 
 TEXT = st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode(errors="replace"))
 
@@ -74,6 +76,11 @@ def node() -> Node:
     return Node(Channel("local"))
 
 
+def look_up(node: Node, image: str, daemon: dict[str, Any]) -> Published:
+    disk = SimpleNamespace(json={"/etc/docker/daemon.json": daemon}.__getitem__)
+    return registry.look_up(node, cast(Any, disk), image)
+
+
 MANIFEST = {"layers": [{"size": 600}, {"size": 400}], "config": {"digest": "sha256:" + "c" * 64}}
 INDEX = {
     "manifests": [
@@ -86,7 +93,7 @@ INDEX = {
 def serve_image(server: Server, repository: str) -> None:
     server.pages |= {
         f"/v2/{repository}/manifests/latest": INDEX,
-        f"/v2/{repository}/manifests/sha256:{'b' * 64}": MANIFEST,
+        **{f"/v2/{repository}/manifests/sha256:{each * 64}": MANIFEST for each in "ab"},
         f"/v2/{repository}/blobs/sha256:{'c' * 64}": {"config": {"Env": ["NVIDIA_REQUIRE_CUDA=cuda>=12.9"]}},
     }
 
@@ -98,8 +105,8 @@ def test_image_of_a_registry_that_wants_a_token(server: Server, node: Node) -> N
     server.pages["/token"] = {"token": server.token}
     serve_image(server, "a/b")
     daemon = {"insecure-registries": [server.address]}
-    asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
-    assert asked.image == registry.Remote(f"http://{server.address}", 1000, ("NVIDIA_REQUIRE_CUDA=cuda>=12.9",))
+    asked = look_up(node, f"{server.address}/a/b", daemon)
+    assert asked == Published(f"http://{server.address}", 1000, ("NVIDIA_REQUIRE_CUDA=cuda>=12.9",))
     assert "/token?service=s&scope=repository%3Aa%2Fb%3Apull" in server.seen
     assert not [command for command in heard if server.token in " ".join(command.argv)]
 
@@ -107,9 +114,8 @@ def test_image_of_a_registry_that_wants_a_token(server: Server, node: Node) -> N
 def test_mirror_is_asked_first(server: Server, node: Node) -> None:
     serve_image(server, "vllm/vllm-openai")
     daemon = {"registry-mirrors": [f"http://{server.address}/"]}
-    asked = registry.look_up(node, "vllm/vllm-openai", daemon, "x86_64")
-    assert asked.image is not None
-    assert asked.image.source == f"http://{server.address}"
+    asked = look_up(node, "vllm/vllm-openai", daemon)
+    assert asked.source == f"http://{server.address}"
 
 
 @pytest.mark.parametrize("wrong", [5, "https://m", {"https://m": 1}, None])
@@ -117,7 +123,7 @@ def test_mirrors_that_are_no_list_are_none(server: Server, node: Node, wrong: ob
     """Docker refuses such a daemon.json and says so; whoever only looks ahead is not stopped by it."""
     serve_image(server, "a/b")
     for daemon in ({"registry-mirrors": wrong}, {"insecure-registries": wrong}):
-        asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
+        asked = look_up(node, f"{server.address}/a/b", daemon)
         assert len(asked.failures) == 1
 
 
@@ -131,13 +137,13 @@ def test_mirrors_that_are_no_list_are_none(server: Server, node: Node, wrong: ob
 def test_registry_that_talks_nonsense_is_no_answer(server: Server, node: Node, page: object) -> None:
     server.pages["/v2/a/b/manifests/latest"] = page
     daemon = {"insecure-registries": [server.address]}
-    asked = registry.look_up(node, f"{server.address}/a/b", daemon, "x86_64")
-    assert asked.image is None
+    asked = look_up(node, f"{server.address}/a/b", daemon)
+    assert not asked.source
     assert len(asked.failures) == 1
 
 
 def test_registry_that_is_not_there_is_told(node: Node) -> None:
-    asked = registry.look_up(node, "127.0.0.1:9/a/b", {"insecure-registries": ["127.0.0.1:9"]}, "x86_64")
+    asked = look_up(node, "127.0.0.1:9/a/b", {"insecure-registries": ["127.0.0.1:9"]})
     assert "onnect" in asked.failures[0]
 
 

@@ -46,8 +46,8 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("fixtures.template.manifest.from_json", json.loads)
     monkeypatch.setattr(record_store, "read", lambda *_: kept)
     monkeypatch.setattr(origin, "suite", lambda: {"commit": "2" * 40, "changed": "no"})
-    monkeypatch.setattr(comparison, "Disk", lambda *_: SimpleNamespace(json=lambda _: {}))
-    found = registry.Asked(registry.Remote("r", 1, (), f"sha256:{NEW}"))
+    monkeypatch.setattr(comparison, "Disk", lambda *_: None)
+    found = registry.Published("r", 1, (), f"sha256:{NEW}")
     monkeypatch.setattr(registry, "look_up", lambda *_: found)
     template = SimpleNamespace(
         parent=SimpleNamespace(ctid=903),
@@ -55,10 +55,9 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
         snapshot=lambda: snapshot,
         differences=lambda _: config_differences(DECLARED, CONFIG),
     )
-    node = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(out="x86_64"))
     settings = SimpleNamespace(vllm_image="vllm:v1", test_model="m")
     return SimpleNamespace(
-        template=template, node=node, settings=settings, again=lambda *more: " ".join(("pytest tests_920", *more))
+        template=template, node=None, settings=settings, again=lambda *more: " ".join(("pytest tests_920", *more))
     )
 
 
@@ -81,7 +80,7 @@ def test_other_image_and_model_are_named(build: Any) -> None:
 
 
 def test_tag_that_was_not_asked_for_is_not_known(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "look_up", lambda *_: registry.Asked(None, ("https://r: no answer",)))
+    monkeypatch.setattr(registry, "look_up", lambda *_: registry.Published(failures=("https://r: no answer",)))
     found = comparison.pending(build)
     assert found.content == ()
     assert found.unknown == ("unknown whether the tag vllm:v1 has moved: https://r: no answer",)

@@ -8,7 +8,7 @@ from fixtures.base.warning import warn
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.run.mode import May
-from fixtures.serving.registry import GIB, DiskNeed
+from fixtures.serving.registry import GIB, Published
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [
@@ -43,7 +43,7 @@ def test_storage_can_snapshot(node: Node, template: Template) -> None:
     )
 
 
-def test_storage_has_room(node: Node, template: Template, build: Build, image_room: DiskNeed) -> None:
+def test_storage_has_room(node: Node, template: Template, build: Build, published: Published) -> None:
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.figures(pool)
@@ -56,8 +56,8 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
     unstated = storage.get("avail") is None
     refuse_unseen(f"the free space of storage {pool}: the node reports none; run: pvesm status" if unstated else "")
     free = node.free(pool) / GIB
-    needed = image_room.gib * (1 if build.no_clone else 2)
-    why = image_room.why
+    needed = published.gib * (1 if build.no_clone else 2)
+    why = published.why
     if not build.no_clone:
         why += "; a throw-away clone needs as much again, --no-clone skips it"
     if build.mode.may(May.REPLACE):
@@ -68,19 +68,19 @@ def test_storage_has_room(node: Node, template: Template, build: Build, image_ro
         cause=why,
         run=f"pvesm list {pool}",
     )
-    refuse_unseen(image_room.unseen)
+    refuse_unseen(published.unseen)
 
 
-def test_declared_disk_is_large_enough(template: Template, image_room: DiskNeed) -> None:
+def test_declared_disk_is_large_enough(template: Template, published: Published) -> None:
     """The template's declared disk is large enough for the image, packed and unpacked."""
     size = template.declared.storage_size_gb
-    assert size >= image_room.gib, unexpected(
-        f"storage_size_gb is {size}, the image needs {image_room.gib:.1f} GiB",
+    assert size >= published.gib, unexpected(
+        f"storage_size_gb is {size}, the image needs {published.gib:.1f} GiB",
         "a disk that is large enough",
-        cause=f"{image_room.why}; declare a larger disk",
+        cause=f"{published.why}; declare a larger disk",
         run=f"pvesm status --storage {template.declared.storage_pool}",
     )
-    refuse_unseen(image_room.unseen)
+    refuse_unseen(published.unseen)
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.serving.model import Model
+from fixtures.serving.registry import Published
 from fixtures.template.template import Template
 
 pytestmark = [
@@ -130,7 +131,7 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     )
 
 
-def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
+def test_driver_serves_the_image(template: Template, published: Published, gpus_of_node: NodeGpus) -> None:
     """The node's driver is new enough for the image's CUDA on every assigned GPU."""
     for gpu in (seen := gpus_of_node.of(template.declared.gpus)):
         assert not 0 < fit.branch(gpu.driver) < fit.CUDA_11, unexpected(
@@ -139,11 +140,11 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
             cause=LEGACY,
             run="nvidia-smi --query-gpu=name,driver_version --format=csv",
         )
-    refuse_unseen(fit.unstated(image_env, "NVIDIA_REQUIRE_CUDA"))
+    refuse_unseen(fit.unstated(published.env, "NVIDIA_REQUIRE_CUDA"))
     for gpu in seen:
         legacy = 0 < fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
         cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
-        lacks, note = fit.driver_lacks(image_env, cuda, gpu.driver, gpu.brand, gpu.capability)
+        lacks, note = fit.driver_lacks(published.env, cuda, gpu.driver, gpu.brand, gpu.capability)
         fix = "install a newer driver on the node, or set vllm_image to an older image"
         if not re.match("(cuda|driver)>", lacks):
             fix = "use another vllm_image, or another GPU" if "arch" in lacks else "set vllm_image to a newer image"
@@ -160,11 +161,11 @@ def test_driver_serves_the_image(template: Template, image_env: tuple[str, ...],
             warn(text)
 
 
-def test_image_has_kernels_for_the_gpus(template: Template, image_env: tuple[str, ...], gpus_of_node: NodeGpus) -> None:
+def test_image_has_kernels_for_the_gpus(template: Template, published: Published, gpus_of_node: NodeGpus) -> None:
     """The image is built for the architecture of every assigned GPU."""
-    refuse_unseen(fit.unstated(image_env, "TORCH_CUDA_ARCH_LIST"))
+    refuse_unseen(fit.unstated(published.env, "TORCH_CUDA_ARCH_LIST"))
     for gpu in gpus_of_node.of(template.declared.gpus):
-        lacks = fit.kernels_lack(image_env, gpu.capability)
+        lacks = fit.kernels_lack(published.env, gpu.capability)
         if lacks is None:
             refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is unknown")
         assert not lacks, unexpected(

@@ -466,7 +466,7 @@ def test_case_25_weights_that_are_there_twice_count_once() -> None:
 def test_case_26_sse_comment(answering: Callable[..., Client]) -> None:
     stream = (DATA / "26-sse-comment/stream.txt").read_bytes()
     client = answering(stream, kind="text/event-stream")
-    server = cast(Any, SimpleNamespace(ready=SimpleNamespace(answered=1.0), client=client))
+    server = cast(Any, SimpleNamespace(record=SimpleNamespace(answered=1.0), client=client))
     effort = performance.Effort(tokens=1, at_once=1, repeats=1, warm_up=0, settle=0)
     nothing = [figure.name for figure in performance.measure(server, effort) if not figure.value > 0]
     assert nothing == [ONE_REQUEST]  # there is no token after the first
