@@ -13,7 +13,6 @@ from fixtures.gpu import gpus
 from fixtures.proxmox import docker
 from fixtures.run.clone_acceptance import CloneAcceptance
 from fixtures.serving import agreement, fingerprint
-from fixtures.serving.image import Image
 from fixtures.serving.served_model import log_file
 from fixtures.serving.server import Server
 from fixtures.template import guest, identity
@@ -193,11 +192,10 @@ def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone
 
 @MADE
 @BOOTED
-def test_clone_serves(
-    acceptance: CloneAcceptance, clone_image: Image, clone_server: Server, settings: Settings
-) -> None:
+@pytest.mark.usefixtures("clone")
+def test_clone_serves(acceptance: CloneAcceptance, clone_server: Server, settings: Settings) -> None:
     """The clone serves its model from the sealed image and gives the expected answer."""
-    (acceptance.ready or clone_server.begin(clone_image, acceptance.clone.declared.tensor_parallel)).result()
+    acceptance.ready.result()
     answer = clone_server.chat(settings.test_prompt)
     show = f"zless {settings.report_folder}/latest/{log_file('clone')}"
     assert (answer.status, answer.model) == (200, clone_server.model), unexpected(
@@ -209,7 +207,7 @@ def test_clone_serves(
     assert not problem, unexpected(problem, f"the word {settings.expected_word!r} in the answer", run=show)
     if settings.fingerprint:
         clone_server.record.fingerprint = fingerprint.take(clone_server, settings.answer_deadline)
-        acceptance.served, acceptance.image = clone_server, clone_image
+        acceptance.served = clone_server
 
 
 @MADE

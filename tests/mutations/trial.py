@@ -337,7 +337,7 @@ class Trial:
                 return together
             case "ready_server":
                 return self._ready_server()
-            case "clone" | "clone_image" | "clone_server":
+            case "clone" | "clone_server":
                 self._boot(self._given("acceptance"))
             case "acceptance":
                 trial = self._make_fixture(name)
