@@ -172,8 +172,8 @@ def test_server_that_failed_is_asked_itself() -> None:
     one = Diagnostician(config, MagicMock(template=template))
     one._collected = lambda *_: _Collection("test_server_gets_ready[gpu0]", {"docker": "of GPU 0"}, "file")  # type: ignore[method-assign]
     container, state = MagicMock(), '{"Status":"exited","OOMKilled":true,"ExitCode":1}'
-    said = {"sh": "loading\nits last words", "docker": state}
-    container.execute = lambda *argv, **_: Command("pve/ct920", argv, 0.0, 0.1, 0, said[argv[0]].encode(), b"")
+    container.ask = lambda *_, **__: "loading\nits last words"
+    container.execute = lambda *argv, **_: Command("pve/ct920", argv, 0.0, 0.1, 0, state.encode(), b"")
     server = Server(container, "", MagicMock(), "device=1")
     server.name = "vllm_test_container-1"
     item: Any = MagicMock(nodeid="x.py::test_server_gets_ready[gpu1]", funcargs={"server": server})

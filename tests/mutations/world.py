@@ -29,7 +29,7 @@ from fixtures.proxmox.command import Command
 from fixtures.proxmox.container import ENVIRONMENT
 from fixtures.proxmox.tasks import START
 from fixtures.remote.container_probe import digest
-from fixtures.serving import all_reduce, caches, server_log
+from fixtures.serving import all_reduce, caches, server
 from fixtures.template import descendant, family, generations, identity, kept, manifest, record_store, tidy
 from fixtures.template.ephemeral_clone import KNOCK
 from tests.model.node import Guest, ModelNode
@@ -199,7 +199,7 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["docker", "run", *rest] if "python3" in rest:
             card = UUIDS[int(rest[rest.index("--gpus") + 1].removeprefix("device="))]  # all are asked at the same time
             return f"True 2.11.0+cu130 1 {card.removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
-        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server_log.LOGS, tidy.NOTE_IMAGE):
+        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE):
             return ""
         case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
             return "kept"
