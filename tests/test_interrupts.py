@@ -19,7 +19,7 @@ from fixtures.base.errors import BuildError
 from fixtures.base.interrupts import Interrupts
 from fixtures.record.model import from_json
 from fixtures.run.mode import Outcome
-from fixtures.serving.server import Server
+from fixtures.serving.startup import Startup
 from tests.suite_run import TOP, Suite
 
 ENDING, SEALING = "clean-up is running", "the template is being sealed"
@@ -177,12 +177,12 @@ def test_clean_up_raises_nothing_by_itself() -> None:
 
 def test_lost_one_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     channel: Any = SimpleNamespace(waiting=lambda *_: contextlib.nullcontext())
-    server: Any = object.__new__(Server)
-    server._started, server._look, server._settings = time.monotonic(), None, SimpleNamespace(ready_deadline=60)
-    server.container = SimpleNamespace(node=SimpleNamespace(channel=channel))
+    container: Any = SimpleNamespace(node=SimpleNamespace(channel=channel))
+    startup = Startup(container, 60, str)
+    startup.begin()
     monkeypatch.setattr(module.INTERRUPTS, "_count", 1)
     with pytest.raises(KeyboardInterrupt):
-        server._poll("nothing", lambda: False)
+        startup.wait_for("nothing", lambda: False)
 
 
 WAITS = """
