@@ -19,21 +19,11 @@ pytestmark = [
 ]
 
 
-def known(joint_server: Server | str) -> Server | None:
-    """The server over all GPUs; None if the first server was one. Raises Unseen if there is none."""
-    if isinstance(joint_server, Server):
-        return joint_server
-    if joint_server:
-        raise Unseen(f"unknown: whether all GPUs serve together: {joint_server}")
-    return None
-
-
 def test_all_gpus_serve_together(
-    joint_server: Server | str, image: Image, template: Template, settings: Settings
+    joint_server: Server | None, image: Image, template: Template, settings: Settings
 ) -> None:
     """One tensor-parallel server over all GPUs gives the expected answer."""
-    server = known(joint_server)
-    if server is None:
+    if (server := joint_server) is None:  # the first server was one
         return
     server.start(image, len(template.declared.gpus))
     server.wait_until_ready()
@@ -48,10 +38,9 @@ def test_all_gpus_serve_together(
 
 
 @pytest.mark.needs("test_all_gpus_serve_together")
-def test_all_gpus_answer_as_one_does(joint_server: Server | str, build: Build, settings: Settings) -> None:
+def test_all_gpus_answer_as_one_does(joint_server: Server | None, build: Build, settings: Settings) -> None:
     """The answers of all GPUs together agree, token by token, with those of one GPU, except for rounding."""
-    server = known(joint_server)
-    if server is None:
+    if (server := joint_server) is None:  # the first server was one
         return
     if not settings.fingerprint:
         raise Unseen("unknown: whether answers agree: the fingerprint is off (-o fingerprint=on)")
