@@ -7,7 +7,6 @@ pytest_plugins = [
     "fixtures.session.selection",
     "fixtures.session.gating",
     "fixtures.session.core_fixtures",
-    "fixtures.session.prefetch",
     "fixtures.session.server_fixtures",
     "fixtures.session.clone_fixtures",
     "fixtures.session.check_reports",

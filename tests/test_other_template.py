@@ -9,17 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fixtures.base.errors import BuildError
 from fixtures.record.model import Record, from_json
 from fixtures.run import mode
-from fixtures.run.build import BUILD
 from fixtures.run.ledger import Ledger
 from fixtures.run.stages import Check, declared_checks
-from fixtures.session import prefetch
+from fixtures.session.core_fixtures import pull_afterwards
 from fixtures.template.template import Situation
 from tests.ledgers import has_heard
 from tests.suite_run import TOP, Suite
@@ -182,24 +181,21 @@ def test_stage_is_found_by_its_role_whatever_its_name(tmp_path: Path) -> None:
         ({"b": "passed"}, False),  # an earlier stage is not proved
     ],
 )
-def test_image_is_pulled_ahead_in_the_stage_that_proves_docker(outcomes: dict[str, str], is_time: bool) -> None:
+def test_image_is_pulled_ahead_when_docker_is_proved(outcomes: dict[str, str], is_time: bool) -> None:
     """Whatever the stage and its checks are called."""
     ledger = Ledger([Check("before", "f.py::a"), Check("given", "f.py::b"), Check("given", "f.py::c")])
     has_heard(ledger, {f"f.py::{name}": outcome for name, outcome in outcomes.items()})
 
-    def item(name: str, *marks: Any) -> Any:
-        each = {mark.name: mark for mark in (pytest.mark.stage("given").mark, *marks)}
-        return SimpleNamespace(nodeid=f"tests_951/f.py::{name}", get_closest_marker=each.get, session=session)
+    def item(name: str) -> Any:
+        marks = {"stage": pytest.mark.stage("given").mark}
+        return SimpleNamespace(
+            nodeid=f"tests_951/f.py::{name}", get_closest_marker=marks.get, fixturenames=["prefetch"]
+        )
 
-    session = SimpleNamespace()
-    session.items = [item("b", pytest.mark.proves_docker.mark), item("c")]
-    build: Any = SimpleNamespace(mode=mode.BUILD, situation=Situation.TO_BUILD, ledger=ledger)
-    session.items.append(item("d"))
-    session.items[2].fixturenames = ["prefetch"]
-    begun = []
-    ahead = SimpleNamespace(tried=False, begin=lambda: begun.append(build.mode.id), end=lambda: None)
-    build.prefetch = ahead
-    for build.mode in (mode.VERIFY_PARENT, mode.BUILD):
-        session.items[1].config = SimpleNamespace(stash={BUILD: build})
-        prefetch.pytest_runtest_setup(session.items[1])
+    items, begun = [item("b"), item("c")], list[str]()
+    request: Any = SimpleNamespace(node=items[0], session=SimpleNamespace(items=items))
+    for kind in (mode.VERIFY_PARENT, mode.BUILD):
+        build: Any = SimpleNamespace(mode=kind, situation=Situation.TO_BUILD, ledger=ledger)
+        ahead: Any = SimpleNamespace(begin=lambda kind=kind: begun.append(kind.id))
+        assert list(cast(Any, pull_afterwards).__wrapped__(request, build, ahead)) == [None]
     assert begun == ([mode.BUILD.id] if is_time else [])

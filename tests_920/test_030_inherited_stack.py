@@ -152,7 +152,7 @@ def test_port_is_free(container: Container, settings: Settings) -> None:
     )
 
 
-@pytest.mark.proves_docker
+@pytest.mark.usefixtures("pull_afterwards")
 @DOCKER
 def test_nvidia_runtime_is_registered(container: Container) -> None:
     """Docker knows the NVIDIA runtime."""
