@@ -180,7 +180,8 @@ def test_environment_of_the_server_is_on_no_command_line(monkeypatch: pytest.Mon
         answer_deadline=1.0,
     )
     monkeypatch.setattr("fixtures.proxmox.docker.remove_own", lambda _: None)
-    server = Server(cast(Any, Container()), "127.0.0.1", settings, "all")
+    server: Any = Server(cast(Any, Container()), "127.0.0.1", settings, "all")
+    server._sampler = MagicMock()  # its program is none, and has no output to read
     with pytest.raises(InterruptedError):
         server.start(Image("v", "v@sha256:0", ("vllm", "serve"), 1), 1)
     ((argv, options),) = calls
