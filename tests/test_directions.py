@@ -16,6 +16,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf
 from fixtures.proxmox.node import NodeError
+from fixtures.serving.registry import Published
 from tests.cards import cards
 
 CHECKS = Path(__file__).parent.parent / "tests_920"
@@ -216,9 +217,12 @@ def test_gpu_that_can_serve_nothing_is_found_before_the_clone(field: str, value:
     ],
 )
 def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str) -> None:
-    template, env = SimpleNamespace(declared=SimpleNamespace(gpus=(0,))), (f"NVIDIA_REQUIRE_CUDA={asked}",)
+    template, image = (
+        SimpleNamespace(declared=SimpleNamespace(gpus=(0,))),
+        Published(env=(f"NVIDIA_REQUIRE_CUDA={asked}",)),
+    )
     found = NodeGpus({0: card(0)}, cuda="13.0")
-    message, modes = said("test_014_gpus_and_model", "test_driver_serves_the_image", template, env, found)
+    message, modes = said("test_014_gpus_and_model", "test_driver_serves_the_image", template, image, found)
     assert message.startswith(f"the image needs {asked.rpartition(',')[2]}, the node's driver 580.95.05")
     assert cause in message
     assert modes == [mode]
