@@ -506,6 +506,10 @@ def test_half_made_clone_is_removed_with_its_volume_and_its_lock(ours: Template,
     assert (920 in node.files, node.volumes[920], node.read(903).lock) == (False, [], "")
 
 
+CLONING = {"upid": "UPID:n:1:2:3:vzclone:903:root@pam:", "id": "903", "type": "vzclone"}
+BACKUP_OF_ALL = {"upid": "UPID:n:1:2:3:vzdump::root@pam:", "id": "", "type": "vzdump"}
+
+
 @pytest.mark.parametrize("who", ["volume", "lock"])
 def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template, node: SmallNode, who: str) -> None:
     """Another node of the cluster has made a container of that number, or a task works on the parent."""
@@ -518,7 +522,7 @@ def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template,
         if argv[1] == "destroy" and who == "volume":
             node.elsewhere[920] = Guest("lxc", "m")
         elif argv[1] == "destroy":
-            node.active = [{"upid": "UPID:n:1:2:3:vzclone:903:root@pam:"}]
+            node.active = [CLONING]
 
     node.before = others
     with pytest.raises(NodeError, match=r"920 is a machine on m now|UPID"):
@@ -529,15 +533,16 @@ def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template,
 @pytest.mark.parametrize(
     ("text", "active"),
     [
-        (f"#mine\n{HALF}", False),
-        (f"#phoenix-920: container 921 cloned from 903@docker-gpu-snapshot\n{HALF}", False),
-        (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", True),
-        ("#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\nrootfs: x\nlock: backup\n", False),
+        (f"#mine\n{HALF}", []),
+        (f"#phoenix-920: container 921 cloned from 903@docker-gpu-snapshot\n{HALF}", []),
+        (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", [CLONING]),
+        (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", [BACKUP_OF_ALL]),
+        ("#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\nrootfs: x\nlock: backup\n", []),
     ],
 )
-def test_what_is_not_half_made_or_not_ours_is_left(node: SmallNode, text: str, active: bool) -> None:
+def test_what_is_not_half_made_or_not_ours_is_left(node: SmallNode, text: str, active: list[dict[str, str]]) -> None:
     node.files[920] = text
-    node.active = [{"upid": "UPID:n:1:2:3:vzclone:903:root@pam:"}] if active else []
+    node.active = active
     with pytest.raises(NodeError, match="UPID") if active else contextlib.nullcontext():
         assert repaired(node) == []
     assert node.done == []

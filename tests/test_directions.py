@@ -15,7 +15,7 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf
-from fixtures.proxmox.node import NodeError
+from fixtures.proxmox.node import Node, NodeError
 from fixtures.serving.registry import Published
 from tests.cards import cards
 
@@ -240,7 +240,8 @@ def locked(answer: Any) -> str:
         return answer
 
     files = {903: "lock: backup\nhostname: x\n", 920: "hostname: y\n"}
-    node = SimpleNamespace(name="pve", get=get, read_conf=lambda ctid: conf.parse(files[ctid].encode()))
+    node: Any = SimpleNamespace(name="pve", get=get, read_conf=lambda ctid: conf.parse(files[ctid].encode()))
+    node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
     template = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903))
     return said("test_010_preflight", "test_nothing_holds_a_lock", node, template, SimpleNamespace(only_reads=False))[0]
 
@@ -268,7 +269,14 @@ def test_lock_is_not_to_be_removed_where_the_tasks_are_unknown(answer: Any) -> N
     assert message.endswith("run: pvesh get /nodes/pve/tasks --source active")
 
 
-@pytest.mark.parametrize("rows", [[], [{"upid": BACKUP.format(101), "id": "101", "type": "vzdump"}]])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"upid": BACKUP.format(101), "id": "101", "type": "vzdump"}],
+        [{"upid": "UPID:pve:1:2:3:vncshell::root@pam:", "id": "", "type": "vncshell"}],  # somebody has a shell open
+    ],
+)
 def test_lock_that_was_left_names_its_container(rows: list[dict[str, str]]) -> None:
     message = locked(rows)
     assert message.endswith("run: pct unlock 903")

@@ -214,13 +214,12 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
 
 
 def tasks_on(node: Node, ctids: list[int]) -> str:
-    """The tasks that work on containers now, or why that is unknown; a backup of all of them names none."""
+    """The tasks that work on containers now, or why that is unknown."""
     try:
-        rows = node.get("tasks", source="active")
-        found = [each for each in rows if each.get("id") in (None, "", *map(str, ctids))]
-        return f"active: {', '.join(short(str(each['upid'])) for each in found[:3])}" if found else ""
-    except (NodeError, LookupError, TypeError, AttributeError) as error:
+        found = node.active_tasks(*ctids)
+    except NodeError as error:
         return f"unknown: whether a task is active: {short(str(error))}"
+    return f"active: {', '.join(map(short, found[:3]))}" if found else ""
 
 
 def test_snapshot_may_be_replaced(template: Template, build: Build) -> None:
