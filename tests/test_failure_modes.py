@@ -158,6 +158,15 @@ def test_long_line_is_shown_where_it_was_recognised() -> None:
     assert found.places[0][1] in said
 
 
+def test_of_a_find_over_several_lines_the_first_is_shown() -> None:
+    """What stands behind it in a long text is another machine's business."""
+    stopped = "Nov 30 06:20:42 ct systemd[1]: docker.service: Deactivated successfully."
+    others = [f"Nov 30 06:21:{number} ct other[1]: what another unit says at such a time" for number in range(10, 22)]
+    texts = {"check": "test_docker_is_running", "failure": "Cannot connect to the Docker daemon at unix:///x.sock"}
+    (found,) = diagnose({**texts, "journal": "\n".join([stopped, *others])})
+    assert found.places[-1] == ("journal", stopped)
+
+
 def test_source_line_of_a_traceback_is_not_what_the_server_said() -> None:
     source = '(APIServer pid=1)     raise ValueError(f"Unknown quantization method: {method}")'
     (found,) = diagnose({"log": f"{source}\n(APIServer pid=1) ValueError: Unknown quantization method: awqx."})
@@ -421,13 +430,31 @@ def test_container_is_asked_why_docker_is_stopped(tmp_path: Path, program: str, 
     """An upgrade that stopped Docker or was cut short leaves no error in the journal."""
     (tmp_path / program).write_text(f"#!/bin/sh\necho '{words}'\n")
     (tmp_path / program).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
+    texts = cause.texts(["journal"], "docker[1]") | asked_container(tmp_path)
+    assert identity in {finding.mode.id for finding in diagnose(texts)}
+
+
+def test_docker_that_was_restarted_was_not_just_stopped(tmp_path: Path) -> None:
+    """The last of what its unit says counts: the container is asked for that it was started, too."""
+    words = ("docker.service: Deactivated successfully.", "Started docker.service - Docker Application.")
+    said = "\n".join(f"Nov 30 06:20:42 ct systemd[1]: {each}" for each in words)
+    (tmp_path / "journalctl").write_text(f"#!/bin/sh\ncase $* in *docker*) echo '{said}' ;; esac\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    journal = asked_container(tmp_path)["journal"]
+    assert "Started docker" in journal
+    failure = "docker.service is active (running) and disabled; expected active and enabled"
+    found = diagnose({"check": "test_docker_is_running", "failure": failure, "journal": journal})
+    assert [finding.mode.id for finding in found] == ["C7"]
+
+
+def asked_container(programs: Path) -> dict[str, str]:
+    """What a container answers after a failure, by kind, with some programs of its own."""
+    path = f"{programs}:{os.environ['PATH']}"
     said = subprocess.run(
         ["sh", "-s"], input=evidence.CONTAINER, env={"PATH": path}, capture_output=True, text=True, check=False
     ).stdout
     parts = evidence.HEADING.split(said)
-    texts = cause.texts(["journal"], "docker[1]") | dict(zip(parts[1::2], parts[2::2], strict=True))
-    assert identity in {finding.mode.id for finding in diagnose(texts)}
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("identity", catalogue())
