@@ -231,19 +231,20 @@ def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str
 # --- a lock: held, left -------------------------------------------------------------------------------
 
 
-def locked(answer: Any) -> str:
-    """What is said of a parent that a backup has locked."""
+def locked(answer: Any, template_lock: str = "", *, only_reads: bool = False) -> str:
+    """What is said of a parent that a backup has locked; a run that only reads looks at the template's own lock."""
 
     def get(*_: str, **__: str) -> Any:
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    files = {903: "lock: backup\nhostname: x\n", 920: "hostname: y\n"}
+    files = {903: "lock: backup\nhostname: x\n", 920: f"{template_lock}hostname: y\n"}
     node: Any = SimpleNamespace(name="pve", get=get, read_conf=lambda ctid: conf.parse(files[ctid].encode()))
     node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
-    template = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903))
-    return said("test_010_preflight", "test_nothing_holds_a_lock", node, template, SimpleNamespace(only_reads=False))[0]
+    template, build = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903)), SimpleNamespace()
+    build.only_reads = only_reads
+    return said("test_010_preflight", "test_nothing_holds_a_lock", node, template, build)[0]
 
 
 @pytest.mark.parametrize(
@@ -260,6 +261,15 @@ def test_lock_of_a_task_that_is_active_is_not_to_be_removed(rows: list[dict[str,
     what, fix = meant("test_nothing_holds_a_lock", message)
     assert what == "A task has locked container 903, and may still be running"
     assert "pct unlock" not in fix
+
+
+@pytest.mark.parametrize("number", ["903", 903])
+def test_lock_of_a_clone_that_is_being_made_is_not_to_be_removed(number: object) -> None:
+    """Its task names the container that is copied, not the one that is made."""
+    cloning = {"upid": "UPID:pve:1:2:3:vzclone:903:root@pam:", "id": number, "type": "vzclone"}
+    message = locked([cloning], "lock: create\n", only_reads=True)
+    assert f"locked: {{920: 'create'}}; active: {cloning['upid']}" in message
+    assert "pct unlock" not in message
 
 
 @pytest.mark.parametrize("answer", [[{"id": "903"}], [3], {"a": 1}, None, NodeError("no answer")])
