@@ -111,20 +111,20 @@ def test_only_what_a_run_has_noted_is_removed(container: Container) -> None:
 
 
 def test_server_ends_with_its_run(container: Container) -> None:
-    """A run that is killed closes the leash's standard input; only what is of that run goes."""
+    """A run that is killed closes the standard input of its watchdog; only what is of that run goes."""
     run = container.node.run_id
     container.ask("sh", "-c", docker.noting(container))
     for each in (run, "somebody"):
         sleep_in_docker(container, docker.LABEL, f"{docker.RUN}={each}")
     assert len(docker.own(container)) == 1
-    leash = container.channel.spawn(("sh", "-c", WATCHDOG, "sh", run), deadline=60, stdin=subprocess.PIPE)
+    watchdog = container.channel.spawn(("sh", "-c", WATCHDOG, "sh", run), deadline=60, stdin=subprocess.PIPE)
     try:
         time.sleep(1)
         assert len(docker.own(container)) == 1
-        kill_group(leash)  # with it the only one who could write to what is read inside
-        leash.wait()
-        assert leash.stdin
-        leash.stdin.close()
+        kill_group(watchdog)  # with it the only one who could write to what is read inside
+        watchdog.wait()
+        assert watchdog.stdin
+        watchdog.stdin.close()
         end = time.monotonic() + 20
         while docker.own(container):
             assert time.monotonic() < end
@@ -133,4 +133,4 @@ def test_server_ends_with_its_run(container: Container) -> None:
         docker.remove_own(container)  # as the next run does
         assert not container.file(docker.RUNS).exists
     finally:
-        kill_group(leash)
+        kill_group(watchdog)
