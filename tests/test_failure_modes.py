@@ -423,7 +423,7 @@ def test_kernel_lines_of_another_container_are_no_evidence(tmp_path: Path) -> No
     ("program", "words", "identity"),
     [
         ("journalctl", "Nov 30 06:20:42 ct systemd[1]: docker.service: Deactivated successfully.", "C39"),
-        ("dpkg", "The following packages are only half configured, probably due to problems", "C38"),
+        ("dpkg", "The following packages are only half configured, probably due to problems\n docker-ce  x", "C38"),
     ],
 )
 def test_container_is_asked_why_docker_is_stopped(tmp_path: Path, program: str, words: str, identity: str) -> None:
