@@ -111,7 +111,8 @@ class SmallNode(Node):
     def get(self, path: str, **parameters: str) -> Any:
         assert path == "tasks"
         asked = parameters.get("vmid")  # of which pvesh tells no task that names no guest
-        return [each for each in self.active if asked in (None, each["id"])]
+        found = [each for each in self.active if asked in (None, each["id"])]
+        return found[: int(parameters.get("limit", 50))]
 
     def read(self, ctid: int) -> Configuration:
         return parse(self.files[ctid].encode())

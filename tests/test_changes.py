@@ -508,6 +508,7 @@ def test_half_made_clone_is_removed_with_its_volume_and_its_lock(ours: Template,
 
 CLONING = {"upid": "UPID:n:1:2:3:vzclone:903:root@pam:", "id": "903", "type": "vzclone"}
 BACKUP_OF_ALL = {"upid": "UPID:n:1:2:3:vzdump::root@pam:", "id": "", "type": "vzdump"}
+SHELL = {"upid": "UPID:n:1:2:3:vncshell::root@pam:", "id": "", "type": "vncshell"}
 
 
 @pytest.mark.parametrize("who", ["volume", "lock"])
@@ -537,6 +538,7 @@ def test_half_made_clone_leaves_what_others_have_taken_meanwhile(ours: Template,
         (f"#phoenix-920: container 921 cloned from 903@docker-gpu-snapshot\n{HALF}", []),
         (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", [CLONING]),
         (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", [BACKUP_OF_ALL]),
+        (f"#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\n{HALF}", [*[SHELL] * 60, CLONING]),
         ("#phoenix-920: container 920 cloned from 903@docker-gpu-snapshot\nrootfs: x\nlock: backup\n", []),
     ],
 )
