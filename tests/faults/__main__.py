@@ -24,7 +24,7 @@ def try_one(grounds: Grounds, name: str, found: list[Facts]) -> Facts:
         run = grounds.lab.build(*WORDS, "--no-clone")
         line.green = "yes" if run.status == 0 else "no"
         line.wrong += [f"the next run failed: {sorted(run.failed())}"] if run.status else []
-    if line.wrong:
+    if line.wrong or fault.outcome == "built":  # then what stands there was proved with the fault in it
         grounds.spoil()
     line.said = f"{line.stage}, {line.diagnoses or 'no diagnosis'}, left {line.state}"
     return {**vars(line), "fault": name, "verdict": line.seconds}
