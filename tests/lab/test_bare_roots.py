@@ -57,7 +57,7 @@ def root(name: str) -> Path:
 
     def build(folder: Path) -> None:
         options, suite, *mirror = SYSTEMS[name]
-        make = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", *options]
+        make = ["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", *options]
         command = [*make, suite, str(folder / "root"), *mirror]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
         if done.returncode and name == "noble":
