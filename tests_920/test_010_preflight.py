@@ -295,9 +295,8 @@ def test_number_is_free_or_a_container(node: Node, template: Template) -> None:
         cause="leave it alone, and declare a free number",
         run=f"pct config {template.ctid}",
     )
-    managed = node.cluster_files.managed.get(
-        template.ctid, "ignored"
-    )  # which HA leaves alone (pve-ha-manager, PVE/HA/Config.pm)
+    # HA leaves alone what is "ignored" (pve-ha-manager, PVE/HA/Config.pm)
+    managed = node.cluster_files.managed.get(template.ctid, "ignored")
     assert managed == "ignored", unexpected(
         f"{template.ctid} is managed by the cluster's HA in state {managed}",
         "a container that HA does not manage",
