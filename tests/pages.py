@@ -28,7 +28,8 @@ The suite compares each failed check with these failure modes. Terminal and repo
 id. Run the commands after `H:` on the node, after `C:` in container CTID, after `D:` in the test server's container.
 CTID is the template, PARENT its parent, SNAPSHOT the snapshot of the template; a run fills in its own.
 Where none of A to D fits, a mode of E quotes the program's deciding sentence and says what such a reason means;
-a run fills in WHERE (one of H, C, D) the program ran and the PATH that it names.
+a run fills in WHERE (one of H, C, D) the program ran and the PATH that it names; OBJECT is what the
+sentence speaks of, SAYS the sentence itself.
 """
 
 
