@@ -121,9 +121,10 @@ class Machine:
             raise LabError(f"{self.name} was made with {made_with.read_text()} GPUs; remove it first: make lab-down")
         source = self.state / "checkout"  # the node runs this checkout's commands, not an older one's
         runs = source.read_text() if source.exists() else ""
-        if self.pid() and runs == str(CHECKOUT):
+        pid = self.pid()
+        if pid and runs == str(CHECKOUT) and self._has_mounted(pid, CHECKOUT):
             return
-        if self.pid() and not take_over and Path(runs).is_dir():
+        if pid and not take_over and runs != str(CHECKOUT) and Path(runs).is_dir():
             raise LabError(
                 f"{self.name} is up and runs the commands of {runs or 'an unknown checkout'}; remove it there (make "
                 "lab-down), or restart it with the commands of this checkout: make lab-up TAKE=1"
@@ -148,6 +149,13 @@ class Machine:
         (self.state / "holder").write_text(str(holder.pid))
         self._await_first_process(holder, log)
         self._connect()
+
+    def _has_mounted(self, pid: int, checkout: Path) -> bool:
+        """Whether the node's commands are those in this folder, not in one that was removed and had its name."""
+        try:
+            return checkout.samefile(f"/proc/{pid}/root/usr/share/pve-lab")
+        except OSError:
+            return False
 
     def _make_pool(self) -> None:
         """Make the node's disk: a sparse btrfs file that can't fill the host's disk."""

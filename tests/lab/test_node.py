@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from lab import rootfs
 from lab.errors import LabError
+from lab.machine import CHECKOUT as TOP
 from lab.machine import Machine
 
 pytestmark = pytest.mark.lab
@@ -116,6 +118,19 @@ def test_two_nodes_live_side_by_side(machine: Machine) -> None:
         assert machine.run("hostname") == f"{NAME}\n"
     finally:
         other.erase()
+
+
+def test_lab_of_a_checkout_that_was_made_again_is_restarted(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands were removed with the first checkout, though the folder of that name is there."""
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr("lab.machine.CHECKOUT", checkout)
+    for _ in range(2):
+        shutil.copytree(TOP / "lab", checkout / "lab")
+        machine.power_on()
+        assert "node-init" in machine.run("ls", "/usr/share/pve-lab/lab")
+        shutil.rmtree(checkout)
 
 
 def test_lab_of_another_checkout_is_not_restarted(machine: Machine, tmp_path: Path) -> None:
