@@ -59,8 +59,8 @@ def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     run = suite.run()
     first = next(check for check in failed(run.record.checks) if check.name.endswith("test_storage_has_room"))
     assert first.diagnosis == ["A6"]
-    assert "   A6 The container is locked\n     why:  a task" in run.output
-    assert "  fix:  wait for the task; only if none is running: pct unlock 920" in run.output
+    assert "   A6 The container is locked by a task: snapshot\n     why:  a task" in run.output
+    assert "wait for it; only if none is running: pct unlock 920" in run.output
     page = (run.folder / "report.html").read_text()
     assert WHY in page
     assert "grep ^lock /etc/pve/lxc/*.conf" in page
