@@ -22,7 +22,6 @@ import pytest
 
 from fixtures.base.number import write_json
 from fixtures.proxmox import docker
-from fixtures.proxmox.container import ContainerError
 from fixtures.run import answers
 from fixtures.serving import all_reduce, caches
 from fixtures.serving.all_reduce import NO_FIX, WITHOUT_OWN, WITHOUT_PEER, AllReduce, Fix, Way
@@ -281,24 +280,25 @@ def test_trial_that_nobody_waits_for_is_ended() -> None:
     assert machine.removed == 1
 
 
-@pytest.mark.parametrize("said", ["", "kept"])
+@pytest.mark.parametrize("said", ["", "with bytecode", "with bytecode\ncomplete"])
 @pytest.mark.parametrize("gpus", ["NVIDIA-H200", ""])
-def test_bytecode_of_a_server_is_read_where_it_was_kept(said: str, gpus: str) -> None:
+def test_bytecode_is_shared_by_all_programs_of_the_image(said: str, gpus: str) -> None:
     """Without it, or without knowing where it is, Python compiles: that is no failure."""
 
-    def ask(_shell: str, _c: str, script: str, *words: str, only_reads: bool = False) -> str:
+    def ask(_shell: str, _c: str, script: str, *words: str) -> str:
         if script == caches.GPUS:
             return gpus
-        assert (only_reads, words) == (True, ("sh", "/caches/0123456789ab-NVIDIA-H200"))
-        if not said:
-            raise ContainerError("ended with 1")
+        assert words == ("sh", "/caches/0123456789ab-NVIDIA-H200", image.digest)
         return said
 
     image = Image("vllm", "vllm@sha256:0123456789abcdef", (), 0)
-    settings: Any = SimpleNamespace(warm_caches="/caches", server_env=[])
-    words = caches.bytecode(cast(Any, SimpleNamespace(ask=ask, ctid=920)), image, settings)
-    mounted = "/caches/0123456789ab-NVIDIA-H200/bytecode:/var/cache/bytecode:ro"
+    settings: Any = SimpleNamespace(warm_caches="/caches", server_env=[], server_mounts=[], keep_model="")
+    container = cast(Any, SimpleNamespace(ask=ask, ctid=920, node=SimpleNamespace(run_id="r")))
+    words = caches.bytecode(container, image, settings)
+    mounted = "/caches/0123456789ab-NVIDIA-H200/bytecode:/var/cache/bytecode" + ":ro" * ("complete" in said)
     wanted = ["--env", "PYTHONPYCACHEPREFIX=/var/cache/bytecode", "--volume", mounted]
     assert words == (wanted if said and gpus else [])
     settings.server_env = ["PYTHONPYCACHEPREFIX=/elsewhere"]
-    assert caches.bytecode(cast(Any, None), image, settings) == []
+    assert caches.bytecode(container, image, settings) == []
+    settings.server_env, settings.server_mounts = [], ["/mine:/var/cache"]
+    assert caches.bytecode(container, image, settings) == []

@@ -91,9 +91,24 @@ def test_what_is_mounted_or_linked_in_a_folder_of_ours_is_not_removed(
 
 @pytest.mark.parametrize("search", ["", "return 2"])
 def test_caches_that_could_not_be_searched_are_not_kept_as_clean(tmp_path: Path, search: str) -> None:
+    (tmp_path / "vllm").mkdir()
     words = ["sh", "-c", f"{'grep() { ' + search + '; }; ' if search else ''}{caches.KEEP}", "sh", str(tmp_path)]
     done = subprocess.run(words, input=b"secret\n", capture_output=True, check=False, timeout=60)
     assert (done.returncode, (tmp_path / caches.COMPLETE).exists()) == ((1, False) if search else (0, True))
+    assert (tmp_path / "vllm").exists()
+
+
+@pytest.mark.parametrize("secrets", [b"secret\nother\n", b""])
+def test_only_caches_with_a_secret_go(tmp_path: Path, secrets: bytes) -> None:
+    for name, text in (("vllm", "key: a-secret-of-it"), ("bytecode", "compiled")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+    words = ["sh", "-c", caches.KEEP, "sh", str(tmp_path)]
+    done = subprocess.run(words, input=secrets, capture_output=True, check=True, timeout=60)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert (done.stdout, left) == (
+        (b"vllm\n", ["bytecode", "complete"]) if secrets else (b"", ["bytecode", "complete", "vllm"])
+    )
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,8 @@ def test_caches_that_are_declared_do_not_count(container: Container, settings: A
     container.ask("rm", "-r", settings.warm_caches)
 
 
-def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> None:
-    """Half-written ones begin anew; those that hold a secret of the server go, as each clone would carry it."""
+def test_caches_of_a_server_that_got_ready_are_kept(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-written ones begin anew but for bytecode; one that holds a secret goes, as each clone would carry it."""
     variables = {"VLLM_API_KEY": "sk-920-of-this-run", "VLLM_ATTENTION_BACKEND": "FLASH_ATTN"}
     settings: Any = SimpleNamespace(
         warm_caches="/var/lib/phoenix/caches",
@@ -213,15 +213,20 @@ def test_caches_of_a_server_that_got_ready_are_kept(container: Container) -> Non
     def written(cache_mounts: caches.CacheMounts) -> str:
         return container.execute("cat", f"{cache_mounts.folder}/vllm/f").out
 
-    server_writes("half")
+    compiled = f"{server_writes('half').folder}/bytecode"
+    container.ask("sh", "-c", f"mkdir -p {compiled} && touch {compiled}/a.pyc")
     cache_mounts = server_writes("whole, by FLASH_ATTN")
     assert written(cache_mounts).split() == ["whole,", "by", "FLASH_ATTN"]
     headers = f"{cache_mounts.folder}/inductor/precompiled_headers"
     container.ask("mkdir", "-p", headers)
-    assert cache_mounts.keep(container, variables)
+    cache_mounts.keep(container, variables)
     assert container.execute("ls", headers).exit_status != 0  # which serve to compile, and are large
     assert server_writes("more").folder == cache_mounts.folder
     assert written(cache_mounts).startswith("whole")
-    assert not server_writes(variables["VLLM_API_KEY"]).keep(container, variables)
-    assert container.execute("ls", cache_mounts.folder).exit_status != 0
+    said: list[str] = []
+    monkeypatch.setattr(caches, "warn", said.append)
+    server_writes(variables["VLLM_API_KEY"]).keep(container, variables)
+    assert "into its cache vllm, so that was removed" in said[0]
+    assert container.ask("ls", cache_mounts.folder).split() == ["bytecode", "complete", "inductor"]
+    assert container.ask("ls", compiled).split() == ["a.pyc"]
     assert f"{cache_mounts.folder}/vllm:/root/.cache/vllm" in cache_mounts.words

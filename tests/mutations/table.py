@@ -55,7 +55,6 @@ OF_STATUS = "its status is the answer"
 EXCUSES = {
     r" \| doubled$": "said twice, it says the same",
     r"^test_(situation|snapshot_is_whole|container_is_up).* \| the configuration file of 920": "asked along only",
-    r"what a server has compiled": "without it the check only takes longer",
     r"^test_(situation|nothing_d|number|container_is_of|gpus_are_p|storage_a|snapshot_may|container_may).* \| stale$": (
         "read again under the lock before anything changes"
     ),

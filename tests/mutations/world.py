@@ -199,9 +199,9 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
         case ["docker", "run", *rest] if "python3" in rest:
             card = UUIDS[int(rest[rest.index("--gpus") + 1].removeprefix("device="))]  # all are asked at the same time
             return f"True 2.11.0+cu130 1 {card.removeprefix('GPU-')} NVIDIA H100 80GB HBM3"
-        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE):
+        case ["sh", "-c", script_text, *_] if script_text in (docker.REMOVE, server.LOGS, tidy.NOTE_IMAGE, caches.KEEP):
             return ""
-        case ["sh", "-c", script_text, *_] if script_text in (caches.KEEP,) or "docker run" in script_text:
+        case ["sh", "-c", script_text, *_] if "docker run" in script_text:
             return "kept"
         case ["docker", "info", *_]:
             return json.dumps({"Driver": "overlay2", "Runtimes": {"nvidia": {}, "runc": {}}, "ServerVersion": "29.0.1"})
@@ -411,7 +411,6 @@ NAMES = {
     docker.LIST: "docker ps",
     docker.REMOVE: "removing leftovers in Docker",
     caches.GPUS: "nvidia-smi --query-gpu=name",
-    caches.COMPILED: "what a server has compiled",
     tidy.NOTE_IMAGE: "note of the image",
     gpus.NODES: "device nodes",
 }
