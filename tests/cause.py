@@ -18,6 +18,7 @@ from fixtures.diagnosis.failure_modes import Finding, diagnose
 from fixtures.diagnosis.words import UNIT
 
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
+DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
 DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
 
 STOPPED = (
@@ -39,7 +40,7 @@ def texts(words: list[str], text: str) -> dict[str, str]:
     if said == "http":
         return {"check": "test_server_answers[gpu0]", "failure": f"the chat was answered with 400: {text}"}
     place = "on pve" if "--node" in words or NODE.match(said) else "in container 920"
-    status = 125 if said.startswith("docker run") else 1
+    status = 125 if said.startswith("docker run") and DAEMON.search(text) else 1
     return {"failure": f"`{said}` {place} ended with {status}: {text}"}
 
 
