@@ -127,6 +127,7 @@ def test_mode_is_recognised(identity: str) -> None:
 def test_each_member_of_a_mode_was_seen() -> None:
     """What a mode is for some sentences has a recorded text as well, and says what is wrong and how to fix it."""
     seen = {finding.mode.what for _, _, texts in EXAMPLES for finding in diagnose(texts)}
+    assert not [what for what in seen if re.search("OBJECT|SAYS", what)]
     for mode in catalogue().values():
         for form, texts in mode.members:
             assert {"what", "fix"} <= set(texts) <= {"what", "fix", "why"}
