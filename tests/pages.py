@@ -29,7 +29,7 @@ id. Run the commands after `H:` on the node, after `C:` in container CTID, after
 CTID is the template, PARENT its parent, SNAPSHOT the snapshot of the template; a run fills in its own.
 Where none of A to D fits, a mode of E quotes the program's deciding sentence and says what such a reason means;
 a run fills in WHERE (one of H, C, D) the program ran and the PATH that it names; OBJECT is what the
-sentence speaks of, SAYS the sentence itself.
+sentence speaks of, INDEX the PCI address of the GPU in it, SAYS the sentence itself.
 """
 
 

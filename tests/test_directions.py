@@ -57,7 +57,7 @@ def passed(text: str, *assigned: int, exists: bool = False) -> tuple[str, list[s
     node = SimpleNamespace(read_conf=lambda _: conf.parse(text.encode()))
     declared, parent = SimpleNamespace(gpus=assigned), SimpleNamespace(ctid=903)
     template = SimpleNamespace(ctid=920, exists=exists, declared=declared, parent=parent, parent_snapshot="snap")
-    return said("test_010_preflight", PASSED, node, template)
+    return said("test_010_preflight", PASSED, node, template, SimpleNamespace())
 
 
 def test_parent_that_passes_what_is_assigned_is_good() -> None:

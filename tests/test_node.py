@@ -124,7 +124,7 @@ def test_numbers_are_not_known_without_a_quorum() -> None:
     """Others may have made machines meanwhile; what the node has itself is in its own files."""
     node = FakeNode(files=files(cluster={"name": "c", "nodes": 3, "quorate": 0}))
     assert [*node.containers()] == [920]
-    with pytest.raises(NodeError, match=r"no quorum, .*: pvecm status"):
+    with pytest.raises(NodeError, match=r"no quorum \(offline: unknown\): .*: pvecm status"):
         node.guests()
 
 

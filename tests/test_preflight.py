@@ -101,8 +101,10 @@ def test_parent_of_another_privilege_is_refused_before_it_is_cloned(config: dict
     files = SimpleNamespace(elsewhere={}, managed={})
     own = {903: Guest("lxc", "pve", "P")}
     node = SimpleNamespace(name="pve", containers=lambda: own, cluster_files=files, config=lambda _: config)
+    node.configuration = lambda _: SimpleNamespace(snapshots={})
     parent = SimpleNamespace(ctid=903, name="P", unprivileged=declared)
-    template = SimpleNamespace(parent=parent, ctid=920, declared=SimpleNamespace(unprivileged=declared))
+    wanted = SimpleNamespace(unprivileged=declared, storage_pool="pool")
+    template = SimpleNamespace(parent=parent, parent_snapshot="s", ctid=920, declared=wanted)
     kinds = ["a privileged", "an unprivileged"]
     said = f"903 is {kinds[not declared]} container; expected {kinds[declared]} one, as 920 is declared"
     with pytest.raises(AssertionError, match=said):

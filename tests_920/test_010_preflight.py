@@ -17,7 +17,7 @@ from fixtures.template import ephemeral_clone, generations
 from fixtures.template.clone import MARK
 from fixtures.template.differences import bind_mounts, is_unprivileged
 from fixtures.template.repair import half_made_clone, half_made_snapshot
-from fixtures.template.template import Situation, Template
+from fixtures.template.template import SNAPSHOT_STORAGE, Situation, Template
 
 PARENT = pytest.mark.needs("test_parent_is_as_declared")
 KNOWN = pytest.mark.needs("test_situation_is_known")
@@ -82,12 +82,25 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         run=f"pct set {parent.ctid} --hostname {parent.name}",
     )
     kinds = {True: "an unprivileged", False: "a privileged"}
-    unprivileged, wanted = is_unprivileged(node.config(parent.ctid)), template.declared.unprivileged
+    wanted, snapshot = template.declared.unprivileged, template.parent_snapshot
+    unprivileged = is_unprivileged(node.config(parent.ctid))
+    archive, again = f"/var/tmp/vzdump-lxc-{parent.ctid}-*.tar", f"pct snapshot {parent.ctid} {snapshot}"
+    restored = f"--force --unprivileged {int(wanted)} --storage {template.declared.storage_pool}"
     assert unprivileged == wanted, unexpected(
         f"{parent.ctid} is {kinds[unprivileged]} container",
         f"{kinds[wanted]} one, as {template.ctid} is declared",
-        cause="a clone inherits it, and only a restore with another --unprivileged changes it",
-        run=f"pct config {parent.ctid} | grep unprivileged",
+        cause="a clone keeps the flag and the owners of the files, which only a restore changes together; it "
+        f"replaces {parent.ctid}, and removes its snapshots and the volumes without backup=1",
+        run=f"pct shutdown {parent.ctid}; vzdump {parent.ctid} --mode stop --compress 0 --dumpdir /var/tmp && "
+        f"pct restore {parent.ctid} {archive} {restored} && {again}",
+    )
+    snapshots = node.configuration(parent.ctid).snapshots
+    older = snapshot in snapshots and is_unprivileged(node.config(parent.ctid, snapshot)) != wanted
+    assert not older, unexpected(
+        f"{parent.ctid}@{snapshot} is of {kinds[not wanted]} container, though {parent.ctid} is {kinds[wanted]} one",
+        f"a snapshot of {kinds[wanted]} one, as {template.ctid} is declared",
+        cause="a clone of a snapshot keeps the snapshot's flag and owners: take it again",
+        run=f"pct delsnapshot {parent.ctid} {snapshot}; {again}",
     )
     if unprivileged != parent.unprivileged:
         warn(
@@ -101,10 +114,19 @@ def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which the template is cloned from, is complete."""
     snapshots = node.configuration(template.parent.ctid).snapshots
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
+    pool = str(node.config(template.parent.ctid).get("rootfs", "")).partition(":")[0]
+    kind = node.cluster_files.storages.get(pool, {}).get("type", "")
+    unable = f"its disk is on storage {pool} of type {kind}, which has no snapshots for containers: "
+    take = f"pct snapshot {template.parent.ctid} {template.parent_snapshot}"
+    move = f"pct shutdown {template.parent.ctid}; pct move-volume {template.parent.ctid} rootfs STORAGE; {take}"
+    can = not kind or kind in SNAPSHOT_STORAGE
     assert template.parent_snapshot in snapshots, unexpected(
         f"{name} does not exist, only {sorted(snapshots)}",
         "a snapshot of the declared name",
-        run=f"pct listsnapshot {template.parent.ctid}",
+        cause="take it of the finished parent, or correct template_snapshot_name"
+        if can
+        else f"{unable}move it to one of type {', '.join(SNAPSHOT_STORAGE)}",
+        run=f"pct listsnapshot {template.parent.ctid}; {take}" if can else move,
     )
     assert snapshots[template.parent_snapshot].whole, unexpected(
         f"{name} is incomplete: the task that made or deleted it was interrupted",
@@ -351,11 +373,13 @@ def test_nobody_answers_at_the_address(node: Node, template: Template) -> None:
 
 
 @PARENT
-def test_gpus_are_passed_where_it_counts(node: Node, template: Template) -> None:
+def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: Build) -> None:
     """The configuration passes the assigned GPUs, and no others, outside of snapshot sections."""
     there, effective = (template.ctid, "") if template.exists else (template.parent.ctid, template.parent_snapshot)
     found = node.read_conf(there)
     assert found, unexpected(f"container {there} does not exist", "its configuration", run=f"pct config {there}")
+    if effective and effective not in found.sections:
+        raise build.ledger.blocked_by("test_parent_snapshot_is_whole")
     lines = conf.misplaced(found, effective, template.declared.gpus)
     bare = [line.rpartition("] ")[2].partition(": ") for line in lines]
     moved = " ".join(f"--{key} {value}" for key, _, value in bare if key.startswith("dev"))

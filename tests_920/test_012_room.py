@@ -9,6 +9,7 @@ from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.serving.registry import GIB, Published
+from fixtures.template.differences import disks
 from fixtures.template.template import SNAPSHOT_STORAGE, Template
 
 pytestmark = [
@@ -18,6 +19,10 @@ pytestmark = [
 ]
 
 MIB = 2**20
+IMAGES = (
+    "/var/lib/docker",
+    "/var/lib/containerd",
+)  # where Docker keeps images: the second one newly installed since 29
 SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
 
 
@@ -71,16 +76,32 @@ def test_storage_has_room(node: Node, template: Template, build: Build, publishe
     refuse_unseen(published.unseen)
 
 
-def test_declared_disk_is_large_enough(template: Template, published: Published) -> None:
+def test_declared_disk_is_large_enough(node: Node, template: Template, published: Published) -> None:
     """The template's declared disk is large enough for the image, packed and unpacked."""
-    size = template.declared.storage_size_gb
-    assert size >= published.gib, unexpected(
-        f"storage_size_gb is {size}, the image needs {published.gib:.1f} GiB",
+    found = node.cluster_files.containers.get(template.ctid if template.exists else template.parent.ctid)
+    section = found and (found.head if template.exists else found.sections.get(template.parent_snapshot))
+    sizes = {**disks(section.config if section else {}), "/": float(template.declared.storage_size_gb)}
+    places = {folder: max((each for each in sizes if holds(each, folder)), key=len) for folder in IMAGES}
+    place = max(places.values(), key=lambda each: sizes[each])
+    assert sizes[place] >= published.gib, unexpected(
+        f"{'storage_size_gb' if place == '/' else f'the size of the volume at {place}'} is {sizes[place]:g}, "
+        f"the image needs {published.gib:.1f} GiB",
         "a disk that is large enough",
         cause=f"{published.why}; declare a larger disk",
         run=f"pvesm status --storage {template.declared.storage_pool}",
     )
+    for folder, each in places.items():
+        if sizes[each] < published.gib:
+            warn(
+                f"the disk at {each} has {sizes[each]:g} GiB, the image needs {published.gib:.1f}: "
+                f"too little if this Docker keeps its images in {folder}"
+            )
     refuse_unseen(published.unseen)
+
+
+def holds(mounted: str, folder: str) -> bool:
+    """Whether a folder is on the disk that is mounted there."""
+    return folder.startswith(f"{mounted.rstrip('/')}/") or folder == mounted
 
 
 def test_node_has_the_memory(node: Node, template: Template, settings: Settings) -> None:
