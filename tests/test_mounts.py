@@ -16,7 +16,7 @@ from fixtures.serving.registry import Published
 from fixtures.template import ephemeral_clone
 from fixtures.template.differences import attached, disks
 from fixtures.template.template import Template
-from tests.small_node import DECLARATION, SETTINGS, SmallNode, conf_of
+from tests.small_node import DECLARATION, POOL, SETTINGS, SmallNode, conf_of, zfs_list
 from tests.test_directions import said
 
 MOUNT = "lxc-disks:subvol-903-disk-1,mp=/var/lib/docker,backup=0,size=100G"
@@ -144,3 +144,39 @@ def test_image_is_compared_with_the_declared_disk_where_there_is_no_parent() -> 
     )
     name = "test_declared_disk_is_large_enough"
     assert said("test_012_room", name, nothing, template, Published("r", 8 * GIB)) == ("", [])
+
+
+def with_volume(monkeypatch: pytest.MonkeyPatch, of_mount: str) -> Template:
+    """The template with a volume of its own, of which ZFS says this; of the root disk that nothing has changed."""
+    node = SmallNode(monkeypatch)
+    template = Template(node, DECLARATION, 920, SETTINGS)
+    node.files[920] = conf_of(template.declared, "", mp0=MOUNT.replace("903", "920"))
+    node.snapshot(920, "vllm-base-snapshot", "")
+
+    def ask(*argv: str) -> str:
+        if argv[-1].endswith("disk-1"):
+            return of_mount
+        return "0" if argv[1] == "get" else zfs_list(argv[-1], ["vllm-base-snapshot"])
+
+    monkeypatch.setattr(node, "ask", ask)
+    return template
+
+
+def test_what_depends_on_a_snapshot_of_any_volume_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To delete such a snapshot would leave it half deleted, and the container locked."""
+    said_by_zfs = zfs_list(f"{POOL}/subvol-920-disk-1", ["vllm-base-snapshot"], "rpool/data/mine")
+    assert with_volume(monkeypatch, said_by_zfs).dependents("vllm-base-snapshot") == ["rpool/data/mine"]
+
+
+@pytest.mark.parametrize(("written", "unchanged"), [("0", True), ("4096", False)])
+def test_what_was_written_to_any_volume_is_written(
+    monkeypatch: pytest.MonkeyPatch, written: str, unchanged: bool
+) -> None:
+    """A seal that was cut short is resumed only where the second snapshot holds what the first one does."""
+    template = with_volume(monkeypatch, written)
+    copy = template.snapshot_name
+    made: Any = SimpleNamespace(name=copy, took=lambda _: True)
+    template.snapshot_name = "declared"
+    monkeypatch.setattr(template, "generations", lambda: [made])
+    monkeypatch.setattr(template.changes, "read", lambda _: template.node.configuration(920))
+    assert (template.unfinished() is made) is unchanged

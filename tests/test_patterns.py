@@ -142,7 +142,7 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "image.pull_words": (image.pull_words, ("\x1b[0", "\r", "0")),
     "says": (lambda text: client.says(text, "paris"), ("paris", "not in ", " ", "not paris ")),
     "configuration": (lambda text: conf.parse(text.encode()), ("[a]\n", "a : ", "#a\n", "[pve:pending]\n#", " ")),
-    "storage.cfg": (pmxcfs.sections, ("zfspool: a\n", "\tpool a\n", " ", "a:")),
+    "storage.cfg": (lambda text: pmxcfs.sections(text.encode()), ("zfspool: a\n", "\tpool a\n", " ", "a:")),
     "files": (files, ("a YQ==\n", " ", "lxc/1.conf \n")),
     "snapshots of btrfs": (volume.btrfs_snapshots, ("ID 1 path a/", " path ", "\n")),
     "HTTP": (lambda text: web.parse(text.encode()), ("HTTP/1.1 200\r\n\r\n", "HTTP/\r\n\r\n", "HTTP/a: b\r\n")),
