@@ -304,8 +304,8 @@ def marks(kind: str, printed: str, rootfs: str = "pool:subvol-920-disk-0,size=64
         ask=ask,
     )
     snapshot = SimpleNamespace(name="s", taken=7, description="d")
-    root = lambda snapshot: Volume(node, rootfs)  # noqa: E731
-    one: Any = SimpleNamespace(node=node, ctid=920, snapshot_name="s", snapshot=lambda: snapshot, root=root)
+    root = lambda snapshot: {"rootfs": Volume(node, rootfs)}  # noqa: E731
+    one: Any = SimpleNamespace(node=node, ctid=920, snapshot_name="s", snapshot=lambda: snapshot, volumes=root)
     return comparison.snapshot_facts(one).storage, commands[-1][-1]
 
 

@@ -27,9 +27,11 @@ TAKE = f"pct snapshot 903 {SNAPSHOT}"
 class Place(Node):
     """A node of which only its files are read."""
 
-    def __init__(self, head: str, *, section: str | None = "hostname: x\n", kind: str = "zfspool", **of: Any) -> None:
+    def __init__(
+        self, head: str, *, section: str | None = "hostname: x\n", kind: str = "zfspool", more: str = "", **of: Any
+    ) -> None:
         text = head + (f"[{SNAPSHOT}]\n{section}snaptime: 1795493236\n" if section is not None else "")
-        found = pve_files.files({903: text}, storages=f"{kind}: lxc-disks\n\tcontent rootdir\n", **of)
+        found = pve_files.files({903: text}, storages=f"{kind}: lxc-disks\n\tcontent rootdir\n{more}", **of)
         self._cluster_files = pmxcfs.parse(found, "pve")
         self.__dict__["name"] = "pve"
 
@@ -70,14 +72,18 @@ def test_privilege_of_the_parents_snapshot_counts() -> None:
     assert parent_is_as_declared(Place(head, section=None), template()) == ""
 
 
-def test_missing_snapshot_is_put_down_to_a_storage_that_has_none() -> None:
+def test_storage_without_snapshots_is_named_for_a_missing_one() -> None:
     words = ("test_010_preflight", "test_parent_snapshot_is_whole")
     head = HEAD.format("903/vm-903-disk-0.raw")
     message, modes = said(*words, Place(head, section=None, kind="dir"), template())
     assert message.startswith(f"903@{SNAPSHOT} does not exist, only []; expected a snapshot of the declared name; ")
-    assert "its disk is on storage lxc-disks of type dir, which has no snapshots for containers" in message
+    assert "; rootfs is on storage lxc-disks of type dir, which has no snapshots for containers" in message
     assert message.endswith(f"run: pct shutdown 903; pct move-volume 903 rootfs STORAGE; {TAKE}")
     assert modes == ["A5"]
+    other = Place(f"{HEAD.format('v')}mp0: files:903/w.raw,mp=/a\nmp1: /srv,mp=/b\n", section=None, more="dir: files\n")
+    message, modes = said(*words, other, template())
+    assert "; mp0 is on storage files of type dir, which has no" in message
+    assert message.endswith(f"run: pct shutdown 903; pct move-volume 903 mp0 STORAGE; {TAKE}")
     message, modes = said(*words, Place(head, section=None), template())
     assert message.endswith(f"; run: pct listsnapshot 903; {TAKE}")
     assert "storage" not in message

@@ -15,7 +15,7 @@ from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.template import ephemeral_clone, generations
 from fixtures.template.clone import MARK
-from fixtures.template.differences import bind_mounts, is_unprivileged
+from fixtures.template.differences import bind_mounts, is_unprivileged, volumes
 from fixtures.template.repair import half_made_clone, half_made_snapshot
 from fixtures.template.template import SNAPSHOT_STORAGE, Situation, Template
 
@@ -114,19 +114,21 @@ def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which the template is cloned from, is complete."""
     snapshots = node.configuration(template.parent.ctid).snapshots
     name = f"{template.parent.ctid}@{template.parent_snapshot}"
-    pool = str(node.config(template.parent.ctid).get("rootfs", "")).partition(":")[0]
-    kind = node.cluster_files.storages.get(pool, {}).get("type", "")
-    unable = f"its disk is on storage {pool} of type {kind}, which has no snapshots for containers: "
+    pools = {key: each.partition(":")[0] for key, each in volumes(node.config(template.parent.ctid)).items()}
+    kinds = {key: node.cluster_files.storages.get(pool, {}).get("type", "") for key, pool in pools.items()}
+    unable = [key for key, kind in kinds.items() if kind and kind not in SNAPSHOT_STORAGE]
+    where = ", ".join(f"{key} is on storage {pools[key]} of type {kinds[key]}" for key in unable)
     take = f"pct snapshot {template.parent.ctid} {template.parent_snapshot}"
-    move = f"pct shutdown {template.parent.ctid}; pct move-volume {template.parent.ctid} rootfs STORAGE; {take}"
-    can = not kind or kind in SNAPSHOT_STORAGE
+    moves = "".join(f"pct move-volume {template.parent.ctid} {key} STORAGE; " for key in unable)
     assert template.parent_snapshot in snapshots, unexpected(
         f"{name} does not exist, only {sorted(snapshots)}",
         "a snapshot of the declared name",
-        cause="take it of the finished parent, or correct template_snapshot_name"
-        if can
-        else f"{unable}move it to one of type {', '.join(SNAPSHOT_STORAGE)}",
-        run=f"pct listsnapshot {template.parent.ctid}; {take}" if can else move,
+        cause=f"{where}, which has no snapshots for containers: move it to one of type {', '.join(SNAPSHOT_STORAGE)}"
+        if unable
+        else "take it of the finished parent, or correct template_snapshot_name",
+        run=f"pct shutdown {template.parent.ctid}; {moves}{take}"
+        if unable
+        else f"pct listsnapshot {template.parent.ctid}; {take}",
     )
     assert snapshots[template.parent_snapshot].whole, unexpected(
         f"{name} is incomplete: the task that made or deleted it was interrupted",
