@@ -240,6 +240,7 @@ def test_every_class_of_reasons_gives_way_to_who_knows_more() -> None:
             "vLLM: a is b too",
         ),
         ("vLLM", f"queue.Empty: a\n{HANDLING}\nOSError: b", "vLLM: OSError: b"),
+        ("vLLM", f"a.ValidationError: {'a ' * 150}--b c [type=value_error, input_value={'d' * 80}]", "a --b c"),
         ("vLLM", "Exception: a", "vLLM: Exception: a"),
         ("vLLM", "!!!!!!! Segfault encountered !!!!!!!", "!!!!!!! Segfault encountered !!!!!!!"),
         ("pct", "400 Parameter verification failed.\na: b", "verification failed. a: b"),
