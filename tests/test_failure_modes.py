@@ -326,6 +326,17 @@ def test_general_mode_quotes_the_program_and_names_its_path() -> None:
     assert found.findings[0].mode.confirm[0] == "C: id; ls -ldn /x/y"
 
 
+def test_long_sentence_keeps_who_said_it() -> None:
+    """Its option is named, and where to correct it."""
+    for words in (
+        {"log": f"ValueError: {'a ' * 300}--max-num-seqs"},
+        {"failure": SOMEBODY["http"].format('{"message": "' + "it is not supported " * 20 + '"}')},
+    ):
+        found = diagnose(words)[0]
+        assert found.places[0][1].startswith("vLLM: ")
+        assert "server_args" in found.mode.fix
+
+
 def test_general_fix_is_of_the_place_where_the_program_ran() -> None:
     """None but the server is told to take another image."""
     for words in ("`lxc-start -n 920 -F` on pve", "`pvesm status` on pve", "`dockerd` in container 920"):
