@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.errors import Unseen
 from fixtures.proxmox.container import ContainerError
 from fixtures.proxmox.node import NodeError
 from fixtures.run import clone_acceptance
@@ -135,6 +136,18 @@ def test_image_is_compared_with_the_disk_that_holds_it(  # noqa: PLR0917 - one a
     message, _ = said("test_012_room", "test_declared_disk_is_large_enough", place, template, published)
     assert message.startswith(fails) if fails else message == ""
     assert re.match(warns, "; ".join(warned)) if warns else warned == []
+
+
+@pytest.mark.parametrize("mount", ["mp=/var/lib/docker", "mp=/var,size=0T"])
+def test_volume_without_a_size_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:
+    node = SmallNode(monkeypatch)
+    node.files[920] = conf_of(DECLARATION[920], "", mp0=f"lxc-disks:v,{mount}")
+    place = SimpleNamespace(cluster_files=SimpleNamespace(containers={920: node.read(920)}))
+    template = SimpleNamespace(
+        ctid=920, exists=True, declared=replace(DECLARATION[920], storage_size_gb=20), parent=DECLARATION[903]
+    )
+    with pytest.raises(Unseen, match="unknown: the size of the volume at /var"):
+        said("test_012_room", "test_declared_disk_is_large_enough", place, template, Published("r", 8 * GIB))
 
 
 def test_image_is_compared_with_the_declared_disk_where_there_is_no_parent() -> None:

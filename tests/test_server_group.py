@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fixtures.base.interrupts import INTERRUPTS
 from fixtures.proxmox.container import ContainerError
 from fixtures.run import answers
+from fixtures.serving.caches import CacheMounts
 from fixtures.serving.client import ServerError
 from fixtures.serving.served_model import ServedModel
 from fixtures.serving.server import Server
@@ -19,6 +21,14 @@ from fixtures.serving.server_group import ServerGroup
 
 IMAGE: Any = SimpleNamespace()
 COMMAND = ["docker", "run", "vllm@sha256:0", "/m"]
+
+
+@dataclass
+class Some:
+    """Some of the settings."""
+
+    server_port: int
+    warm_caches: str
 
 
 class Node:
@@ -199,6 +209,18 @@ def test_caches_are_filled_by_one_server_alone() -> None:
     servers[0].warm = True
     prove(group(*servers))
     assert "start b at 1 warm" in node.done
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_server_beside_another_shares_its_bytecode(filled: bool) -> None:
+    """Of caches that are not filled yet only that, as two servers that write the others would spoil them."""
+    first, second = Server.__new__(Server), Server.__new__(Server)
+    words = ("--env", "PYTHONPYCACHEPREFIX=/b", "--volume", "/c/bytecode:/b")
+    first._caches, first._sampler = CacheMounts("/c", [*words], words, complete=filled), cast(Any, None)
+    second.name, second.options, second._settings = "server", (), cast(Any, Some(8000, "/c"))
+    second.join(first, 1, "--memory=1m")
+    assert (second.name, second.options) == ("server-1", ("--memory=1m", *(() if filled else words)))
+    assert second._settings.warm_caches == ("/c" if filled else "")
 
 
 def test_interrupt_while_they_start_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
