@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from lab.pve import conf, guest
+from lab.pve import conf, guest, storage
 from lab.pve.errors import Refusal
 from lab.pve.options import Given
 from lab.pve.schema import DEVICE, MOUNT, split_list
@@ -20,7 +20,8 @@ AT_ONCE = ("description", "onboot", "startup", "protection", "hostname", "cores"
 REQUIRED = ("memory", "rootfs", "ostype")
 # Of a network interface: what the lab's node can't do. Silence would be a lie.
 NET_NOT_HERE = ("gw6", "host-managed", "ip6", "rate", "tag", "trunks")
-MOUNT_NOT_HERE = ("acl", "keepattrs", "mountoptions", "quota", "size")
+MOUNT_NOT_HERE = ("acl", "keepattrs", "mountoptions", "quota", "shared")
+NEW_VOLUME = re.compile(rf"{storage.NAME}:([0-9]+)")  # and so many GiB
 
 
 def new_mac() -> str:
@@ -77,6 +78,8 @@ def _can_go(settings: conf.Conf, key: str) -> bool:
         raise Refusal("unable to delete read-only option: 'unprivileged'", 2)
     if re.fullmatch(r"mp\d+", key):
         check_protection(settings, f"can't remove CT {settings.vmid} drive '{key}'")
+        if key in settings.head.volumes():
+            raise Refusal(f"the lab's node can't detach the volume {key}; the real one can", 2)
     return True
 
 
@@ -102,7 +105,7 @@ def _value(settings: conf.Conf, key: str, value: str) -> str:
         raise Refusal("the lab can't give a container another root disk; the real node can", 2)
     if re.fullmatch(r"mp\d+", key):
         check_protection(settings, f"can't update CT {settings.vmid} drive '{key}'")
-        _check_mount(key, value)
+        _check_mount(settings, key, value)
     elif re.fullmatch(r"net\d+", key):
         _check_net(key, value)
     elif re.fullmatch(r"dev\d+", key):
@@ -126,10 +129,13 @@ def _check_net(key: str, value: str) -> None:
         raise Refusal(f"the lab's node can't do {', '.join(bad)} of {key}; the real one can", 2)
 
 
-def _check_mount(key: str, value: str) -> None:
+def _check_mount(settings: conf.Conf, key: str, value: str) -> None:
     options = MOUNT.parse(value)
-    if not options["volume"].startswith("/") or options["volume"].startswith("/dev/"):
-        raise Refusal(f"the lab's node has no volume for {key}, only folders of its own; the real one has", 2)
+    place, volumes = options["volume"], settings.head.volumes()
+    if not place.startswith("/") and storage.volid(volumes.get(key, "")) != place and not NEW_VOLUME.fullmatch(place):
+        raise Refusal(f"the lab's node can't give {key} an existing volume, only {storage.NAME}:GIBIBYTES", 2)
+    if place.startswith("/dev/") or (place.startswith("/") and "size" in options):
+        raise Refusal(f"the lab's node has no block device for {key}; the real one has", 2)
     if bad := [name for name in MOUNT_NOT_HERE if name in options]:
         raise Refusal(f"the lab's node can't do {', '.join(bad)} of {key}; the real one can", 2)
 
@@ -161,8 +167,21 @@ def _put(settings: conf.Conf, key: str, value: str) -> None:
         settings.head.description = value
     elif key.startswith("net"):
         settings.head.values[key] = net_line(value)
+    elif key.startswith("mp"):
+        settings.head.values[key] = _mount_line(settings.vmid, MOUNT.parse(value))
     elif value:
         settings.head.values[key] = value
+
+
+def _mount_line(vmid: int, options: dict[str, str]) -> str:
+    """A mount point as the real one prints it; a new volume is made."""
+    place = options.pop("volume")
+    if new := NEW_VOLUME.fullmatch(place):
+        name = storage.next_volume(vmid)
+        storage.create(name)
+        place, options["size"] = storage.volid(name), f"{new[1]}G"
+    words = [f"mp={options.pop('mp')}", *(f"{key}={value}" for key, value in sorted(options.items()))]
+    return ",".join([place, *words])
 
 
 def _plug(settings: conf.Conf, keys: set[str]) -> dict[str, str]:

@@ -72,6 +72,12 @@ class Section:
         """The root disk and the mount points."""
         return {key: value for key, value in self.values.items() if re.fullmatch(r"rootfs|mp\d+", key)}
 
+    def volumes(self) -> dict[str, str]:
+        """The names of those that are volumes of the storage, not folders of the node; the root disk's first."""
+        named = {key: value.partition(",")[0].removeprefix("volume=") for key, value in self.drives().items()}
+        found = {key: place.partition(":")[2] for key, place in named.items() if not place.startswith("/")}
+        return dict(sorted(found.items(), key=lambda pair: (pair[0] != "rootfs", pair[0])))
+
 
 class Conf:
     """The configuration of one container."""

@@ -29,15 +29,16 @@ def create(given: Given) -> None:
     try:
         _check_archive(archive)
         settings.save()
-        storage.create(vmid)
-        guest.run(["tar", "-xpf", archive, "--numeric-owner", "--xattrs", "-C", storage.path(vmid)], 600)
+        storage.create(storage.root(vmid))
+        root = storage.path(storage.root(vmid))
+        guest.run(["tar", "-xpf", archive, "--numeric-owner", "--xattrs", "-C", root], 600)
     except Refusal as refusal:
-        storage.delete(storage.path(vmid))
+        storage.delete(storage.path(storage.root(vmid)))
         remove(vmid)
         raise Refusal(f"unable to create CT {vmid} - {refusal}") from None
     defaults = {"hostname": f"CT{vmid}", "memory": "512", "ostype": _system(vmid), "swap": "512"}
     settings.head.values = {**defaults, **settings.head.values}
-    settings.head.values["rootfs"] = f"{storage.volid(vmid)},size={storage.size_text(size)}"
+    settings.head.values["rootfs"] = f"{storage.volid(storage.root(vmid))},size={storage.size_text(size)}"
     settings.head.values.pop("lock")
     settings.save()
     if true(options, "start"):
@@ -75,7 +76,7 @@ def _check_archive(archive: str) -> None:
 
 def _system(vmid: int) -> str:
     """Which operating system is in a container."""
-    with contextlib.suppress(OSError), open(f"{storage.path(vmid)}/etc/os-release") as file:
+    with contextlib.suppress(OSError), open(f"{storage.path(storage.root(vmid))}/etc/os-release") as file:
         found = re.search(r'^ID="?([a-z]+)', file.read(), re.MULTILINE)
         if found and found.group(1) in words.SYSTEMS.split():
             return found.group(1)
@@ -84,16 +85,16 @@ def _system(vmid: int) -> str:
 
 def remove(vmid: int) -> None:
     """Remove a container with its volumes, its snapshots and its configuration."""
-    if os.path.exists(conf.file_of(vmid)) and "rootfs" not in conf.load(vmid).head.values:
-        os.unlink(conf.file_of(vmid))  # what its configuration does not name stays on the storage
-        conf.list_machines()
+    if not os.path.exists(conf.file_of(vmid)):
         return
-    for name in storage.snapshots(vmid):
-        storage.delete(storage.path(vmid, name))
-    storage.delete(storage.path(vmid))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(conf.file_of(vmid))
-        conf.list_machines()
+    settings = conf.load(vmid)
+    sections = (settings.head, *settings.snapshots.values())  # what they do not name stays on the storage
+    for volume in {name for each in sections for name in each.volumes().values()}:
+        for name in storage.snapshots(volume):
+            storage.delete(storage.path(volume, name))
+        storage.delete(storage.path(volume))
+    os.unlink(conf.file_of(vmid))
+    conf.list_machines()
 
 
 def clone(given: Given) -> None:
@@ -120,7 +121,7 @@ def _check_copy(settings: conf.Conf, section: conf.Section, given: Given) -> Non
         if key != "rootfs" and is_bind(value):
             raise Refusal(f"unable to clone mountpoint '{key}' (type bind)", 2)
         if not full:
-            raise Refusal(f"Linked clone feature for '{storage.volid(settings.vmid)}' is not available", 2)
+            raise Refusal(f"Linked clone feature for '{storage.volid(section.volumes()[key])}' is not available", 2)
         if guest.running(settings.vmid) and "snapname" not in given:
             raise Refusal("Full clone of a running container is only possible from a snapshot", 2)
 
@@ -133,27 +134,35 @@ def _copy(source: int, target: int, section: conf.Section, given: Given) -> None
     for key in ("parent", "template"):
         values.pop(key, None)
     values |= {"hostname": given["hostname"]} if given.get("hostname") else {}
-    rootfs = values.pop("rootfs").replace(storage.volume(source), storage.volume(target))
+    theirs, ours, drives = section.volumes(), dict[str, str](), dict[str, str]()
+    for key, volume in theirs.items():
+        ours[key] = storage.next_volume(target, [*ours.values()])
+        drives[key] = values.pop(key).replace(volume, ours[key])
     for key in [key for key in values if key.startswith("net")]:
         values[key] = change.print_net({**guest.net_options(values[key]), "hwaddr": change.new_mac()})
     values["lock"] = "create"
     with conf.locked(target):
         copy.save()
     print(f"creating a clone of container {source} with ID {target}")
-    print(f"create full clone of mountpoint rootfs ({storage.volid(source)})", flush=True)
+    made: list[str] = []
     try:
-        faults.strike("clone-half")
-        storage.copy(storage.path(source, given.get("snapname", "")), storage.path(target))
+        for key, volume in theirs.items():
+            print(f"create full clone of mountpoint {key} ({storage.volid(volume)})", flush=True)
+            if key == "rootfs":
+                faults.strike("clone-half")
+            storage.copy(storage.path(volume, given.get("snapname", "")), storage.path(ours[key]))
+            made.append(ours[key])
         faults.strike("clone-copied")
         # emptied, not "uninitialized": that would be a first boot, at which systemd enables all units again
         # (pve-container, PVE/LXC/Setup/Base.pm, clear_machine_id)
-        with open(f"{storage.path(target)}/etc/machine-id", "w"):
+        with open(f"{storage.path(ours['rootfs'])}/etc/machine-id", "w"):
             pass
     except (Refusal, OSError) as problem:
-        storage.delete(storage.path(target))
+        for volume in made:
+            storage.delete(storage.path(volume))
         remove(target)
         raise Refusal(f"clone failed: {problem}") from None
     with conf.locked(target):
         values.pop("lock")
-        values["rootfs"] = rootfs  # not before: a clone whose worker died has no root disk, and its volume no container
+        values |= drives  # not before: a clone whose worker died has no root disk, and its volume no container
         copy.save()

@@ -45,7 +45,7 @@ def run(argv: list[str], seconds: float) -> str:
 def start(settings: conf.Conf) -> None:
     """Start a container."""
     vmid = settings.vmid
-    root = storage.path(vmid)
+    root = storage.path(settings.head.volumes()["rootfs"])
     prepare_root(root, settings)
     folder = f"{LXC}/{vmid}"
     os.makedirs(folder, exist_ok=True)
@@ -82,7 +82,7 @@ def lxc_config(settings: conf.Conf, root: str) -> list[str]:
         _limit("memory.max" if V2 else "memory.limit_in_bytes", str(memory_bytes(settings))),
         *_cores(settings),
         *_devices(values, vmid),
-        *_mounts(values),
+        *_mounts(settings.head),
         *_net(values, vmid),
     ]
     for key, value in settings.head.raw:
@@ -165,13 +165,14 @@ def _node(options: dict[str, str], facts: os.stat_result, vmid: int) -> str:
     return node
 
 
-def _mounts(values: dict[str, str]) -> list[str]:
-    """Folders of the node that are mounted into the container."""
-    lines = []
-    for key in sorted(key for key in values if key.startswith("mp") and key[2:].isdigit()):
-        mount = MOUNT.parse(values[key])
+def _mounts(section: conf.Section) -> list[str]:
+    """Volumes, and folders of the node, that are mounted into the container."""
+    lines, volumes, drives = [], section.volumes(), section.drives()
+    for key in sorted({*drives} - {"rootfs"}):
+        mount = MOUNT.parse(drives[key])
         how = ",ro" if mount.get("ro") == "1" else ""
-        lines.append(f"lxc.mount.entry = {mount['volume']} {mount['mp'].lstrip('/')} none bind{how},create=dir 0 0")
+        place = storage.path(volumes[key]) if key in volumes else mount["volume"]
+        lines.append(f"lxc.mount.entry = {place} {mount['mp'].lstrip('/')} none bind{how},create=dir 0 0")
     return lines
 
 

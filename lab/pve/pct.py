@@ -178,16 +178,16 @@ def resize(given: Given) -> None:
         if disk not in settings.head.values:
             missing = "property is missing and it is not optional"
             raise ParameterError(f"format error\nmp: {missing}\nvolume: {missing}", 255)
-        if disk != "rootfs":
+        if disk not in settings.head.volumes():
             raise Refusal(f"unable to parse volume ID '{MOUNT.parse(settings.head.values[disk])['volume']}'")
-        volume, _, size = settings.head.values[disk].partition(",size=")
-        now, new = storage.size_of(size), storage.size_of(wanted.lstrip("+"))
+        drive = settings.head.values[disk]
+        now, new = storage.disk_size(drive), storage.size_of(wanted.lstrip("+"))
         new += now if wanted.startswith("+") else 0
         if new < now:
             raise Refusal("unable to shrink disk size")
         if new == now:
             raise Refusal("disk is already at specified size")
-        settings.head.values[disk] = f"{volume},size={storage.size_text(new)}"
+        settings.head.values[disk] = storage.DISK_SIZE.sub(f",size={storage.size_text(new)}", drive)
         settings.save()
 
 

@@ -52,8 +52,9 @@ def _list(given: Given) -> None:
     for name in storage.volumes():  # also one that no container has
         vmid = name.split("-")[1]
         if given.get("vmid", vmid) == vmid:
-            rootfs = conf.load(int(vmid)).head.values.get("rootfs", "") if int(vmid) in known else ""
-            size = storage.size_of(rootfs.partition(",size=")[2] or "0")
+            drives = conf.load(int(vmid)).head.drives().values() if int(vmid) in known else ()
+            own = next((each for each in drives if each.partition(",")[0] == storage.volid(name)), "")
+            size = storage.disk_size(own)
             print(f"{storage.NAME + ':' + name:<30} {'subvol':<8} {'rootdir':<10} {size:>14} {vmid}")
 
 

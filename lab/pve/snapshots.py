@@ -1,6 +1,6 @@
 """Snapshots of containers, in the phases of the real ones (pve-guest-common, PVE/AbstractConfig.pm).
 
-First the section is written with `snapstate: prepare` and the lock, then the volume is snapshotted,
+First the section is written with `snapstate: prepare` and the lock, then the volumes are snapshotted,
 then both marks go. A crash in between leaves what it leaves on a real node: a half-made snapshot. A
 worker that gets SIGTERM inside the storage's part takes both marks back, and leaves the storage's snapshot.
 """
@@ -19,7 +19,7 @@ def take(vmid: int, name: str, description: str) -> None:
     _prepare(vmid, name, description)
     faults.strike("snapshot-half")
     try:
-        storage.copy(storage.path(vmid), storage.path(vmid, name), read_only=True)
+        _store(vmid, name)
         faults.strike("snapshot-stored")
     except Refusal:
         print("snapshot create failed: starting cleanup")
@@ -32,6 +32,19 @@ def take(vmid: int, name: str, description: str) -> None:
         settings.head.values["parent"] = name
         settings.save()
     faults.strike("snapshot-done")
+
+
+def _store(vmid: int, name: str) -> None:
+    """Snapshot each volume; if one can't be, none of them keeps it."""
+    made: list[str] = []
+    try:
+        for volume in conf.load(vmid).head.volumes().values():
+            storage.copy(storage.path(volume), storage.path(volume, name), read_only=True)
+            made.append(volume)
+    except Refusal:
+        for volume in made:
+            storage.delete_snapshot(volume, name)
+        raise
 
 
 def _prepare(vmid: int, name: str, description: str) -> None:
@@ -63,7 +76,7 @@ def delete(vmid: int, name: str, force: bool) -> None:
     With force its section goes even if the storage can't delete its snapshot. Without, a failure leaves
     the lock and `snapstate: delete`.
     """
-    conf.load(vmid).section(name)
+    volumes = conf.load(vmid).section(name).volumes().values()
     with conf.locked(vmid):
         settings = conf.load(vmid)
         settings.check_lock()
@@ -73,13 +86,14 @@ def delete(vmid: int, name: str, force: bool) -> None:
         settings.snapshots[name].values["snapstate"] = "delete"
         settings.save()
     faults.strike("delsnapshot-half")
-    try:
-        storage.delete_snapshot(vmid, name)
-        faults.strike("delsnapshot-freed")
-    except Refusal as refusal:
-        if not force:
-            raise
-        print(refusal)
+    for volume in volumes:
+        try:
+            storage.delete_snapshot(volume, name)
+        except Refusal as refusal:
+            if not force:
+                raise
+            print(refusal)
+    faults.strike("delsnapshot-freed")
     _forget(vmid, name)
 
 
@@ -104,7 +118,9 @@ def roll_back(vmid: int, name: str) -> None:
         if settings.is_template:
             raise Refusal("you can't rollback if vm is a template")
         section = settings.section(name)
-        storage.check_way_back(vmid, name)
+        volumes = section.volumes().values()
+        for volume in volumes:
+            storage.check_way_back(volume, name)
         if state := section.values.get("snapstate"):
             raise Refusal(f"unable to rollback to incomplete snapshot (snapstate = {state})")
         settings.check_lock()
@@ -112,8 +128,9 @@ def roll_back(vmid: int, name: str) -> None:
             guest.stop(vmid, 10, kill=True)
         settings.head.values["lock"] = "rollback"
         settings.save()
-    storage.delete(storage.path(vmid))
-    storage.copy(storage.path(vmid, name), storage.path(vmid))
+    for volume in volumes:
+        storage.delete(storage.path(volume))
+        storage.copy(storage.path(volume, name), storage.path(volume))
     with conf.locked(vmid):
         settings = conf.load(vmid)
         description, settings.head = settings.head.description, settings.snapshots[name].copy()

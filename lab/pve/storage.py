@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from itertools import count
 
 from lab.pve import guest
 from lab.pve.errors import Refusal
@@ -15,22 +17,29 @@ from lab.pve.errors import Refusal
 NAME = "lxc-disks"
 FOLDER = "/lxc-disks"
 SNAPSHOTS = f"{FOLDER}/.snapshots"
+DISK_SIZE = re.compile(r",size=(\w+)")  # in the line of a volume
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def volume(vmid: int) -> str:
-    """Name of a container's root volume."""
+def root(vmid: int) -> str:
+    """Name of a container's root volume, as the lab gives it."""
     return f"subvol-{vmid}-disk-0"
 
 
-def volid(vmid: int) -> str:
-    """The root volume with the name of the storage."""
-    return f"{NAME}:{volume(vmid)}"
+def next_volume(vmid: int, taken: Sequence[str] = ()) -> str:
+    """The first name that no volume of a container has yet."""
+    there = {*volumes(), *taken}
+    return next(name for number in count() if (name := f"subvol-{vmid}-disk-{number}") not in there)
 
 
-def path(vmid: int, snapshot: str = "") -> str:
-    """Folder of a container's root volume, or of a snapshot of it."""
-    return f"{SNAPSHOTS}/{volume(vmid)}@{snapshot}" if snapshot else f"{FOLDER}/{volume(vmid)}"
+def volid(volume: str) -> str:
+    """A volume with the name of the storage."""
+    return f"{NAME}:{volume}"
+
+
+def path(volume: str, snapshot: str = "") -> str:
+    """Folder of a volume, or of a snapshot of it."""
+    return f"{SNAPSHOTS}/{volume}@{snapshot}" if snapshot else f"{FOLDER}/{volume}"
 
 
 def kind() -> str:
@@ -40,7 +49,7 @@ def kind() -> str:
 
 
 def volumes() -> list[str]:
-    """Names of all root volumes, with or without a container."""
+    """Names of all volumes, with or without a container."""
     return sorted(name for name in os.listdir(FOLDER) if re.fullmatch(r"subvol-\d+-disk-\d+", name))
 
 
@@ -50,9 +59,9 @@ def check(name: str) -> None:
         raise Refusal(f"storage '{name}' does not exist")
 
 
-def create(vmid: int) -> None:
+def create(volume: str) -> None:
     """Make an empty volume."""
-    _btrfs("create", path(vmid))
+    _btrfs("create", path(volume))
 
 
 def copy(source: str, target: str, read_only: bool = False) -> None:
@@ -63,27 +72,27 @@ def copy(source: str, target: str, read_only: bool = False) -> None:
     _btrfs("snapshot", *(["-r"] if read_only else []), source, target)
 
 
-def snapshots(vmid: int) -> list[str]:
-    """Names of the snapshots of a container's root volume, the most recent last."""
+def snapshots(volume: str) -> list[str]:
+    """Names of the snapshots of a volume, the most recent last."""
     listing = guest.run(["btrfs", "subvolume", "list", FOLDER], 60)
-    found = re.findall(rf"^ID (\d+) .*/{re.escape(volume(vmid))}@(\S+)$", listing, re.MULTILINE)
+    found = re.findall(rf"^ID (\d+) .*/{re.escape(volume)}@(\S+)$", listing, re.MULTILINE)
     return [name for _, name in sorted((int(number), name) for number, name in found)]
 
 
-def check_way_back(vmid: int, snapshot: str) -> None:
+def check_way_back(volume: str, snapshot: str) -> None:
     """Refuse to go back to any snapshot but the most recent."""
-    there = snapshots(vmid)
+    there = snapshots(volume)
     if snapshot not in there:
-        raise Refusal(f"can't rollback, snapshot '{snapshot}' does not exist on '{volid(vmid)}'")
+        raise Refusal(f"can't rollback, snapshot '{snapshot}' does not exist on '{volid(volume)}'")
     if there[-1] != snapshot:
-        raise Refusal(f"can't rollback, '{snapshot}' is not most recent snapshot on '{volid(vmid)}'")
+        raise Refusal(f"can't rollback, '{snapshot}' is not most recent snapshot on '{volid(volume)}'")
 
 
-def delete_snapshot(vmid: int, snapshot: str) -> None:
-    """Delete a snapshot of a container's root volume."""
-    if snapshot not in snapshots(vmid):
+def delete_snapshot(volume: str, snapshot: str) -> None:
+    """Delete a snapshot of a volume."""
+    if snapshot not in snapshots(volume):
         raise Refusal("could not find any snapshots to destroy; check snapshot names.")
-    delete(path(vmid, snapshot))
+    delete(path(volume, snapshot))
 
 
 def delete(folder: str) -> None:
@@ -112,6 +121,12 @@ def size_of(text: str) -> int:
     """A size such as 64G in bytes."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "")
     return int(float(number) * UNITS[unit])
+
+
+def disk_size(drive: str) -> int:
+    """The size in bytes that the line of a volume names; 0 if it names none."""
+    found = DISK_SIZE.search(drive)
+    return size_of(found[1]) if found else 0
 
 
 def size_text(size: int) -> str:

@@ -259,7 +259,7 @@ REFUSED = {
         "| 931 --unprivileged 1 | 931 --rootfs lxc-disks:9 | 931 --delete memory | 931 --delete nosuch"
         "| 931 --delete cores --cores 1 | 931 --digest 00 --cores 2 | 931 --cpulimit 1 | 931 --cores=2 -5"
         "| 931 --net0 name=eth0,frob=1 | 931 --net0 name=eth0,tag=5 | 931 --features nest=1 | 931 --dev0 /etc/passwd"
-        "| 931 --dev0 /dev/shm | 931 --mp0 lxc-disks:8,mp=/x | 931 --net0 name=eth0,ip=dhcp"
+        "| 931 --dev0 /dev/shm | 931 --mp0 lxc-disks:vm-1-disk-1,mp=/x | 931 --net0 name=eth0,ip=dhcp"
     ),
     "shutdown": "| 931 | 931 now | 931 --frob | 931 --timeout -1 | 999",
     "snapshot": (
@@ -632,6 +632,30 @@ def test_a_folder_of_the_node_is_mounted_and_makes_snapshots_and_clones_impossib
     node.must("pct", "start", ct)
     assert node.must("pct", "exec", ct, "--", "cat", "/models/file") == "here\n"
     assert node.run("pct", "exec", ct, "--", "touch", "/models/file").status != 0
+
+
+def test_a_volume_of_its_own_is_snapshotted_copied_resized_and_removed_with_the_container(node: Node, ct: str) -> None:
+    """Written as PVE/LXC/Config.pm writes mount points: the size is added, `mp` comes first."""
+    node.must(*f"pct set {ct} --mp0 lxc-disks:2,backup=0,mp=/data".split())
+    assert f"\nmp0: lxc-disks:subvol-{ct}-disk-1,mp=/data,backup=0,size=2G\n" in node.conf(ct)
+    data = f"/lxc-disks/subvol-{ct}-disk-1"
+    node.must("touch", f"{data}/file")
+    node.must("pct", "snapshot", ct, "second")
+    node.must("pct", "start", ct)
+    node.must("pct", "exec", ct, "--", "mv", "/data/file", "/data/later")
+    node.must("pct", "rollback", ct, "second")
+    assert node.must("ls", data) == "file\n"
+    said = node.must("pct", "clone", ct, COPY)
+    assert f"create full clone of mountpoint mp0 (lxc-disks:subvol-{ct}-disk-1)\n" in said
+    assert f"\nmp0: lxc-disks:subvol-{COPY}-disk-1,mp=/data,backup=0,size=2G\n" in node.conf(COPY)
+    assert node.must("ls", f"/lxc-disks/subvol-{COPY}-disk-1") == "file\n"
+    node.must("pct", "destroy", COPY)
+    node.must("pct", "resize", ct, "mp0", "3G")
+    assert "backup=0,size=3G\n" in node.conf(ct)
+    node.must("pct", "delsnapshot", ct, "second")
+    node.must("pct", "destroy", ct)
+    left = node.shell(f"ls -d /lxc-disks/subvol-* /lxc-disks/.snapshots/subvol-* | grep -e -{ct}- -e -{COPY}- || true")
+    assert left == ""
 
 
 def test_a_protected_container_can_not_be_destroyed_and_a_template_does_not_run(node: Node, ct: str) -> None:
