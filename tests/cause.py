@@ -19,6 +19,7 @@ from fixtures.diagnosis.words import UNIT
 
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
+PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w-]{2,40})\[\d{1,8}\]: ")
 DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
 
 STOPPED = (
@@ -33,7 +34,8 @@ def texts(words: list[str], text: str) -> dict[str, str]:
     if said in ("log", "kernel"):
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
     if said == "journal":
-        units = dict.fromkeys(UNIT.findall(text)) if not DOCKER.search(text) else ()
+        said_by = [f"{name}.service" for name in PROGRAM.findall(text) if name not in ("systemd", "kernel")]
+        units = dict.fromkeys(UNIT.findall(text) or said_by) if not DOCKER.search(text) else ()
         failed = f"systemd is degraded; failed: {' '.join(units)}"
         check, failure = ("test_systemd_is_healthy", failed) if units else ("test_docker_is_running", STOPPED)
         return {"check": check, "failure": failure, "journal": text}
