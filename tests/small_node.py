@@ -23,7 +23,7 @@ from fixtures.proxmox.prefetched import Prefetched
 POOL = "rpool/data"
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 SETTINGS: Settings = SimpleNamespace(  # type: ignore[assignment]
-    shutdown_deadline=1.0, clone_deadline=1.0, boot_deadline=1.0, clone_ctids=(990, 991)
+    shutdown_deadline=1.0, clone_deadline=1.0, boot_deadline=1.0, ready_deadline=1.0, clone_ctids=(990, 991)
 )
 
 

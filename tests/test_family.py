@@ -90,6 +90,7 @@ class Box:
             "packages": content["packages"],
             "libraries": [*self.libraries],
             "devices": {"nvidia-uvm": self.uvm},
+            "read": {},
             "kept": {"manifest.json": record_store.sha256(self.carried)} if self.carried else {},
             **self.found,
         }

@@ -114,7 +114,7 @@ def test_model_in_a_folder(tmp_path: Path) -> None:
     notes.mkdir(parents=True)
     (notes / "weights.metadata").write_text("c0ffee\nrest\n")
     (tmp_path / "weights").write_bytes(b"abc")
-    assert container_probe._model(str(tmp_path), []) == {
+    assert container_probe._model(str(tmp_path), [], {})[0] == {
         "name": str(tmp_path),
         "folder": str(tmp_path),
         "revision": "c0ffee",
@@ -128,13 +128,13 @@ def test_model_of_the_hub(tmp_path: Path) -> None:
         (repository / folder).mkdir(parents=True)
     (repository / "refs/main").write_text("c0ffee")
     (repository / "snapshots/c0ffee/weights").write_bytes(b"abc")
-    model = container_probe._model("org/name", [str(tmp_path)])
+    model, _ = container_probe._model("org/name", [str(tmp_path)], {})
     assert (model["revision"], list(model["files"])) == ("c0ffee", ["weights"])
 
 
 def test_model_that_is_not_there_has_no_files(tmp_path: Path) -> None:
-    assert container_probe._model("org/name", [str(tmp_path)])["files"] == {}
-    assert container_probe._model("/no/such/folder", [])["folder"] == ""
+    assert container_probe._model("org/name", [str(tmp_path)], {})[0]["files"] == {}
+    assert container_probe._model("/no/such/folder", [], {})[0]["folder"] == ""
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, said: dict[str, list[str]]) -> None:
@@ -337,12 +337,43 @@ def test_other_storage_says_only_its_type() -> None:
     assert marks("lvmthin", "  snap_subvol-920-disk-0_s\n")[0] == {"type": "lvmthin"}
 
 
+def test_file_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time can be set back; when that was done can't (inode(7))."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    again, real = list[str](), container_probe.file_digest
+
+    def digest(path: str) -> str:
+        again.append(path[-1])
+        return real(path)
+
+    monkeypatch.setattr(container_probe, "file_digest", digest)
+    _, young = container_probe._model(str(tmp_path), [], {})
+    assert not any(each.partition(" ")[0] for each in young.values()), "it may change again in the same moment"
+    monkeypatch.setattr(container_probe, "SETTLED", -1)
+    model, read = container_probe._model(str(tmp_path), [], young)
+    digests, again[:] = model["files"], []
+    assert container_probe._model(str(tmp_path), [], read) == (model, read)
+    assert again == []
+    was = (tmp_path / "b").stat()
+    while (tmp_path / "b").stat().st_ctime_ns == was.st_ctime_ns:
+        (tmp_path / "b").write_text("x")
+        os.utime(tmp_path / "b", ns=(was.st_atime_ns, was.st_mtime_ns))
+    (tmp_path / "other").write_text("c")
+    (tmp_path / "other").rename(tmp_path / "c")
+    model, _ = container_probe._model(str(tmp_path), [], read)
+    assert sorted(again) == ["b", "c"]
+    assert {**model["files"], "b": ""} == {**digests, "b": ""}
+    assert model["files"]["b"] != digests["b"]
+
+
 def test_name_of_a_file_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
     """A model's folder may come from a machine with Latin-1 names; half a surrogate pair has no digest."""
     (tmp_path / os.fsdecode(b"caf\xe9.json")).write_text("x")
-    found = container_probe._model(str(tmp_path), [])
+    found, read = container_probe._model(str(tmp_path), [], {})
     assert list(found["files"]) == ["caf\\xe9.json"]
     assert len(container_probe.digest(json.loads(json.dumps(found)))) == 64
+    assert json.loads(json.dumps(read)) == read
 
 
 @pytest.mark.parametrize(
@@ -362,6 +393,6 @@ def test_answer_of_which_no_manifest_can_be_made_is_said(
 ) -> None:
     answers(monkeypatch, {})
     right = json.loads(json.dumps(container_probe.facts("i", "/none", [])))
-    assert manifest.look_inside(saying(right), {}) == right
+    assert manifest.look_inside(saying(right), {}, 60) == right
     with pytest.raises(ContainerError, match=r"`python3 -` in container 920 printed .*it\.\w+.* is .*; expected"):
-        manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {})
+        manifest.look_inside(saying(right | {name: right[name] | each for name, each in change.items()}), {}, 60)

@@ -11,6 +11,8 @@ from fixtures.base.declaration import load
 from fixtures.base.errors import BuildError
 from fixtures.proxmox import conf
 from fixtures.proxmox.conf import Snapshot, net_option
+from fixtures.proxmox.node import NodeError
+from fixtures.template import manifest
 from fixtures.template.clone import MARK, Clone
 from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib
 from fixtures.template.template import Situation, Template
@@ -237,3 +239,35 @@ def test_other_gpus_are_named(lines: str, said: list[str]) -> None:
     node = SimpleNamespace(cluster_files=files, config=lambda _, snapshot: found.sections[snapshot].config)
     clone = Clone(node, DECLARATION[920], DECLARATION[903], None)  # type: ignore[arg-type]
     assert [each for each in clone.differences("one") if each.startswith("GPUs ")] == said
+
+
+def test_models_files_are_read_once_and_as_long_as_a_server_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of some 30 GB took longer than a command may, so no template with one could be sealed."""
+    template = Template(SmallNode(monkeypatch), DECLARATION, 920, SETTINGS)
+    asked: list[tuple[float, dict[str, str] | None]] = []
+
+    def look(container: Any, want: Any, deadline: float, read: dict[str, str] | None = None) -> dict[str, Any]:
+        asked.append((deadline, read))
+        return {"read": {"f": str(len(asked))}}
+
+    monkeypatch.setattr(manifest, "look_inside", look)
+    template.look_ahead({})
+    assert template.look_inside({}) == {"read": {"f": "2"}}
+    assert template.look_inside({}) == {"read": {"f": "3"}}
+    limit = SETTINGS.ready_deadline
+    assert asked == [(limit, None), (limit, {"f": "1"}), (limit, {"f": "2"})]
+
+
+def test_look_that_failed_ahead_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = Template(SmallNode(monkeypatch), DECLARATION, 920, SETTINGS)
+    answers = iter([NodeError("lost"), {"read": {}}])
+
+    def look(*_: Any) -> dict[str, Any]:
+        answer = next(answers)
+        if isinstance(answer, NodeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(manifest, "look_inside", look)
+    template.look_ahead({})
+    assert template.look_inside({}) == {"read": {}}

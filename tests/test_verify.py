@@ -32,6 +32,7 @@ from fixtures.template.comparison import Comparison, Drift, Pending, SnapshotFac
 from fixtures.template.end_state import EndState
 from fixtures.template.template import Situation
 from tests.ledgers import has_heard
+from tests.small_node import SETTINGS
 
 TOP = Path(__file__).parent.parent
 PACKAGES = {"bash": "5.2"}
@@ -98,10 +99,12 @@ class World:
             subject="pve:n/lxc/920@s",
             snapshot=lambda: snapshot,
             again=lambda *more: " ".join(("pytest", *more)),
+            settings=SETTINGS,
+            look_inside=lambda want: self.found,
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(record_store, "read_inside", lambda container, name: self.content)
-        monkeypatch.setattr(manifest, "look_inside", lambda container, want: self.found)
+        monkeypatch.setattr(manifest, "look_inside", lambda *asked: self.found)
         monkeypatch.setattr(comparison, "snapshot_facts", lambda template: self.facts)
         return template
 
@@ -515,7 +518,7 @@ def test_only_what_will_be_compared_at_once_is_asked_ahead(
     build: Any = SimpleNamespace(
         mode=kind,
         template=SimpleNamespace(ctid=920, snapshot_name="snap", container=inside),
-        settings=SimpleNamespace(server_mounts=(), keep_model="", vllm_image="i", test_model="m", command_deadline=9.0),
+        settings=SimpleNamespace(server_mounts=(), keep_model="", vllm_image="i", test_model="m", ready_deadline=9.0),
         channel=SimpleNamespace(prefetch=lambda *each: Future[list[CommandResult]]()),
         node=SimpleNamespace(quick=9.0),
     )

@@ -178,7 +178,7 @@ def test_clone_is_what_was_sealed(acceptance: CloneAcceptance, clone: Clone) -> 
 @COMPARED
 def test_clone_knows_what_it_came_from(acceptance: CloneAcceptance, clone: Clone) -> None:
     """The clone carries the record, and /etc/phoenix/verify shows its origin."""
-    said = clone.container.execute("/etc/phoenix/verify").out
+    said = acceptance.says.result()
     origin = f"came from {acceptance.build.template.subject}"
     manifest = f"manifest sha256:{acceptance.comparison.digest}"
     told = said.partition("\n")[0].split(", ")

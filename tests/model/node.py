@@ -514,7 +514,7 @@ class ModelNode:
         template = {"image": image, "model": model, "files": {}, "software": {}, "packages": stated}
         kept = {name: sha256(text).hexdigest() for name, text in files.items()}
         around = {"kernel": "6.17", "driver": "580", "gpus": {}}
-        return json.dumps({"template": template, "around": around, "packages": packages, "kept": kept})
+        return json.dumps({"template": template, "around": around, "packages": packages, "kept": kept, "read": {}})
 
     # --- what changes something ---------------------------------------------------------------------
 

@@ -278,6 +278,7 @@ def content(node: ModelNode, number: int) -> dict[str, Any]:
         },
         "packages": PACKAGES,
         "kept": {name: sha256(text).hexdigest() for name, text in files.items()},
+        "read": {},
     }
 
 
