@@ -20,7 +20,7 @@ from fixtures.diagnosis.words import UNIT
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
 PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w-]{2,40})\[\d{1,8}\]: ")
-DOCKER = re.compile(r"\b(?:docker|dockerd|containerd)(?:\[|\.)")
+DOCKER = re.compile(r"(?<![\w./-])(?:docker|dockerd|containerd)(?:\[|\.(?:service|socket)\b)")
 
 STOPPED = (
     "`docker info` in container 920 ended with 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock"
