@@ -32,7 +32,7 @@ case "$1 $2" in
   *) echo "{words}" >&2; exit 255 ;;
 esac
 """
-WHY = "a task (snapshot, backup, clone, disk) is still running on it"
+WHY = "taking or removing a snapshot is still running, or died"
 SECRET = "s3cret-of-the-registry"
 UNKNOWN = "the moon is in the wrong quarter"
 
@@ -59,8 +59,8 @@ def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     run = suite.run()
     first = next(check for check in failed(run.record.checks) if check.name.endswith("test_storage_has_room"))
     assert first.diagnosis == ["A6"]
-    assert "   A6 The container is locked by a task: snapshot\n     why:  a task" in run.output
-    assert "wait for it; only if none is running: pct unlock 920" in run.output
+    assert "   A6 The container is locked by a task on a snapshot\n     why:  taking" in run.output
+    assert "if no task is active (pvesh get /nodes/$(hostname)/tasks --source active): pct unlock 920" in run.output
     page = (run.folder / "report.html").read_text()
     assert WHY in page
     assert "grep ^lock /etc/pve/lxc/*.conf" in page

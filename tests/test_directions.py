@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,10 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf
+from fixtures.proxmox.changes import Changes
+from fixtures.proxmox.integrity import left_lock
 from fixtures.proxmox.node import Node, NodeError
+from fixtures.proxmox.tasks import ChangeRefused
 from fixtures.serving.registry import Published
 from tests.cards import cards
 
@@ -231,7 +235,10 @@ def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str
 # --- a lock: held, left -------------------------------------------------------------------------------
 
 
-def locked(answer: Any, template_lock: str = "", *, only_reads: bool = False) -> str:
+BACKED_UP = "lock: backup\nhostname: x\n"
+
+
+def locked(answer: Any, template_lock: str = "", *, only_reads: bool = False, parent: str = BACKED_UP) -> str:
     """What is said of a parent that a backup has locked; a run that only reads looks at the template's own lock."""
 
     def get(*_: str, **__: str) -> Any:
@@ -239,7 +246,7 @@ def locked(answer: Any, template_lock: str = "", *, only_reads: bool = False) ->
             raise answer
         return answer
 
-    files = {903: "lock: backup\nhostname: x\n", 920: f"{template_lock}hostname: y\n"}
+    files = {903: parent, 920: f"{template_lock}hostname: y\n"}
     node: Any = SimpleNamespace(name="pve", get=get, read_conf=lambda ctid: conf.parse(files[ctid].encode()))
     node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
     template, build = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903)), SimpleNamespace()
@@ -290,10 +297,80 @@ def test_lock_is_not_to_be_removed_where_the_tasks_are_unknown(answer: Any) -> N
 def test_lock_that_was_left_names_its_container(rows: list[dict[str, str]]) -> None:
     message = locked(rows)
     assert message.endswith("run: pct unlock 903")
-    assert meant("test_nothing_holds_a_lock", message) == (
-        "Container 903 is locked",
-        "wait for the task; only if none is running: pct unlock 903",
-    )
+    what, fix = meant("test_nothing_holds_a_lock", message)
+    assert what == "Container 903 is locked by a backup"
+    assert ": pct unlock 903; if pct listsnapshot 903 shows vzdump: pct delsnapshot 903 vzdump" in fix
+
+
+TORN = "[snap]\nsnaptime: 1\nsnapstate: {}\n"
+LEFT = {  # what a lock has left: the commands that help, and one that would not
+    "mounted": ("", "run: pct unmount 903", "pct unlock"),
+    "fstrim": ("", "run: umount -R /var/lib/lxc/903/rootfs; pct unlock 903", "unmount 903"),
+    "create": ("", "if nothing of it is needed: pct unlock 903; pct destroy 903; run: pct config 903", "wait"),
+    "destroyed": ("", "half removed: look at it, and if nothing of it is needed: pct unlock 903; pct destroy", "wait"),
+    "rollback": ("", "repeat `pct rollback 903 NAME`; run: pct listsnapshot 903", "destroy"),
+    "migrate": ("", "`pvesm list` on both nodes shows copies of its volumes; run: pct unlock 903", "destroy"),
+    "disk": ("", "shows a copy that is left; run: pct unlock 903", "destroy"),
+    "backup": ("[vzdump]\nsnaptime: 1\n", "run: pct unlock 903; pct delsnapshot 903 vzdump", "wait"),
+    "snapshot": (TORN.format("prepare"), "run: pct unlock 903; pct delsnapshot 903 snap", "903 snap --force"),
+    "snapshot-delete": (TORN.format("delete"), "run: pct unlock 903; pct delsnapshot 903 snap", "903 snap --force"),
+    "suspended": ("", "Proxmox VE has no such lock: find out what set it, then remove it; run: pct unlock 903", "wait"),
+}
+
+
+@pytest.mark.parametrize("lock", LEFT)
+def test_lock_is_ended_as_its_name_asks(lock: str) -> None:
+    """`pct unlock` leaves a mount mounted, and a half-made container half made; check, change and catalogue agree."""
+    sections, helps, hurts = LEFT[lock]
+    found = f"lock: {lock}\nrootfs: a:b\nhostname: x\n{sections}"
+    message = locked([], parent=found)
+    assert helps in message
+    assert hurts not in message
+    why, run = left_lock(903, conf.parse(found.encode()))
+    assert message.endswith(f"no task works on it: {why}; run: {run}")
+    node: Any = SimpleNamespace(name="pve", channel=SimpleNamespace(prefetched=SimpleNamespace(forget=lambda: None)))
+    node.read_conf = lambda _: conf.parse(found.encode())
+    with pytest.raises(ChangeRefused) as refused:
+        Changes(node).start(903, lambda _: "", 1)
+    assert str(refused.value).endswith(f"--source active; if there is none, {why}: {run}")
+    pct = f"`pct start 903` on pve ended with 255: CT is locked ({lock})"
+    for said, name in ((message, "903"), (str(refused.value), "903"), (pct, "CTID")):
+        _, fix = meant("test_nothing_holds_a_lock", said)
+        commands = re.findall(r"(?:pct (?:unlock|unmount|destroy|delsnapshot|rollback)|umount -R) \S+", f"{why}; {run}")
+        assert [each for each in commands if each.rstrip("`;,").replace("903", name) not in fix.replace("`", "")] == []
+        assert lock == "mounted" or "/tasks --" in fix
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"upid": "UPID:pve:1:2:3:vzrestore:903:root@pam:", "id": "903", "type": "x"}], None]
+)
+@pytest.mark.parametrize("text", ["lock: destroyed\n", "lock: create\nhostname: x\n", "arch: amd64\nhostname: x\n"])
+def test_parent_that_is_half_made_is_not_called_by_another_name(text: str, rows: Any) -> None:
+    node: Any = SimpleNamespace(name="pve", get=lambda *_, **__: rows, containers=lambda: {903: None})
+    node.cluster_files = SimpleNamespace(elsewhere={}, managed={})
+    node.configuration = lambda _: conf.parse(text.encode())
+    node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
+    template = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903, name="x"), parent_snapshot="snap")
+    message, modes = said("test_010_preflight", "test_parent_is_as_declared", node, template)
+    assert message.startswith("locked: {903: '")
+    assert ("pct destroy 903" in message) is (rows == [])
+    assert modes == ["A6"]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_snapshot_of_the_parent_that_is_being_taken_is_waited_for(*, active: bool) -> None:
+    text = f"lock: snapshot\nrootfs: a:b\n{TORN.format('prepare')}"
+    rows = [{"upid": "UPID:pve:1:2:3:vzsnapshot:903:root@pam:", "id": "903", "type": "vzsnapshot"}] * active
+    node: Any = SimpleNamespace(name="pve", get=lambda *_, **__: rows, cluster_files=SimpleNamespace(storages={}))
+    node.configuration = lambda _: conf.parse(text.encode())
+    node.config = lambda _: node.configuration(0).head.config
+    node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
+    template = SimpleNamespace(parent=SimpleNamespace(ctid=903), parent_snapshot="snap")
+    message, modes = said("test_010_preflight", "test_parent_snapshot_is_whole", node, template)
+    assert message.startswith("the parent's 903@snap is incomplete (snapstate: prepare)")
+    assert ("pct unlock 903; pct delsnapshot 903 snap" in message) is not active
+    assert modes == ["A13"]
+    assert ("pct unlock" in meant("test_parent_snapshot_is_whole", message)[1]) is not active
 
 
 # --- one check, several causes ------------------------------------------------------------------------

@@ -63,12 +63,12 @@ def test_finding_says_what_why_and_how() -> None:
     assert lines(report(LOCKED))[:3] == [
         "1. preflight: It is well.",
         f"   {LOCKED}",
-        "   A6 Container 920 is locked",
+        "   A6 Container 920 is locked by a backup",
     ]
 
 
 def test_same_diagnosis_is_said_once() -> None:
-    said = lines(report(LOCKED), report(LOCKED.replace("backup", "snapshot"), "test_b"))
+    said = lines(report(LOCKED), report(LOCKED.replace("{920: 'backup'}", "{920: 'backup', 903: 'disk'}"), "test_b"))
     assert said[-1] == "   as in 1."
     assert len([line for line in said if "fix:" in line]) == 1
 

@@ -6,7 +6,7 @@ from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.text import short
 from fixtures.base.warning import warn
-from fixtures.proxmox import address, conf
+from fixtures.proxmox import address, conf, integrity
 from fixtures.proxmox.address import no_bridge
 from fixtures.proxmox.changes import protection
 from fixtures.proxmox.node import Node, NodeError, addresses_of
@@ -74,6 +74,8 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         else "",
         run="pvesh get /cluster/resources --type vm" if where else "pct list",
     )
+    found = node.configuration(parent.ctid)
+    assert not integrity.half_made(found), locked(node, {parent.ctid: found}, parent.ctid, template.ctid)
     name = containers[parent.ctid].name
     assert name == parent.name, unexpected(
         f"container {parent.ctid} is called {name!r}",
@@ -94,8 +96,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         run=f"pct shutdown {parent.ctid}; vzdump {parent.ctid} --mode stop --compress 0 --dumpdir /var/tmp && "
         f"pct restore {parent.ctid} {archive} {restored} && {again}",
     )
-    snapshots = node.configuration(parent.ctid).snapshots
-    older = snapshot in snapshots and is_unprivileged(node.config(parent.ctid, snapshot)) != wanted
+    older = snapshot in found.snapshots and is_unprivileged(node.config(parent.ctid, snapshot)) != wanted
     assert not older, unexpected(
         f"{parent.ctid}@{snapshot} is of {kinds[not wanted]} container, though {parent.ctid} is {kinds[wanted]} one",
         f"a snapshot of {kinds[wanted]} one, as {template.ctid} is declared",
@@ -112,30 +113,25 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
 @pytest.mark.parent
 def test_parent_snapshot_is_whole(node: Node, template: Template) -> None:
     """The parent's snapshot, which the template is cloned from, is complete."""
-    snapshots = node.configuration(template.parent.ctid).snapshots
-    name = f"{template.parent.ctid}@{template.parent_snapshot}"
-    pools = {key: each.partition(":")[0] for key, each in volumes(node.config(template.parent.ctid)).items()}
+    ctid, found = template.parent.ctid, node.configuration(template.parent.ctid)
+    snapshots = found.snapshots
+    name = f"{ctid}@{template.parent_snapshot}"
+    pools = {key: each.partition(":")[0] for key, each in volumes(node.config(ctid)).items()}
     kinds = {key: node.cluster_files.storages.get(pool, {}).get("type", "") for key, pool in pools.items()}
     unable = [key for key, kind in kinds.items() if kind and kind not in SNAPSHOT_STORAGE]
     where = ", ".join(f"{key} is on storage {pools[key]} of type {kinds[key]}" for key in unable)
-    take = f"pct snapshot {template.parent.ctid} {template.parent_snapshot}"
-    moves = "".join(f"pct move-volume {template.parent.ctid} {key} STORAGE; " for key in unable)
+    take = f"pct snapshot {ctid} {template.parent_snapshot}"
+    moves = "".join(f"pct move-volume {ctid} {key} STORAGE; " for key in unable)
     assert template.parent_snapshot in snapshots, unexpected(
         f"{name} does not exist, only {sorted(snapshots)}",
         "a snapshot of the declared name",
         cause=f"{where}, which has no snapshots for containers: move it to one of type {', '.join(SNAPSHOT_STORAGE)}"
         if unable
         else "take it of the finished parent, or correct template_snapshot_name",
-        run=f"pct shutdown {template.parent.ctid}; {moves}{take}"
-        if unable
-        else f"pct listsnapshot {template.parent.ctid}; {take}",
+        run=f"pct shutdown {ctid}; {moves}{take}" if unable else f"pct listsnapshot {ctid}; {take}",
     )
-    assert snapshots[template.parent_snapshot].whole, unexpected(
-        f"{name} is incomplete: the task that made or deleted it was interrupted",
-        "a complete snapshot",
-        cause="delete it and take it again",
-        run=f"pct delsnapshot {template.parent.ctid} {template.parent_snapshot} --force",
-    )
+    state = snapshots[template.parent_snapshot].state
+    assert not state, locked(node, {ctid: found}, ctid, seen=f"the parent's {name} is incomplete (snapstate: {state})")
 
 
 @PARENT
@@ -225,19 +221,22 @@ def test_nothing_holds_a_lock(node: Node, template: Template, build: Build) -> N
     """No task holds a lock on the template, nor on its parent during a build."""
     numbers = [template.ctid] if build.only_reads else [template.ctid, template.parent.ctid]
     found = {ctid: node.read_conf(ctid) for ctid in numbers}
-    held = {ctid: one.lock for ctid, one in found.items() if one and one.lock}
-    active = tasks_on(node, [template.ctid, template.parent.ctid]) if held else ""  # a clone's task names its source
-    assert not held, unexpected(
-        f"locked: {held}{'; ' * bool(active)}{active}",
+    held = {ctid: one for ctid, one in found.items() if one and one.lock}
+    assert not held, locked(node, held, template.ctid, template.parent.ctid)  # a clone's task names its source
+
+
+def locked(node: Node, held: dict[int, conf.Configuration], *ctids: int, seen: str = "") -> str:
+    """Which containers a task holds or has left unusable, and the command that helps: none while it may be active."""
+    active, left = tasks_on(node, *ctids), [integrity.left_lock(ctid, one) for ctid, one in sorted(held.items())]
+    return unexpected(
+        f"{seen or f'locked: { {ctid: one.lock for ctid, one in held.items()} }'}{'; ' * bool(active)}{active}",
         "no lock",
-        cause="wait for the task to finish" if active else "no task is active, so the one that locked it failed",
-        run=f"pvesh get /nodes/{node.name}/tasks --source active"
-        if active
-        else "; ".join(f"pct unlock {ctid}" for ctid in sorted(held)),
+        cause="wait for the task to finish" if active else f"no task works on it: {'; '.join(why for why, _ in left)}",
+        run=f"pvesh get /nodes/{node.name}/tasks --source active" if active else "; ".join(run for _, run in left),
     )
 
 
-def tasks_on(node: Node, ctids: list[int]) -> str:
+def tasks_on(node: Node, *ctids: int) -> str:
     """The tasks that work on containers now, or why that is unknown."""
     try:
         found = node.active_tasks(*ctids)

@@ -253,7 +253,8 @@ FAULTS = (
         "the parent's snapshot is half made",
         "test_parent_snapshot_is_whole",
         conf(903, rf"{PARENT_SECTION} snapstate: prepare"),
-        "is incomplete: the task that made or deleted it was interrupted",
+        "is incomplete (snapstate: ",
+        diagnosis="A13",
     ),
     preflight(
         "parent-bind-mount",
