@@ -20,7 +20,8 @@ from fixtures.diagnosis.words import UNIT
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
 PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w-]{2,40})\[\d{1,8}\]: ")
-DOCKER = re.compile(r"(?<![\w./-])(?:docker|dockerd|containerd)(?:\[|\.(?:service|socket)\b)")
+DOCKER = re.compile(r"(?<![\w./-])(?:(?:dockerd|containerd)\[|(?:docker|containerd)\.(?:service|socket)\b)")
+ANSWERED = re.compile(r'level=error msg="Handler for [A-Z]+ \S+ returned error: (.{1,2000}?)"(?: |$)')
 
 STOPPED = (
     "`docker info` in container 920 ended with 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock"
@@ -33,6 +34,9 @@ def texts(words: list[str], text: str) -> dict[str, str]:
     said = words[-1]
     if said in ("log", "kernel"):
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
+    if said == "journal" and (answers := ANSWERED.findall(text)) and "systemd[1]" not in text:  # dockerd runs
+        answer = answers[-1].replace('\\"', '"')
+        return {"failure": f"`docker run` in container 920 ended with 125: Error response from daemon: {answer}"}
     if said == "journal":
         said_by = [f"{name}.service" for name in PROGRAM.findall(text) if name not in ("systemd", "kernel")]
         units = dict.fromkeys(UNIT.findall(text) or said_by) if not DOCKER.search(text) else ()
