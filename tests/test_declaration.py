@@ -108,6 +108,25 @@ def test_mistake_is_named(tmp_path: Path, keys: str, value: Any, said: str) -> N
     assert line.startswith(str(tmp_path))
 
 
+def test_all_mistakes_are_named_at_once_and_none_that_only_follows(tmp_path: Path) -> None:
+    """What a schema can't say was told only after all else was corrected."""
+    document = copy.deepcopy(GOOD)
+    entry = document["lxc_configs"]["920"]
+    entry |= {
+        "memory_mb": "4096",
+        "gpu_assignment": [0, 1],
+        "vllm_tensor_parallel_size": 3,
+        "static_ip": "10.0.0.22/24",
+    }
+    entry |= {"mac_address": "53:54:00:AA:BB:D1", "template_snapshot_name": "no spaces", "name": "a\tb"}
+    entry["network_config"]["gw"] = "10.0.1.1"
+    with pytest.raises(BuildError) as caught:
+        load(written(tmp_path, document))
+    named = [line.split(": ")[1].rpartition(".")[2] for line in str(caught.value).splitlines()]
+    fields = ("name", "memory_mb", "gw", "template_snapshot_name", "static_ip", "mac_address", "gpu_assignment")
+    assert sorted(named) == sorted(fields)
+
+
 def test_circle_of_several_is_named_once_and_what_hangs_on_it_is_not(tmp_path: Path) -> None:
     document = copy.deepcopy(GOOD)
     containers = document["lxc_configs"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,12 +15,15 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import LOG, Diagnosis
 from fixtures.diagnosis.words import says_it_itself
 from fixtures.record.model import Record
+from fixtures.record.run_folder import FOLDER
 from fixtures.report import estimate
 from fixtures.report.closing import Grey, findings, telling
 from fixtures.report.terminal import Stages
+from fixtures.run.build import BUILD
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import TRIAL, Blocked, Check, CheckResult, declared_checks
+from fixtures.session import check_reports
 from fixtures.session.check_reports import failure
 from fixtures.template.clone import TriedClone
 from tests.ledgers import hear
@@ -82,6 +86,26 @@ def test_what_two_checks_saw_is_one_finding() -> None:
 def test_whole_claim_of_a_gpus_check_is_expected_and_line_ends_of_ssh_are_read() -> None:
     said = explained("gone\r\nclosed", "GPU 0: The server becomes ready: healthy, one chat finished.", "look")
     assert said == "gone; expected that the server becomes ready: healthy, one chat finished; run: look\nclosed"
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        ("H: pct config 920", "pct config 920"),
+        ("C: nvidia-ctk cdi list; nvidia-smi -L", "pct exec 920 -- sh -c 'nvidia-ctk cdi list; nvidia-smi -L'"),
+        ("D: env", ""),  # in a server that is gone
+        ("in the run's folder: zcat server-*.log.gz", "cd reports/latest/n && zcat server-*.log.gz"),
+    ],
+)
+def test_command_of_the_catalogue_is_typed_on_the_node(command: str, typed: str) -> None:
+    container = SimpleNamespace(pasteable=lambda *words: f"pct exec 920 -- {shlex.join(words)}")
+    settings, template = SimpleNamespace(report_folder=Path("reports")), SimpleNamespace(container=container)
+    stash = {
+        BUILD: SimpleNamespace(settings=settings, template=template),
+        FOLDER: Path("reports/20261130T000000Z-920/n"),
+    }
+    item: Any = SimpleNamespace(config=SimpleNamespace(stash=stash))
+    assert check_reports._confirms(item, command) == typed
 
 
 WRONG = "asked 'Capital?', the answer has no 'Berlin': 'Paris, {}.'; expected the word 'Berlin'; run: zless {}"

@@ -118,5 +118,9 @@ def test_plugin_that_is_told_to_repeat_or_to_end_checks_is_refused(tmp_path: Pat
 
 
 def test_timeout_of_the_environment_is_refused(tmp_path: Path) -> None:
-    run = Suite(tmp_path).run(beside=installed("pytest-timeout"), PYTEST_TIMEOUT="60")
+    suite = Suite(tmp_path)
+    run = suite.run(beside=installed("pytest-timeout"), PYTEST_TIMEOUT="60")
     assert (run.status, "pytest-timeout: timeout is 60" in run.output) == (4, True), run.output
+    assert "run: unset PYTEST_TIMEOUT" in run.output
+    run = suite.run("--timeout=0", beside=installed("pytest-timeout"), PYTEST_TIMEOUT="60")
+    assert run.status != 4, "as the plugin takes it: what is typed counts before the environment"

@@ -160,6 +160,20 @@ def test_end_of_a_server_that_does_not_answer_is_said_as_far_as_docker_knows_it(
     assert Server._exit(server) == said
 
 
+def test_server_of_another_model_is_named_at_once() -> None:
+    """It was waited for until the deadline, as if it still loaded."""
+    server: Any = SimpleNamespace(
+        record=None,
+        model="m",
+        client=SimpleNamespace(is_healthy=lambda: True, models=lambda: ["llama.gguf"]),
+        container=SimpleNamespace(pasteable=lambda *words: " ".join(words)),
+        _settings=SimpleNamespace(server_port=8000),
+        _startup=SimpleNamespace(wait_for=lambda what, happened: float(happened())),
+    )
+    with pytest.raises(ServerError, match=r"lists \['llama\.gguf'\]; expected m; another server .* sport = :8000"):
+        Server.wait_until_ready(server)
+
+
 @pytest.mark.parametrize(
     ("speed", "warm_up", "repeats", "takes"), [(480.0, 5, 5, 5), (60.0, 1, 3, 12), (1.0, 1, 3, 800)]
 )

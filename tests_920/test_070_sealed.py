@@ -75,9 +75,8 @@ def test_container_is_up_again(node: Node, container: Container, build: Build, s
         f"container {template.ctid} is off", "running", run=f"pct start {template.ctid} --debug"
     )
     state = container.wait_until_booted(settings.boot_deadline)
-    failed = container.ask("systemctl", "--failed", "--plain", "--no-legend") if state != "running" else ""
     assert state == "running", unexpected(
-        f"systemd is {state} after the restart; failed: {failed}",
+        f"systemd is {state} after the restart; failed: {container.failed_units()}",
         "running",
         run=container.pasteable("systemctl", "--failed"),
     )

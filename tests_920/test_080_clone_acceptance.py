@@ -55,9 +55,8 @@ def test_clone_boots_beside_its_template(acceptance: CloneAcceptance) -> None:
     if not acceptance.made:
         raise acceptance.build.ledger.blocked_by("test_clone_is_made")
     state, inside = acceptance.start(), acceptance.clone.container
-    failed = inside.ask("systemctl", "--failed", "--plain", "--no-legend") if state != "running" else ""
     assert state == "running", unexpected(
-        f"systemd in clone {acceptance.clone.ctid} is {state}; failed: {failed}",
+        f"systemd in clone {acceptance.clone.ctid} is {state}; failed: {inside.failed_units()}",
         "running",
         run=inside.pasteable("systemctl", "--failed"),
     )
