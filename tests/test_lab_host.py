@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from fixtures.base.declaration import load
 from lab.errors import LabError
 from lab.gpu import host
 
@@ -75,3 +77,17 @@ def test_toolkit_without_its_legacy_parts_is_taken(machine: Path) -> None:
 def test_driver_that_is_not_whole_is_told(machine: Path) -> None:
     with pytest.raises(LabError, match=r"libcuda\.so\.1, .*nvidia-smi not found by ldconfig -p, LD_LIBRARY_PATH and "):
         host.install(machine / "root")
+
+
+@pytest.mark.parametrize("cards", [["nvidia0"], ["nvidia0", "nvidia1"], ["nvidia2", "nvidia3", "nvidia4"]])
+def test_declaration_of_a_machine_is_one_that_the_suite_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: list[str]
+) -> None:
+    """950 shares its model between two GPUs, and a machine may have one."""
+    monkeypatch.setattr(host, "device_nodes", lambda: [*cards, "nvidiactl", "nvidia-uvm"])
+    lab = Path(__file__).parents[1] / "lab/phoenix_lxc_configs.json"
+    file = tmp_path / "phoenix_lxc_configs.json"
+    file.write_text(host.text(host.declaration(json.loads(lab.read_text()))))
+    found = load(file)
+    assert [len(found[ctid].gpus) for ctid in (903, 920, 950)] == [len(cards)] * 3
+    assert found[950].tensor_parallel == min(2, len(cards))

@@ -63,6 +63,8 @@ def declaration(declared: dict[str, Any]) -> dict[str, Any]:
     for container in declared["lxc_configs"].values():
         container["gpu_assignment"] = ",".join(cards)
         container["cores"] = os.cpu_count() or 1
+        if "vllm_tensor_parallel_size" in container:
+            container["vllm_tensor_parallel_size"] = min(container["vllm_tensor_parallel_size"], len(cards))
     declared["lxc_configs"]["920"]["memory_mb"] = min(MEMORY_MB, whole // 2)
     return declared
 
