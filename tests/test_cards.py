@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,8 @@ def outcome(check: Any, *arguments: Any) -> str:
 
 
 def fields(lines: list[str]) -> list[str]:
-    return [line.removeprefix("unknown: ").split(" is ")[0] for line in lines]
+    named = (re.split(" (?:is|are) ", line.removeprefix("unknown: "))[0] for line in lines)
+    return [each for names in named for each in names.split(", ")]
 
 
 def build() -> Any:

@@ -11,6 +11,7 @@ import pytest
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu import health
 from fixtures.gpu.gpu import Gpu
+from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf, pmxcfs
 from fixtures.proxmox.node import Node, NodeError
 from tests import pve_files
@@ -21,6 +22,7 @@ from tests.test_gpu_checks import H100
 
 SNAPSHOT = "docker-gpu-snapshot"
 HEAD = "hostname: BaseTemplateDockerGPU\nrootfs: lxc-disks:{},size=32G\ndev0: /dev/nvidia0\n"
+CARD = Gpu(0, "GPU-1", "NVIDIA H200 NVL", "580", 1, "9.0")
 TAKE = f"pct snapshot 903 {SNAPSHOT}"
 
 
@@ -137,7 +139,7 @@ def failures(**values: str) -> list[str]:
     [
         ("compute_mode", "Prohibited", "nvidia-smi -i {} -c DEFAULT"),
         ("mig__mode__current", "Enabled", "nvidia-smi -i {} -mig 0"),
-        ("gpu_recovery_action", "Reset", "nvidia-smi -r -i {} for"),
+        ("gpu_recovery_action", "Reset", "nvidia-smi --gpu-reset -i {}; if"),
     ],
 )
 def test_fix_names_the_card(field: str, value: str, fix: str) -> None:
@@ -148,6 +150,61 @@ def test_fix_names_the_card(field: str, value: str, fix: str) -> None:
     for odd in ("", "N/A", "00000000:02:00.0; reboot", "-x"):
         (line,) = failures(**{field: value, "pci__bus_id": odd})
         assert fix.format("INDEX") in line
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "failed", "warned", "never"),
+    [
+        ("Enabled", "Disabled", "MIG stays on until the card is reset", "", "-mig 0"),
+        ("Enabled", "Enabled", "the card is split into MIG instances", "", "--gpu-reset"),
+        ("Enabled", "", "the card is split into MIG instances", "", "--gpu-reset"),
+        ("Disabled", "Enabled", "", "the next reset or reboot splits the card", "--gpu-reset"),
+        ("Disabled", "Disabled", "", "", "MIG"),
+        ("N/A", "N/A", "", "", "MIG"),
+        ("Enabled", "rubbish", "the card is split into MIG instances", "mig.mode.pending is rubbish", "--gpu-reset"),
+        ("rubbish", "Disabled", "", "mig.mode.current is rubbish: this is not a valid value", "-mig 0"),
+    ],
+)
+def test_mode_that_waits_for_a_reset_is_not_set_again(
+    now: str, then: str, failed: str, warned: str, never: str
+) -> None:
+    found = health.judge(H100 | {"mig.mode.current": now, "mig.mode.pending": then}, loaded=False)
+    for lines, told in zip(found, (failed, warned), strict=True):
+        assert [told in line for line in lines] == [True] * bool(told)
+        assert not [line for line in lines if never in line]
+
+
+@pytest.mark.parametrize(("now", "then"), [("Enabled", "Disabled"), ("Disabled", "Enabled")])
+def test_ecc_that_changes_with_the_next_reset_is_told(now: str, then: str) -> None:
+    for pending, told in ((then, True), (now, False), ("N/A", False)):
+        ecc = {"ecc.mode.current": now, "ecc.mode.pending": pending}
+        failed, warned = health.judge(H100 | ecc, loaded=False)
+        assert (failed, bool(warned)) == ([], told)
+        assert not told or "the next reset or reboot changes ECC" in warned[0]
+
+
+def test_broken_card_is_named_once_with_the_fix_that_helps() -> None:
+    where = {"pci.bus_id": "00000000:61:00.0"}
+    broken = dict.fromkeys(H100, "[GPU requires reset]") | where
+    fix = "nvidia-smi --gpu-reset -i 00000000:61:00.0; if that is refused, reboot the node"
+    for action, lines in (("N/A", 1), ("Reset", 1), ("Drain and Reset", 1), ("Reboot", 2)):
+        failed, warned = health.judge(broken | {"gpu_recovery_action": action}, loaded=False)
+        named = [line for line in failed if line != health.NONE_REPORTED]
+        assert (len(named), warned) == (lines, [])
+        assert " and 13 more are [GPU requires reset]: the GPU requires a reset" in named[0]
+        assert named[0].endswith(fix)
+        assert lines == 1 or named[1].endswith("accepts new work; reboot the node")
+    lost, _ = health.judge(dict.fromkeys(H100, "GPU is lost") | where, loaded=False)
+    assert next(line for line in lost if line != health.NONE_REPORTED).count("power the node off and on") == 1
+    assert len(lost) == 2
+    unread, warned = health.judge(dict.fromkeys(H100, "[Unknown Error]"), loaded=True)
+    assert (unread, len(warned)) == ([health.NONE_REPORTED], 1)
+    cards = [replace(CARD, pci=each, values=broken | {"pci.bus_id": each}) for each in ("0000:61:00.0", "0000:62:00.0")]
+    node = NodeGpus({number: replace(each, minor=number) for number, each in enumerate(cards)})
+    both: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    message, modes = said("test_014_gpus_and_model", "test_gpus_are_on_the_node", both, node)
+    assert (message.count("the driver has stopped using it"), modes) == (2, ["B40"])
+    assert len(message) < 1000
 
 
 def test_fix_of_a_mode_names_the_card() -> None:

@@ -51,7 +51,8 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
         run="nvidia-smi -L; lspci -nnk -d 10de:; dmesg | grep NVRM | tail",
     )
     judged = [(gpu, health.judge(gpu.values, loaded=False)[0]) for gpu in gpus_of_node.of(template.declared.gpus)]
-    unfit = [f"{gpu}: {line}" for gpu, lines in judged for line in lines if line != health.NONE_REPORTED]
+    seen = [(gpu, [line for line in lines if line != health.NONE_REPORTED]) for gpu, lines in judged]
+    unfit = [f"{gpu}: {'; '.join(lines)}" for gpu, lines in seen if lines]
     assert not unfit, unexpected("; ".join(unfit), "healthy GPUs", run="nvidia-smi -q")
     refuse_unseen(*(f"the health of {gpu}" for gpu, lines in judged if health.NONE_REPORTED in lines))
 

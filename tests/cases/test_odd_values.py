@@ -6,6 +6,7 @@ The words are nvidia-smi's for NVML's errors (nvml.h, nvmlReturn_t) and those of
 from __future__ import annotations
 
 import importlib
+import re
 from contextlib import nullcontext
 from types import MethodType, SimpleNamespace
 from typing import Any, cast
@@ -165,7 +166,8 @@ def report(values: dict[str, str]) -> str:
 
 
 def fields(lines: list[str]) -> list[str]:
-    return [line.removeprefix(health.NOT_SEEN).split(" is ")[0].partition(":")[0] for line in lines]
+    named = (re.split(" (?:is|are) |:", line.removeprefix(health.NOT_SEEN))[0] for line in lines)
+    return [each for names in named for each in names.split(", ")]
 
 
 def test_memory_of_nothing_is_not_known() -> None:
