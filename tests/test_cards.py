@@ -90,7 +90,7 @@ def test_memory(card: Card, said: list[str]) -> None:
 
 @TABLE
 def test_card_is_on_the_node(card: Card, said: list[str]) -> None:
-    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=tuple(card.node.gpus)))
     message = outcome(gpus_and_model.test_gpus_are_on_the_node, template, card.node)
     failures = [each for each in card.fails if each != "health"]  # which is unknown, and refuses nothing yet
     assert bool(message) is bool(failures and not card.loaded)  # what stops a server is found before the clone
@@ -101,7 +101,7 @@ def test_card_is_on_the_node(card: Card, said: list[str]) -> None:
 
 @TABLE
 def test_driver_and_image(card: Card, said: list[str]) -> None:
-    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=tuple(card.node.gpus)))
     message = outcome(gpus_and_model.test_driver_serves_the_image, template, Published(env=IMAGE), card.node)
     refused = "the image needs cuda>=12.9" in message or "expected branch 525 or newer" in message
     assert ("driver" in card.image) is refused
@@ -114,7 +114,7 @@ def test_driver_and_image(card: Card, said: list[str]) -> None:
 
 @TABLE
 def test_kernels_of_the_image(card: Card) -> None:
-    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=tuple(card.node.gpus)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=tuple(card.node.gpus)))
     message = outcome(gpus_and_model.test_image_has_kernels_for_the_gpus, template, Published(env=IMAGE), card.node)
     assert ("kernels" in card.image) is (f"has compute capability {card.capability}, the image is built" in message)
 

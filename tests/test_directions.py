@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.base.errors import Unseen
 from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
@@ -20,6 +21,7 @@ from fixtures.proxmox.changes import Changes
 from fixtures.proxmox.integrity import left_lock
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.tasks import ChangeRefused
+from fixtures.serving.model import Model
 from fixtures.serving.registry import Published
 from tests.cards import cards
 
@@ -150,7 +152,7 @@ def test_gpus_in_a_clone(
 ) -> None:
     monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: list(map(card, listed)))
     container = SimpleNamespace(ctid=990, pasteable=lambda *words: " ".join(words))
-    clone = SimpleNamespace(ctid=990, container=container, declared=SimpleNamespace(gpus=given))
+    clone = SimpleNamespace(ctid=990, container=container, declared=SimpleNamespace(tensor_parallel=1, gpus=given))
     acceptance = SimpleNamespace(build=SimpleNamespace(gpus=list(map(card, given))), lost_gpus="")
     message, found = said("test_080_clone_acceptance", "test_clone_sees_every_gpu", acceptance, clone)
     assert (message.startswith(begins), bool(message), found) == (True, bool(begins), modes)
@@ -160,7 +162,7 @@ def test_gpus_in_a_clone(
 def test_gpus_after_the_restart(listed: tuple[int, ...], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fixtures.gpu.gpus.listed", lambda _: list(map(card, listed)))
     container = SimpleNamespace(ctid=920, pasteable=lambda *words: " ".join(words))
-    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
+    template = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0,)))
     given = (container, template, SimpleNamespace(gpus=[card(0)]))
     assert said("test_070_sealed", "test_gpus_are_listed_again", *given)[1] == [mode]
 
@@ -178,7 +180,7 @@ def test_gpus_of_a_server(seen: tuple[str, ...], cause: str) -> None:
 
 
 def test_gpu_that_the_nodes_driver_does_not_list_is_not_to_be_passed_through() -> None:
-    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    template = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0, 1)))
     name = "test_gpus_are_on_the_node"
     message, modes = said("test_014_gpus_and_model", name, template, NodeGpus({0: card(0)}))
     assert modes == ["B12"]
@@ -199,7 +201,7 @@ def test_gpu_that_the_nodes_driver_does_not_list_is_not_to_be_passed_through() -
 def test_gpu_that_can_serve_nothing_is_found_before_the_clone(field: str, value: str, what: str) -> None:
     healthy = next(each.card for each in cards() if not each.fails and not each.warns and each.free)
     sick = replace(healthy, values={**healthy.values, field: value})
-    template = SimpleNamespace(declared=SimpleNamespace(gpus=(0,)))
+    template = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0,)))
     name = "test_gpus_are_on_the_node"
     assert said("test_014_gpus_and_model", name, template, NodeGpus({0: healthy, 1: sick}))[0] == ""
     message, _ = said("test_014_gpus_and_model", name, template, NodeGpus({0: sick}))
@@ -217,12 +219,13 @@ def test_gpu_that_can_serve_nothing_is_found_before_the_clone(field: str, value:
         ("driver>=600", "B10", "install a newer driver on the node"),
         ("cuda>=12.0,driver<550", "B54", "set vllm_image to a newer image"),
         ("cuda<13.0", "B54", "set vllm_image to a newer image"),
-        ("cuda>=12.0,arch>=10.0", "D1", "use another vllm_image, or another GPU"),
+        ("cuda>=12.0,arch>=10.0", "D1", "set vllm_image to an older one, or use another GPU"),
+        ("cuda>=12.0,arch<9.0", "D1", "set vllm_image to a newer one, or use another GPU"),
     ],
 )
 def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str) -> None:
     template, image = (
-        SimpleNamespace(declared=SimpleNamespace(gpus=(0,))),
+        SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0,))),
         Published(env=(f"NVIDIA_REQUIRE_CUDA={asked}",)),
     )
     found = NodeGpus({0: card(0)}, cuda="13.0")
@@ -230,6 +233,116 @@ def test_condition_of_an_image_that_is_not_met(asked: str, mode: str, cause: str
     assert message.startswith(f"the image needs {asked.rpartition(',')[2]}, the node's driver 580.95.05")
     assert cause in message
     assert modes == [mode]
+
+
+BUILT = "TORCH_CUDA_ARCH_LIST=7.5 8.0 8.6 8.9 9.0 10.0 12.0"
+NEEDS = "NVIDIA_REQUIRE_CUDA=cuda>=12.9 brand=tesla,driver>=535,driver<536"
+WITHOUT = 'set gpu_assignment to "{}"'
+
+
+def several(*capabilities: str, gpus: tuple[int, ...] = (), parallel: int = 1, **of: Any) -> tuple[Any, NodeGpus]:
+    """A template with these GPUs assigned, and the node that has them."""
+    found = {
+        number: replace(card(0), index=number, minor=number, capability=each)
+        for number, each in enumerate(capabilities)
+    }
+    found = {
+        number: replace(each, **{key: value[number] for key, value in of.items()}) for number, each in found.items()
+    }
+    declared = SimpleNamespace(gpus=gpus or tuple(found), tensor_parallel=parallel)
+    return SimpleNamespace(ctid=920, declared=declared), NodeGpus(found, cuda="12.2")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "cause"),
+    [
+        (("6.1", "8.6"), WITHOUT.format(1)),
+        (("8.6", "6.1", "9.0"), WITHOUT.format("0,2")),
+        (("", "6.1"), WITHOUT.format(0)),  # one that does not say may fit
+        (("6.1",), "no image of vLLM is built for 6.1, only for 7.0 and later: use another GPU"),
+        (("6.1", "5.2"), "for 6.1, only for 7.0 and later: use another GPU; no image of vLLM is built for 5.2"),
+        (("7.0",), "set vllm_image to an older one, of CUDA 12, or use another GPU"),
+        (("13.0",), "set vllm_image to a newer one, or use another GPU"),
+        (("11.0",), "set vllm_image to another one, or use another GPU"),
+    ],
+)
+def test_card_that_an_image_does_not_serve_is_left_out_where_others_fit(
+    capabilities: tuple[str, ...], cause: str
+) -> None:
+    name = "test_image_has_kernels_for_the_gpus"
+    template, found = several(*capabilities)
+    message, modes = said("test_014_gpus_and_model", name, template, Published(env=(BUILT,)), found)
+    assert cause in message
+    assert (message.count("has compute capability"), modes) == (
+        len({*capabilities} & {"6.1", "5.2", "7.0", "13.0", "11.0"}),
+        ["D1"],
+    )
+    what, fix = meant(name, message)
+    assert ("too old for vLLM" in what) is cause.startswith(("no", "for"))
+    assert ("to the value that the check names" in fix) is cause.startswith("set gpu")
+    assert "no image" in message or cause.startswith("set")
+    asked = Published(env=("NVIDIA_REQUIRE_CUDA=arch>=7.5,arch<11.0",))
+    message, modes = said("test_014_gpus_and_model", "test_driver_serves_the_image", template, asked, found)
+    assert (cause.partition(";")[0].removeprefix("for ") in message) is (capabilities != ("11.0",))
+    assert modes == ["D1"]
+
+
+def test_card_that_only_starts_through_the_library_of_the_image_is_used_alone() -> None:
+    """The driver is one for all, but serves data-centre cards alone with a newer CUDA."""
+    name, image = "test_driver_serves_the_image", Published(env=(NEEDS,))
+    drivers = ["535.230.02"] * 2
+    template, found = several("8.9", "8.0", driver=drivers, brand=["GeForce", "Tesla"], parallel=2)
+    message, modes = said("test_014_gpus_and_model", name, template, image, found)
+    assert "with GPU 0 (" in message
+    assert f"{WITHOUT.format(1)}, leaving it out, vllm_tensor_parallel_size to 1; run: " in message
+    assert modes == ["B10"]
+    template, found = several("8.9", "8.9", driver=drivers, brand=["GeForce"] * 2)
+    message, _ = said("test_014_gpus_and_model", name, template, image, found)
+    assert "; install a newer driver on the node, or set vllm_image to an older image" in message
+
+
+def test_what_is_unknown_of_one_card_hides_nothing_of_another() -> None:
+    for name, env in (
+        ("test_image_has_kernels_for_the_gpus", BUILT),
+        ("test_driver_serves_the_image", "NVIDIA_REQUIRE_CUDA=arch>=7.5"),
+    ):
+        template, found = several("", "6.1")
+        assert (
+            "6.1" in said("test_014_gpus_and_model", name, template, Published(env=(env,)), found)[0]
+            or name[5:11] == "driver"
+        )
+        assert WITHOUT.format(0) in said("test_014_gpus_and_model", name, template, Published(env=(env,)), found)[0]
+        template, found = several("", "9.0")
+        with pytest.raises(Unseen, match="GPU 0 "):
+            said("test_014_gpus_and_model", name, template, Published(env=(env,)), found)
+
+
+def test_other_cards_are_named_where_one_is_sick_taken_small_or_missing() -> None:
+    settings: Any = SimpleNamespace(gpu_share=0.9, server_option=lambda *_: "")
+    full = {"memory.free": "100", "memory.total": "143771"}
+    free = {**full, "memory.free": "143000"}
+    template, found = several("9.0", "9.0", values=[full, free])
+    message, _ = said("test_014_gpus_and_model", "test_gpu_memory_is_free", template, found, settings)
+    assert f"utilization 0.5), or {WITHOUT.format(1)}" in message
+    template, found = several("9.0", "9.0", values=[full, full])
+    assert (
+        "gpu_assignment" not in said("test_014_gpus_and_model", "test_gpu_memory_is_free", template, found, settings)[0]
+    )
+    bad = [{"compute_mode": "Prohibited"}, {"compute_mode": "Default"}]
+    template, found = several("9.0", "9.0", values=bad)
+    message, _ = said("test_014_gpus_and_model", "test_gpus_are_on_the_node", template, found)
+    assert f"; meanwhile {WITHOUT.format(1)}" in message
+    template, found = several("9.0", gpus=(0, 1))
+    message, _ = said("test_014_gpus_and_model", "test_gpus_are_on_the_node", template, found)
+    assert f"; meanwhile {WITHOUT.format(0)}" in message
+    template, found = several("9.0", "9.0", memory_mib=[2048, 143_771])
+    model = Model({}, 10 * 2**30)
+    message, _ = said("test_014_gpus_and_model", "test_model_fits_the_gpus", template, model, found, settings)
+    assert " MiB of GPU memory are available on GPU 0 (" in message
+    assert WITHOUT.format(1) in message
+    template, found = several("9.0", "9.0", memory_mib=[2048, 2048])
+    message, _ = said("test_014_gpus_and_model", "test_model_fits_the_gpus", template, model, found, settings)
+    assert "use a smaller or quantised test_model" in message
 
 
 # --- a lock: held, left -------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_parent_of_another_privilege_is_refused_before_it_is_cloned(config: dict
     files = SimpleNamespace(elsewhere={}, managed={})
     own = {903: Guest("lxc", "pve", "P")}
     node = SimpleNamespace(name="pve", containers=lambda: own, cluster_files=files, config=lambda _: config)
-    node.configuration = lambda _: SimpleNamespace(snapshots={})
+    node.configuration = lambda _: parse(b"rootfs: a:b\n")
     parent = SimpleNamespace(ctid=903, name="P", unprivileged=declared)
     wanted = SimpleNamespace(unprivileged=declared, storage_pool="pool")
     template = SimpleNamespace(parent=parent, parent_snapshot="s", ctid=920, declared=wanted)

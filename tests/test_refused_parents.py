@@ -201,7 +201,7 @@ def test_broken_card_is_named_once_with_the_fix_that_helps() -> None:
     assert (unread, len(warned)) == ([health.NONE_REPORTED], 1)
     cards = [replace(CARD, pci=each, values=broken | {"pci.bus_id": each}) for each in ("0000:61:00.0", "0000:62:00.0")]
     node = NodeGpus({number: replace(each, minor=number) for number, each in enumerate(cards)})
-    both: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    both: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0, 1)))
     message, modes = said("test_014_gpus_and_model", "test_gpus_are_on_the_node", both, node)
     assert (message.count("the driver has stopped using it"), modes) == (2, ["B40"])
     assert len(message) < 1000

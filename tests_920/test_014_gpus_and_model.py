@@ -1,6 +1,7 @@
 """GPUs and model: driver, GPUs, image and model are compatible, as far as is known. Changes nothing."""
 
 import re
+from collections.abc import Collection
 
 import pytest
 
@@ -8,6 +9,7 @@ from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
 from fixtures.gpu import fit, health, node_gpus, reboot
+from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.gpu.reboot import Boot
 from fixtures.proxmox.disk import Disk
@@ -29,6 +31,28 @@ LEGACY = (
     "for a newer card install a newer driver on the node"
 )
 
+QUERY = "nvidia-smi --query-gpu=index,name,compute_cap,memory.total,driver_version --format=csv"
+# vLLM builds for no older compute capability (its CMakeLists.txt, CUDA_SUPPORTED_ARCHS; vllm-project/vllm#963)
+OLDEST = (7,)
+
+
+def without(template: Template, unfit: Collection[int], before: str = "") -> str:
+    """What to declare so that only those assigned GPUs are used that are not unfit; empty if there are none."""
+    declared = template.declared
+    left = [gpu for gpu in declared.gpus if gpu not in unfit]
+    fewer = f", vllm_tensor_parallel_size to {len(left)}" * (declared.tensor_parallel > len(left))
+    return f'{before}set gpu_assignment to "{",".join(map(str, left))}", leaving it out{fewer}' if left else ""
+
+
+def image_for(gpu: Gpu, built: str) -> str:
+    """What helps a GPU that an image has no kernels for: a newer image, an older one, or none."""
+    mine, known = fit.version(gpu.capability), [fit.version(each) for each in re.findall(r"\d+\.\d+", built)]
+    if mine < OLDEST:
+        return f"no image of vLLM is built for {gpu.capability}, only for 7.0 and later: use another GPU"
+    if mine < min(known, default=mine):
+        return f"set vllm_image to an older one{', of CUDA 12' * (mine < (7, 5))}, or use another GPU"
+    return f"set vllm_image to {'a newer' if mine >= max(known, default=mine) else 'another'} one, or use another GPU"
+
 
 @pytest.mark.deep
 def test_kernel_log_is_read(node: Node, build: Build) -> None:
@@ -47,19 +71,25 @@ def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> Non
     assert not missing, unexpected(
         f"GPUs {template.declared.gpus} are assigned, but the node's driver lists {sorted(gpus_of_node.gpus)}",
         "every assigned GPU",
-        cause="a GPU has failed, is bound to another driver, is newer than this one, or was never installed",
+        cause="a GPU has failed, is bound to another driver, is newer than this one, or was never installed"
+        + without(template, missing, "; meanwhile "),
         run="nvidia-smi -L; lspci -nnk -d 10de:; dmesg | grep NVRM | tail",
     )
     judged = [(gpu, health.judge(gpu.values, loaded=False)[0]) for gpu in gpus_of_node.of(template.declared.gpus)]
     seen = [(gpu, [line for line in lines if line != health.NONE_REPORTED]) for gpu, lines in judged]
     unfit = [f"{gpu}: {'; '.join(lines)}" for gpu, lines in seen if lines]
-    assert not unfit, unexpected("; ".join(unfit), "healthy GPUs", run="nvidia-smi -q")
+    assert not unfit, unexpected(
+        "; ".join(unfit),
+        "healthy GPUs",
+        cause=without(template, [gpu.number for gpu, lines in seen if lines], "meanwhile "),
+        run="nvidia-smi -q",
+    )
     refuse_unseen(*(f"the health of {gpu}" for gpu, lines in judged if health.NONE_REPORTED in lines))
 
 
 def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """No other container or process holds GPU memory that the test server needs."""
-    held, hidden, wanted = list[str](), list[str](), settings.gpu_share
+    held, hidden, wanted = dict[int, str](), list[str](), settings.gpu_share
     for gpu in gpus_of_node.of(template.declared.gpus):
         others = [str(holder) for holder in gpu.processes if holder.ctid != template.ctid]
         if gpu.free_mib is None or gpu.memory_mib is None:
@@ -67,13 +97,14 @@ def test_gpu_memory_is_free(template: Template, gpus_of_node: NodeGpus, settings
             continue
         free = gpu.free_mib + sum(holder.memory_mib or 0 for holder in gpu.processes if holder.ctid == template.ctid)
         if free < wanted * gpu.memory_mib:
-            held.append(f"{gpu}: {free} of {gpu.memory_mib} MiB free: {'; '.join(others) or 'holder unknown'}")
+            held[gpu.number] = f"{gpu}: {free} of {gpu.memory_mib} MiB free: {'; '.join(others) or 'holder unknown'}"
         elif others:
             warn(f"{gpu} is shared: {'; '.join(others)}")
     assert not held, unexpected(
-        f"the server needs {wanted:.0%} of each GPU's memory. {' '.join(held)}",
+        f"the server needs {wanted:.0%} of each GPU's memory. {' '.join(held.values())}",
         "that much free memory",
-        cause="stop those processes, or let the server use less (server_args=--gpu-memory-utilization 0.5)",
+        cause="stop those processes, or let the server use less (server_args=--gpu-memory-utilization 0.5)"
+        + without(template, held, ", or "),
         run="nvidia-smi",
     )
     refuse_unseen(*hidden)
@@ -143,39 +174,46 @@ def test_driver_serves_the_image(template: Template, published: Published, gpus_
             run="nvidia-smi --query-gpu=name,driver_version --format=csv",
         )
     refuse_unseen(fit.unstated(published.env, "NVIDIA_REQUIRE_CUDA"))
+    unseen, unfit = list[str](), dict[int, str]()
+    legacy = 0 < fit.branch(seen[0].driver) < fit.CUDA_12  # which names no CUDA version before 410
+    cuda = gpus_of_node.cuda or (fit.cuda_of(seen[0].driver) if legacy else "")
     for gpu in seen:
-        legacy = 0 < fit.branch(gpu.driver) < fit.CUDA_12  # which names no CUDA version before 410
-        cuda = gpus_of_node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
         lacks, note = fit.driver_lacks(published.env, cuda, gpu.driver, gpu.brand, gpu.capability)
-        fix = "install a newer driver on the node, or set vllm_image to an older image"
-        if not re.match("(cuda|driver)>", lacks):
-            fix = "use another vllm_image, or another GPU" if "arch" in lacks else "set vllm_image to a newer image"
-        assert not lacks, unexpected(
-            f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {cuda or 'unknown'}",
-            "a driver and a GPU that it supports",
-            cause=LEGACY if legacy else fix,
-            run="nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv",
-        )
         text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {cuda or 'unknown'})"
-        if note.startswith("whether"):
-            refuse_unseen(text)
+        if lacks:
+            unfit[gpu.number] = lacks
+        elif note.startswith("whether"):
+            unseen.append(text)
         elif note:
             warn(text)
+    for gpu in (each for each in seen if each.number in unfit):
+        fix = "install a newer driver on the node, or set vllm_image to an older image"
+        if not re.match("(cuda|driver)>", lacks := unfit[gpu.number]):
+            fix = image_for(gpu, lacks) if "arch" in lacks else "set vllm_image to a newer image"
+        assert not unfit, unexpected(
+            f"the image needs {lacks}, the node's driver {gpu.driver} supports CUDA {cuda or 'unknown'}, with {gpu}",
+            "a driver and a GPU that it supports",
+            cause=without(template, unfit) or (LEGACY if legacy else fix),
+            run=QUERY,
+        )
+    refuse_unseen(*unseen)
 
 
 def test_image_has_kernels_for_the_gpus(template: Template, published: Published, gpus_of_node: NodeGpus) -> None:
     """The image is built for the architecture of every assigned GPU."""
     refuse_unseen(fit.unstated(published.env, "TORCH_CUDA_ARCH_LIST"))
-    for gpu in gpus_of_node.of(template.declared.gpus):
-        lacks = fit.kernels_lack(published.env, gpu.capability)
-        if lacks is None:
-            refuse_unseen(f"whether the image has kernels for {gpu}: its architecture or the image's list is unknown")
-        assert not lacks, unexpected(
-            f"{gpu} has compute capability {gpu.capability}, the image is built for {lacks}",
-            "an image built for it",
-            cause="use another vllm_image or another GPU",
-            run="nvidia-smi --query-gpu=name,compute_cap --format=csv",
-        )
+    seen = [(gpu, fit.kernels_lack(published.env, gpu.capability)) for gpu in gpus_of_node.of(template.declared.gpus)]
+    unfit = {gpu.number: (gpu, lacks) for gpu, lacks in seen if lacks}
+    assert not unfit, unexpected(
+        "; ".join(f"{gpu} has compute capability {gpu.capability}" for gpu, _ in unfit.values())
+        + f", the image is built for {next(iter(unfit.values()))[1]}",
+        "an image built for it",
+        cause=without(template, unfit)
+        or "; ".join(dict.fromkeys(image_for(gpu, built) for gpu, built in unfit.values())),
+        run=QUERY,
+    )
+    hidden = [f"{gpu}: its architecture or the image's list is unknown" for gpu, lacks in seen if lacks is None]
+    refuse_unseen(*(f"whether the image has kernels for {each}" for each in hidden))
 
 
 def test_model_can_be_split(template: Template, model: Model) -> None:
@@ -201,9 +239,12 @@ def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: Nod
     less = settings.server_option("--cpu-offload-gb", "--pipeline-parallel-size", "-pp", "--quantization", "-q")
     if needed >= room and less:
         refuse_unseen("what part of the model's weights a GPU holds with these server_args")
+    unfit = [gpu.number for gpu in gpus if needed >= (gpu.memory_mib or 0) * settings.gpu_share]
     assert needed < room, unexpected(
-        f"its weights are {needed:.0f} MiB, but {room:.0f} MiB of GPU memory are available",
+        f"its weights are {needed:.0f} MiB, but {room:.0f} MiB of GPU memory are available"
+        + (f" on {gpus[totals.index(min(totals))]}" if min(totals) < max(totals) else ""),
         "a model that fits",
-        cause="use a smaller or quantised test_model, or more GPUs with tensor parallel",
-        run="nvidia-smi --query-gpu=index,memory.total --format=csv",
+        cause=(without(template, unfit) if template.declared.tensor_parallel == 1 else "")
+        or "use a smaller or quantised test_model, or more GPUs with tensor parallel",
+        run=QUERY,
     )

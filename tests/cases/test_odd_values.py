@@ -270,7 +270,7 @@ def test_weights_that_a_gpu_does_not_hold_alone_are_not_judged(words: str, said:
     """Of a card with 24 GB and a model of 30 GiB."""
     settings = cast(Settings, SimpleNamespace(server_args=words.split(), gpu_share=0.9))
     settings.server_option = MethodType(Settings.server_option, settings)  # type: ignore[method-assign]
-    node = NodeGpus(cast(Any, {0: SimpleNamespace(memory_mib=24564)}))
+    node = NodeGpus(cast(Any, {0: SimpleNamespace(number=0, memory_mib=24564)}))
     with pytest.raises(Unseen if said == "unknown" else AssertionError, match=said):
         gpus_and_model.test_model_fits_the_gpus(PLACE, Model({}, 30 * 2**30), node, settings)
 
@@ -320,7 +320,7 @@ def test_node_whose_driver_finds_no_gpu_is_refused() -> None:
     """It was unknown, so that 920 was cloned, and the fix spoke of a device that its parent does not pass."""
     said = SimpleNamespace(out="No devices were found\ncuda=12.4\n", exit_status=6, err="")
     found = node_gpus.look(cast(Any, SimpleNamespace(run=lambda *_, **__: said)))
-    template: Any = SimpleNamespace(declared=SimpleNamespace(gpus=(0, 1)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0, 1)))
     with pytest.raises(AssertionError, match=r"lists \[\]; .* newer than this one"):
         gpus_and_model.test_gpus_are_on_the_node(template, found)
 
