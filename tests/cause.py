@@ -19,7 +19,7 @@ from fixtures.diagnosis.words import UNIT
 
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
-PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w-]{2,40})\[\d{1,8}\]: ")
+PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w/-]{2,40})\[\d{1,8}\]: ")
 DOCKER = re.compile(r"(?<![\w./-])(?:(?:dockerd|containerd)\[|(?:docker|containerd)\.(?:service|socket)\b)")
 ANSWERED = re.compile(r'level=error msg="Handler for [A-Z]+ \S+ returned error: (.{1,2000}?)"(?: |$)')
 
@@ -38,10 +38,13 @@ def texts(words: list[str], text: str) -> dict[str, str]:
         answer = answers[-1].replace('\\"', '"')
         return {"failure": f"`docker run` in container 920 ended with 125: Error response from daemon: {answer}"}
     if said == "journal":
-        said_by = [f"{name}.service" for name in PROGRAM.findall(text) if name not in ("systemd", "kernel")]
-        units = dict.fromkeys(UNIT.findall(text) or said_by) if not DOCKER.search(text) else ()
+        docker = DOCKER.search(text)
+        programs = (name.replace("/", "-") for name in PROGRAM.findall(text) if name not in ("systemd", "kernel"))
+        units = dict.fromkeys(UNIT.findall(text) or (f"{name}.service" for name in programs))
         failed = f"systemd is degraded; failed: {' '.join(units)}"
-        check, failure = ("test_systemd_is_healthy", failed) if units else ("test_docker_is_running", STOPPED)
+        check, failure = (
+            ("test_docker_is_running", STOPPED) if docker or not units else ("test_systemd_is_healthy", failed)
+        )
         return {"check": check, "failure": failure, "journal": text}
     if said == "http":
         return {"check": "test_server_answers[gpu0]", "failure": f"the chat was answered with 400: {text}"}
