@@ -18,7 +18,7 @@ from tests.suite_run import Suite
 TOP = Path(__file__).parent.parent
 FILES = sorted((TOP / "tests_920").glob("test_*.py"))
 CHECKS = declared_checks(TOP / "tests_920/CHECKS", (0, 1))
-EXPLAINS = {"unexpected", "found", "drifted", "no_bridge"}
+EXPLAINS = {"unexpected", "found", "drifted", "no_bridge", "locked"}
 
 
 def needed(file: Path) -> Iterator[tuple[str, str]]:

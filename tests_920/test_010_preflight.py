@@ -1,9 +1,10 @@
 """Preflight: finds now what would fail later. Changes only what a killed run left behind."""
 
+import re
+
 import pytest
 
-from fixtures.base.errors import refuse_unseen, unexpected
-from fixtures.base.settings import Settings
+from fixtures.base.errors import meant, refuse_unseen, unexpected
 from fixtures.base.text import short
 from fixtures.base.warning import warn
 from fixtures.proxmox import address, conf, integrity
@@ -149,6 +150,46 @@ def test_parent_has_no_bind_mount(node: Node, template: Template) -> None:
     )
 
 
+def test_storage_can_snapshot(node: Node, template: Template) -> None:
+    """The declared storage can take snapshots."""
+    pool, storages = template.declared.storage_pool, node.cluster_files.storages
+    near, limits = meant(pool, storages), storages.get(pool, {}).get("nodes", "")
+    assert pool in storages, unexpected(
+        f"{node.name} has no storage named {pool}, only {', '.join(storages) or 'none'}",
+        "the declared storage_pool",
+        cause=f"did you mean {near}?" if near else "declare one that takes containers, or add it: pvesm add",
+        run="pvesm status --content rootdir",
+    )
+    nodes = list(filter(None, re.split(r"[,;\s]+", limits)))  # PVE::Tools::split_list
+    assert not nodes or node.name in nodes, unexpected(
+        f"storage {pool} is not available on {node.name}: storage.cfg limits it to nodes {','.join(nodes)}",
+        f"a storage of {node.name}",
+        cause=f"only if its pool is on {node.name} too, add the node; else declare another storage_pool "
+        f"(pvesm status --content rootdir), or run where it is: --node {nodes[0] if nodes else ''}",
+        run=f"pvesm set {pool} --nodes {','.join([*nodes, node.name])}",
+    )
+    defined = storages[pool]
+    kind = defined["type"]
+    assert defined.get("disable", "0").lower() in ("0", "no", "off", "false"), unexpected(
+        f"storage {pool} is disabled",
+        "an enabled one",
+        cause="enable it, or declare another storage_pool",
+        run=f"pvesm set {pool} --disable 0",
+    )
+    assert kind in SNAPSHOT_STORAGE, unexpected(
+        f"storage {pool} is of type {kind}, which has no snapshots for containers",
+        f"type {', '.join(SNAPSHOT_STORAGE)}",
+        cause="declare another storage_pool",
+        run="pvesm status",
+    )
+    content = defined.get("content", "rootdir")  # a storage whose section names none takes containers
+    assert "rootdir" in content.split(","), unexpected(
+        f"storage {pool} takes {content}, no disks of containers",
+        "rootdir in its list of contents",
+        run=f"pvesm set {pool} --content {content},rootdir",
+    )
+
+
 @pytest.mark.on_existing
 def test_earlier_changes_have_ended(build: Build) -> None:
     """No command of an earlier run is still changing the node; a warning reports how each one ended."""
@@ -281,16 +322,6 @@ def test_nothing_depends_on_the_snapshot(template: Template, build: Build) -> No
         "no dependents, because --rebuild replaces it",
         cause="they are linked clones: remove them or convert them to full clones",
         run=f"pvesm list {template.declared.storage_pool}",
-    )
-
-
-def test_clone_has_a_place(node: Node, template: Template, settings: Settings, build: Build) -> None:
-    """A number and an address are free for the throw-away clone."""
-    if build.no_clone:
-        return
-    chosen = ephemeral_clone.choose(node, template.declared, settings).ctid
-    assert chosen in settings.clone_ctids, unexpected(
-        f"the first free number is {chosen}", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
     )
 
 

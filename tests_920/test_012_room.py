@@ -1,18 +1,20 @@
 """Disk and memory: the image fits on the disk, and the node has the declared resources. Changes nothing."""
 
 import math
+from typing import Any
 
 import pytest
 
 from fixtures.base.errors import refuse_unseen, unexpected
 from fixtures.base.settings import Settings
 from fixtures.base.warning import warn
-from fixtures.proxmox.node import Node
+from fixtures.proxmox.node import Node, NodeError
 from fixtures.run.build import Build
 from fixtures.run.mode import May
 from fixtures.serving.registry import GIB, Published
+from fixtures.template import ephemeral_clone
 from fixtures.template.differences import disks
-from fixtures.template.template import SNAPSHOT_STORAGE, Template
+from fixtures.template.template import Template
 
 pytestmark = [
     pytest.mark.stage("preflight"),
@@ -25,33 +27,12 @@ IMAGES = ("/var/lib/docker", "/var/lib/containerd")  # where Docker keeps images
 SERVER_MEMORY_MB = 16384  # what a vLLM container is commonly given (community-scripts/ProxmoxVE PR #13578)
 
 
-def test_storage_can_snapshot(node: Node, template: Template) -> None:
-    """The declared storage can take snapshots."""
-    pool = template.declared.storage_pool
-    defined = node.storage(pool)
-    kind = defined["type"]
-    assert defined.get("disable", "0").lower() in ("0", "no", "off", "false"), unexpected(
-        f"storage {pool} is disabled", "an enabled one", run=f"pvesm set {pool} --disable 0"
-    )
-    assert kind in SNAPSHOT_STORAGE, unexpected(
-        f"storage {pool} is of type {kind}, which has no snapshots for containers",
-        f"type {', '.join(SNAPSHOT_STORAGE)}",
-        cause="declare another storage_pool",
-        run="pvesm status",
-    )
-    content = defined.get("content", "rootdir")  # a storage whose section names none takes containers
-    assert "rootdir" in content.split(","), unexpected(
-        f"storage {pool} takes {content}, no disks of containers",
-        "rootdir in its list of contents",
-        run=f"pvesm set {pool} --content {content},rootdir",
-    )
-
-
+@pytest.mark.needs("test_storage_can_snapshot")
 def test_storage_has_room(node: Node, template: Template, build: Build, published: Published) -> None:
     """The storage has room for the image, packed and unpacked, and for a throw-away clone."""
     pool = template.declared.storage_pool
     storage = node.figures(pool)
-    assert storage.get("active", 1) not in (0, "0"), unexpected(
+    assert active(storage), unexpected(
         f"storage {pool} is not active on {node.name}, so its free space is unknown",
         "an active one",
         cause="its pool is not imported, or its disk or server is missing",
@@ -73,6 +54,27 @@ def test_storage_has_room(node: Node, template: Template, build: Build, publishe
         run=f"pvesm list {pool}",
     )
     refuse_unseen(published.unseen)
+
+
+def active(storage: dict[str, Any]) -> bool:
+    """Whether the node says of a storage that it is active, or nothing."""
+    return storage.get("active", 1) not in (0, "0")
+
+
+@pytest.mark.needs("test_storage_can_snapshot")
+def test_clone_has_a_place(node: Node, template: Template, settings: Settings, build: Build) -> None:
+    """A number and an address are free for the throw-away clone."""
+    if build.no_clone:
+        return
+    try:
+        chosen = ephemeral_clone.choose(node, template.declared, settings).ctid
+    except NodeError:
+        if active(node.figures(template.declared.storage_pool)):
+            raise
+        raise build.ledger.blocked_by("test_storage_has_room") from None
+    assert chosen in settings.clone_ctids, unexpected(
+        f"the first free number is {chosen}", f"one of clone_ctids, {settings.clone_ctids}", run="pct list"
+    )
 
 
 def test_declared_disk_is_large_enough(node: Node, template: Template, published: Published) -> None:

@@ -41,10 +41,18 @@ from tests.small_node import DECLARATION
 from tests.test_failure_modes import TOOLKIT, toolkit
 
 # by name, as mypy knows these files as modules of their own
-room, gpus_and_model, clone, stack, lasting, image_checks, serving = (
+preflight, room, gpus_and_model, clone, stack, lasting, image_checks, serving = (
     importlib.import_module(f"tests_920.test_{name}")
     for name in (
-        *("012_room", "014_gpus_and_model", "020_clone", "030_inherited_stack", "035_lasting_gpus", "040_image"),
+        *(
+            "010_preflight",
+            "012_room",
+            "014_gpus_and_model",
+            "020_clone",
+            "030_inherited_stack",
+            "035_lasting_gpus",
+            "040_image",
+        ),
         "050_serving",
     )
 )
@@ -305,7 +313,7 @@ def test_storage_of_every_kind(place: Place, tmp_path: Path, name: str) -> None:
     needs = cast(Any, SimpleNamespace(gib=40.0, why="", unseen=""))
     found = ""
     try:
-        room.test_storage_can_snapshot(place.node, template)
+        preflight.test_storage_can_snapshot(place.node, template)
         room.test_storage_has_room(place.node, template, build, needs)
     except (AssertionError, NodeError, Unseen) as error:
         found = str(error)

@@ -300,20 +300,72 @@ def test_address_is_looked_for_on_every_interface() -> None:
         preflight.test_address_is_free(node, PLACE)
 
 
+def with_storage(defined: dict[str, str], name: str = "s") -> Any:
+    files = SimpleNamespace(storages={"local": {"type": "dir"}, name: defined})
+    return SimpleNamespace(name="pve2", cluster_files=files)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ("pve1", "--nodes pve1,pve2"),
+        ("pve1, pve3;", "or run where it is: --node pve1; run: pvesm set s --nodes pve1,pve3,pve2"),
+        ("pve1,pve2", ""),
+        ("pve2", ""),
+    ],
+)
+def test_storage_of_other_nodes_is_named_with_what_helps(nodes: str, said: str) -> None:
+    """Its own check says so, and says it first: no number or address is to blame."""
+    node = with_storage({"type": "zfspool", "nodes": nodes})
+    with (
+        pytest.raises(AssertionError, match=r"^storage s is not available on pve2: ")
+        if said
+        else nullcontext() as raised
+    ):
+        preflight.test_storage_can_snapshot(node, PLACE)
+    message = str(raised.value) if raised else ""
+    assert said in message
+    assert ("pvesm status --content rootdir" in message) is bool(said)
+    marks = [each for each in room.test_clone_has_a_place.pytestmark if each.name == "needs"]
+    assert [each.args for each in marks] == [("test_storage_can_snapshot",)]
+
+
+@pytest.mark.parametrize(("active", "error"), [(1, NodeError), ("0", RuntimeError), (0, RuntimeError)])
+def test_storage_that_is_not_active_is_named_by_its_own_check(
+    monkeypatch: pytest.MonkeyPatch, active: object, error: type[Exception]
+) -> None:
+    def choose(*_: object) -> None:
+        raise NodeError("cannot open 'tank': dataset does not exist")
+
+    monkeypatch.setattr(ephemeral_clone, "choose", choose)
+    node: Any = SimpleNamespace(figures=lambda _: {"active": active})
+    build: Any = SimpleNamespace(no_clone=False, ledger=SimpleNamespace(blocked_by=RuntimeError))
+    with pytest.raises(error, match="test_storage_has_room" if error is RuntimeError else "cannot open"):
+        room.test_clone_has_a_place(node, PLACE, None, build)
+
+
+@pytest.mark.parametrize(("name", "said"), [("S", "did you mean S?"), ("lxc-disk", "or add it: pvesm add")])
+def test_storage_that_is_not_there_is_named_with_those_that_are(name: str, said: str) -> None:
+    place: Any = SimpleNamespace(declared=SimpleNamespace(storage_pool="Ss"))
+    with pytest.raises(AssertionError, match=r"^pve2 has no storage named Ss, only local, ") as raised:
+        preflight.test_storage_can_snapshot(with_storage({"type": "zfspool"}, name), place)
+    assert said in str(raised.value)
+
+
 @pytest.mark.parametrize("word", ["0", "no", "off", "1", "yes"])
 def test_storage_is_disabled_as_proxmox_reads_it(word: str) -> None:
-    node: Any = SimpleNamespace(storage=lambda _: {"type": "zfspool", "disable": word})
+    node = with_storage({"type": "zfspool", "disable": word})
     with nullcontext() if word in ("0", "no", "off") else pytest.raises(AssertionError, match="storage s is disabled"):
-        room.test_storage_can_snapshot(node, PLACE)
+        preflight.test_storage_can_snapshot(node, PLACE)
 
 
 @pytest.mark.parametrize("content", ["images", "iso,vztmpl", "images,rootdir", None])
 def test_storage_that_takes_no_container_is_refused(content: str | None) -> None:
     defined = {"type": "zfspool"} | ({"content": content} if content else {})
-    node: Any = SimpleNamespace(storage=lambda _: defined)
+    node = with_storage(defined)
     refused = content is not None and "rootdir" not in content
     with pytest.raises(AssertionError, match=f"takes {content}, no disks") if refused else nullcontext():
-        room.test_storage_can_snapshot(node, PLACE)
+        preflight.test_storage_can_snapshot(node, PLACE)
 
 
 def test_node_whose_driver_finds_no_gpu_is_refused() -> None:
