@@ -17,6 +17,7 @@ from fixtures.template.clone import MARK, Clone
 from fixtures.template.differences import attached, bind_mounts, config_differences, disk_gib
 from fixtures.template.template import Situation, Template
 from tests.small_node import SETTINGS, SmallNode, conf_of
+from tests.test_directions import meant, said
 
 DECLARATION = load(Path(__file__).parent.parent / "phoenix_lxc_configs.json")
 CONFIG: dict[str, Any] = {
@@ -144,7 +145,32 @@ def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.Mon
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920), mp9=f"{disk},mp=/d", unused0=disk)
     assert template.advice(template.differences()).endswith("pct set 920 --delete mp9,unused0")
     node.files[920] = conf_of(template.declared, "", mp0=volume.format(920)) + "\n[pve:pending]\nmp1: /srv,mp=/srv\n"
-    assert template.differences() == ["mp1: /srv,mp=/srv: waits for the next start"]
+    assert template.differences() == ["mp1: /srv,mp=/srv: waits for the next start (pct reboot 920)"]
+
+
+@pytest.mark.parametrize(
+    ("pending", "memory", "command"),
+    [
+        ("delete: features\n", None, "pct pending 920; pct set 920 --revert features"),
+        ("delete: features,!onboot\nswap: 0\n", None, "pct pending 920; pct set 920 --revert features,onboot,swap"),
+        ("memory: 4096\n", 2048, "pct pending 920; pct reboot 920; pct set 920 --memory 4096"),
+    ],
+)
+def test_change_that_waits_is_told_with_what_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch, pending: str, memory: int | None, command: str
+) -> None:
+    node = SmallNode(monkeypatch)
+    template = Template(node, DECLARATION, 920, SETTINGS)
+    node.files[903] = conf_of(template.parent, "")
+    node.snapshot(903, template.parent_snapshot, "")
+    own = conf_of(template.declared, "by hand", **({"memory": str(memory)} if memory else {}))
+    node.files[920] = f"{own}\n[pve:pending]\n{pending}"
+    assert "; ".join(template.advised()) == command
+    message, modes = said("test_020_clone", "test_container_is_as_declared", node, template)
+    assert message.endswith(f"; run: {command}")
+    assert modes == ["A95"]
+    key = "memory" if memory else "swap" if "," in command else "features"
+    assert f"pct set CTID --revert {key} takes it back" in meant("test_container_is_as_declared", message)[1]
 
 
 def test_mac_address_counts_only_where_this_suite_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +178,8 @@ def test_mac_address_counts_only_where_this_suite_has_set_it(monkeypatch: pytest
     node = SmallNode(monkeypatch)
     template = Template(node, DECLARATION, 920, SETTINGS)
     node.files[903] = conf_of(template.parent, "")
-    for said, different in (("by hand", []), (template.origin, ["net0 hwaddr BC:24:11:17:DC:40 → 52:54:00:AA:BB:D1"])):
-        own = conf_of(template.declared, said)
+    for mark, different in (("by hand", []), (template.origin, ["net0 hwaddr BC:24:11:17:DC:40 → 52:54:00:AA:BB:D1"])):
+        own = conf_of(template.declared, mark)
         node.files[920] = own.replace("52:54:00:AA:BB:D1", "BC:24:11:17:DC:40")
         assert template.differences() == different
 

@@ -33,7 +33,7 @@ def test_container_is_as_declared(node: Node, template: Template) -> None:
         f"container {template.ctid} differs from its declaration: {'; '.join(differences)}",
         "no difference",
         cause="the container or the declaration was changed by hand",
-        run=f"pct config {template.ctid}",
+        run="; ".join([*template.advised()] or [f"pct config {template.ctid}"]),
     )
 
 
