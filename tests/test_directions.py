@@ -18,7 +18,7 @@ from fixtures.gpu.gpu import Gpu
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf
 from fixtures.proxmox.changes import Changes
-from fixtures.proxmox.integrity import left_lock
+from fixtures.proxmox.integrity import Mismatch, left_lock
 from fixtures.proxmox.node import Node, NodeError
 from fixtures.proxmox.tasks import ChangeRefused
 from fixtures.serving.model import Model
@@ -468,6 +468,30 @@ def test_parent_that_is_half_made_is_not_called_by_another_name(text: str, rows:
     assert message.startswith("locked: {903: '")
     assert ("pct destroy 903" in message) is (rows == [])
     assert modes == ["A6"]
+
+
+@pytest.mark.parametrize(
+    ("what", "mode"),
+    [
+        ("920@snap is incomplete (snapstate: prepare)", "A13"),
+        (
+            "container 920 is incomplete (lock: create, root disk: none), because its clone is still running or failed",
+            "A18",
+        ),
+        ("920@snap is in the configuration, but storage s has no such snapshot of s:subvol-920-disk-0", "A30"),
+    ],
+)
+@pytest.mark.parametrize("rows", [[], [{"upid": BACKUP.format(920), "id": "920", "type": "vzsnapshot"}], None])
+def test_what_a_task_may_still_make_whole_is_not_to_be_unlocked(what: str, mode: str, rows: Any) -> None:
+    node: Any = SimpleNamespace(name="pve", get=lambda *_, **__: rows, prefetch=lambda *_: None, read_conf=lambda _: 1)
+    node.active_tasks = lambda *ctids: Node.active_tasks(node, *ctids)
+    template = SimpleNamespace(ctid=920, parent=SimpleNamespace(ctid=903))
+    template.mismatches = lambda _: [Mismatch(what, "pct unlock 920; pct x")]
+    name = "test_storage_agrees_with_the_configuration"
+    message, modes = said("test_010_preflight", name, node, template)
+    assert ("pct unlock" in message) is (rows == [])
+    assert modes == [mode]
+    assert ("pct unlock" in meant(name, message)[1]) is (rows == [])
 
 
 @pytest.mark.parametrize("active", [True, False])

@@ -248,11 +248,12 @@ def test_storage_agrees_with_the_configuration(node: Node, template: Template) -
     node.prefetch(conf.question(template.ctid), generations.question(template.ctid))
     found = node.read_conf(template.ctid)
     apart = template.mismatches(found) if found else []
+    active = tasks_on(node, template.ctid, template.parent.ctid) if apart else ""
     assert not apart, unexpected(
-        "; ".join(each.what for each in apart),
+        "; ".join([each.what for each in apart] + [active] * bool(active)),
         "the same complete snapshots in both",
-        cause="a task is running, or failed: wait for it first",
-        run="; ".join(each.fix for each in apart),
+        cause="wait for the task to finish" if active else "a task failed",
+        run=f"pvesh get /nodes/{node.name}/tasks --source active" if active else "; ".join(each.fix for each in apart),
     )
 
 
