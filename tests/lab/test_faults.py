@@ -20,7 +20,8 @@ pytestmark = pytest.mark.lab
 CAUSES = {
     "runtime-missing": ("test_nvidia_runtime_is_registered", "B6", "Docker has no runtime named nvidia"),
     "gpu-missing": ("test_gpu_may_be_used[gpu1]", "B12", "Fewer GPUs are usable than the container is assigned"),
-    "unknown-tag": ("test_image_is_pulled", "C5", "The container's name server does not know the public name"),  # no Hub behind ours
+    # no Hub behind ours
+    "unknown-tag": ("test_image_is_pulled", "C5", "The container's name server does not know the public name"),
     "snapshot-half-made": ("test_storage_agrees_with_the_configuration", "A13", "A snapshot is incomplete"),
 }
 TRIED = [fault for fault in FAULTS if fault.quick or fault.name in CAUSES]
