@@ -15,12 +15,13 @@ import re
 import sys
 
 from fixtures.diagnosis.failure_modes import Finding, diagnose
-from fixtures.diagnosis.words import UNIT
+from fixtures.diagnosis.words import DEAD, UNIT
 
 NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
 PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w/-]{2,40})\[\d{1,8}\]: ")
 DOCKER = re.compile(r"(?<![\w./-])(?:(?:dockerd|containerd)\[|(?:docker|containerd)\.(?:service|socket)\b)")
+CAME_UP = re.compile(r"Daemon has completed initialization|Started (?:docker\.service|Docker Application)")
 ANSWERED = re.compile(r'level=error msg="Handler for [A-Z]+ \S+ returned error: (.{1,2000}?)"(?: |$)')
 
 STOPPED = (
@@ -32,6 +33,9 @@ DIED = "the server died while waiting for /health to answer 200 (exit status 1);
 def texts(words: list[str], text: str) -> dict[str, str]:
     """What a check would have heard."""
     said = words[-1]
+    came_up = [found.end() for found in CAME_UP.finditer(text)]
+    if said == "journal" and came_up and not DEAD.search(text, came_up[-1]):  # and nothing has ended Docker since
+        return {said: text}
     if said in ("log", "kernel"):
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
     if said == "journal" and (answers := ANSWERED.findall(text)) and "systemd[1]" not in text:  # dockerd runs

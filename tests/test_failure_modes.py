@@ -499,6 +499,18 @@ def test_kernel_that_says_nothing_fatal_has_no_cause() -> None:
     assert diagnose({"kernel": lines}) == diagnose(cause.texts(["kernel"], lines)) == []
 
 
+def test_journal_of_docker_that_came_up_has_no_cause() -> None:
+    """Unless something has ended it since."""
+    up = (
+        'Nov 30 10:20:31 ct dockerd[310]: time="2026-11-30T10:20:31.511Z" level=warning msg="Running modprobe failed"\n'
+        'Nov 30 10:20:32 ct dockerd[310]: time="2026-11-30T10:20:32.077Z" level=info msg="Daemon has completed init'
+        'ialization"\nNov 30 10:20:32 ct systemd[1]: Started docker.service - Docker Application Container Engine.'
+    )
+    ended = f"{up}\nNov 30 10:21:00 ct systemd[1]: docker.service: Main process exited, code=killed, status=9/KILL"
+    assert diagnose(cause.texts(["journal"], up)) == []
+    assert diagnose(cause.texts(["journal"], ended))
+
+
 def test_programs_of_proxmox_ve_run_on_the_node() -> None:
     """Where no place is given with a text that is fed by hand."""
     for command, place in (
