@@ -35,11 +35,14 @@ def serve() -> Iterator[Callable[[str], Server]]:
         await_port("127.0.0.1", port, 10)
         key = {"VLLM_API_KEY": "any"}
         deadlines = {"answer_deadline": 1.0, "ready_deadline": 3.0}
-        asked = {"test_model": MODEL, "test_prompt": "?", "answer_tokens": 64}
+        asked = {"test_model": MODEL, "test_prompt": "?", "answer_tokens": 64, "server_port": port}
         settings = SimpleNamespace(**asked, server_env=(), variables=key, **deadlines)
         ended = SimpleNamespace(succeeded=False, out="")
         container = cast(
-            Any, SimpleNamespace(execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")))
+            Any,
+            SimpleNamespace(
+                execute=lambda *_, **__: ended, node=SimpleNamespace(channel=Channel("none")), pasteable="{}".format
+            ),
         )
         server = Server(container, "127.0.0.1", cast(Any, settings), "all")
         server.client = Client(f"http://127.0.0.1:{port}", server._settings)
@@ -105,10 +108,14 @@ def test_it_has_no_fingerprint(serve: Callable[[str], Server], fault: str, refus
     assert time.monotonic() - begun < 20
 
 
-@pytest.mark.parametrize("fault", ["other-model", "silent"])
-def test_it_does_not_get_ready(serve: Callable[[str], Server], fault: str) -> None:
+def test_it_does_not_get_ready(serve: Callable[[str], Server]) -> None:
     with pytest.raises(DeadlineExceeded, match="timed out after"):
-        serve(fault).wait_until_ready()
+        serve("silent").wait_until_ready()
+
+
+def test_it_lists_another_model(serve: Callable[[str], Server]) -> None:
+    with pytest.raises(ServerError, match=r"the server lists \['.*'\]; expected /models/test-model; "):
+        serve("other-model").wait_until_ready()
 
 
 @pytest.mark.parametrize("fault", ["no-json", "http-500"])
