@@ -277,9 +277,9 @@ def test_models_files_are_read_once_and_as_long_as_a_server_may_take(monkeypatch
         return {"read": {"f": str(len(asked))}}
 
     monkeypatch.setattr(manifest, "look_inside", look)
-    template.look_ahead({})
-    assert template.look_inside({}) == {"read": {"f": "2"}}
-    assert template.look_inside({}) == {"read": {"f": "3"}}
+    template.inside.look_ahead({})
+    assert template.inside.look({}) == {"read": {"f": "2"}}
+    assert template.inside.look({}) == {"read": {"f": "3"}}
     limit = SETTINGS.ready_deadline
     assert asked == [(limit, None), (limit, {"f": "1"}), (limit, {"f": "2"})]
 
@@ -295,5 +295,5 @@ def test_look_that_failed_ahead_is_taken_again(monkeypatch: pytest.MonkeyPatch) 
         return {"read": {}}
 
     monkeypatch.setattr(manifest, "look_inside", look)
-    template.look_ahead({})
-    assert template.look_inside({}) == {"read": {}}
+    template.inside.look_ahead({})
+    assert template.inside.look({}) == {"read": {}}

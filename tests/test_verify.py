@@ -100,7 +100,7 @@ class World:
             snapshot=lambda: snapshot,
             again=lambda *more: " ".join(("pytest", *more)),
             settings=SETTINGS,
-            look_inside=lambda want: self.found,
+            inside=SimpleNamespace(look=lambda want: self.found),
         )
         monkeypatch.setattr(record_store, "read", lambda node, digest: self.kept if digest == self.digest else {})
         monkeypatch.setattr(record_store, "read_inside", lambda container, name: self.content)
