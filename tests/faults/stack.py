@@ -190,7 +190,7 @@ INHERITED = (
     stack(
         "exec-dies",
         "`pct exec` dies",
-        ("test_systemd_is_healthy",),
+        ("test_commands_reach_the_container",),
         command("exec = die"),
         "ended with 137 without output",
     ),
