@@ -32,7 +32,7 @@ case "$1 $2" in
   *) echo "{words}" >&2; exit 255 ;;
 esac
 """
-WHY = "taking or removing a snapshot is still running, or died"
+WHY = "a snapshot is still being taken or removed, or the task died"
 SECRET = "s3cret-of-the-registry"
 UNKNOWN = "the moon is in the wrong quarter"
 
@@ -59,7 +59,7 @@ def test_diagnosis_is_told_everywhere(suite: Suite) -> None:
     run = suite.run()
     first = next(check for check in failed(run.record.checks) if check.diagnosis == ["A6"])
     assert first.diagnosis == ["A6"]
-    assert "   A6 The container is locked by a task on a snapshot\n     why:  taking" in run.output
+    assert "   A6 Container 920 is locked by a snapshot task\n     why:  a snapshot" in run.output
     assert "if no task is active (pvesh get /nodes/$(hostname)/tasks --source active): pct unlock 920" in run.output
     page = (run.folder / "report.html").read_text()
     assert WHY in page

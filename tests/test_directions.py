@@ -379,7 +379,7 @@ def test_lock_of_a_task_that_is_active_is_not_to_be_removed(rows: list[dict[str,
     assert f"locked: {{903: 'backup'}}; active: {rows[0]['upid']}" in message
     assert "pct unlock" not in message
     what, fix = meant("test_nothing_holds_a_lock", message)
-    assert what == "A task has locked container 903, and may still be running"
+    assert what == "Container 903 is locked by a task that may still be running"
     assert "pct unlock" not in fix
 
 
@@ -446,11 +446,14 @@ def test_lock_is_ended_as_its_name_asks(lock: str) -> None:
     with pytest.raises(ChangeRefused) as refused:
         Changes(node).start(903, lambda _: "", 1)
     assert str(refused.value).endswith(f"--source active; if there is none, {why}: {run}")
-    pct = f"`pct start 903` on pve ended with 255: CT is locked ({lock})"
-    for said, name in ((message, "903"), (str(refused.value), "903"), (pct, "CTID")):
-        _, fix = meant("test_nothing_holds_a_lock", said)
+    tried = ("start 903", "clone 903 920")
+    pct = (f"`pct {command}` on pve ended with 255: CT is locked ({lock})" for command in tried)
+    means = [meant("test_nothing_holds_a_lock", said) for said in (message, str(refused.value), *pct)]
+    assert means == means[:1] * 4
+    for what, fix in means:
+        assert what.startswith("Container 903 ")
         commands = re.findall(r"(?:pct (?:unlock|unmount|destroy|delsnapshot|rollback)|umount -R) \S+", f"{why}; {run}")
-        assert [each for each in commands if each.rstrip("`;,").replace("903", name) not in fix.replace("`", "")] == []
+        assert [each for each in commands if each.rstrip("`;,") not in fix.replace("`", "")] == []
         assert lock == "mounted" or "/tasks --" in fix
 
 

@@ -46,14 +46,14 @@ def test_links_lead_to_the_other_files_of_the_run(page: Browser) -> None:
 
 def test_fix_stands_at_the_head(page: Browser) -> None:
     text = page.driver.find_element(By.CSS_SELECTOR, ".failures .fix").text
-    assert text.startswith("A6: The container is locked by a task on a snapshot. Why: taking")
+    assert text.startswith("A6: Container 920 is locked by a snapshot task. Why: a snapshot")
     assert "/tasks --source active): pct unlock 920" in text
 
 
 def test_row_tells_what_to_do_and_what_it_rests_on(page: Browser) -> None:
     first = page.driver.find_element(By.CSS_SELECTOR, "#results-table .failed .diagnosis")
     diagnosis = page.driver.find_element(By.CSS_SELECTOR, "#results-table .failed .diagnosis:has(h4)")
-    assert diagnosis.find_element(By.TAG_NAME, "h4").text == "A6: The container is locked by a task on a snapshot"
+    assert diagnosis.find_element(By.TAG_NAME, "h4").text == "A6: Container 920 is locked by a snapshot task"
     assert "CT is locked (snapshot)" in diagnosis.text
     assert "grep ^lock /etc/pve/lxc/*.conf" in diagnosis.text
     asked = first.find_elements(By.TAG_NAME, "details")
