@@ -185,17 +185,17 @@ def test_gpu_that_the_nodes_driver_does_not_list_is_not_to_be_passed_through() -
     message, modes = said("test_014_gpus_and_model", name, template, NodeGpus({0: card(0)}))
     assert modes == ["B12"]
     what, fix = meant(name, message)
-    assert what == "The node's driver does not list a GPU that is assigned"
+    assert what == "The node's driver does not list an assigned GPU"
     assert "--devN" not in fix
 
 
 @pytest.mark.parametrize(
     ("field", "value", "what"),
     [
-        ("compute_mode", "Prohibited", "The GPU's compute mode is Prohibited: no process may use it"),
+        ("compute_mode", "Prohibited", "The GPU's compute mode is Prohibited: no process can use it"),
         ("mig.mode.current", "Enabled", "MIG is on: the card is split into MIG instances, or has none"),
-        ("gpu_recovery_action", "Reset", "A GPU waits for a reset"),
-        ("gpu_recovery_action", "Reboot", "A GPU waits for a reboot of its node"),
+        ("gpu_recovery_action", "Reset", "A GPU needs a reset"),
+        ("gpu_recovery_action", "Reboot", "A GPU needs a reboot of its node"),
     ],
 )
 def test_gpu_that_can_serve_nothing_is_found_before_the_clone(field: str, value: str, what: str) -> None:
@@ -529,7 +529,7 @@ def test_snapshot_of_the_parent_that_is_being_taken_is_waited_for(*, active: boo
         ("test_gpu_may_be_used", "/dev/nvidia1 may not be used: ...", "device rules forbid"),
         ("test_gpu_may_be_used", "/dev/nvidia1 does not exist", "Fewer GPUs are usable"),
         ("test_model_fits_the_gpus", "its weights are 9 MiB, but 8 MiB of GPU memory are available", "are larger than"),
-        ("test_nobody_answers_at_the_address", "bc:24:11:00:00:01 answers at 10.0.0.220", "A machine answers"),
+        ("test_nobody_answers_at_the_address", "bc:24:11:00:00:01 answers at 10.0.0.220", "already answers"),
     ],
 )
 def test_one_check_names_the_cause_that_its_words_say(name: str, failure: str, what: str) -> None:
