@@ -2,7 +2,7 @@
 
 python -m tests.cause log < server.log                             the test server's log
 python -m tests.cause 'docker pull vllm/vllm-openai' < words.txt    a command in the container
-python -m tests.cause 'pct start 920' < words.txt                   a command of Proxmox VE or ZFS, so on the node
+python -m tests.cause 'pct start 920' < words.txt                   a command of Proxmox VE, ZFS, LVM, Ceph: the node
 python -m tests.cause --node 'apt-get update' < words.txt           another command on the node
 python -m tests.cause kernel < dmesg.txt                           the node's kernel, after a server has died
 python -m tests.cause journal < unit.txt                           the journal of a unit, such as Docker
@@ -17,7 +17,8 @@ import sys
 from fixtures.diagnosis.failure_modes import Finding, diagnose
 from fixtures.diagnosis.words import DEAD, UNIT
 
-NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs)\b")  # programs that there are on the node only
+# programs that are on the node only
+NODE = re.compile(r"(?:pct|pv\w+|qm|ha-manager|vzdump|zpool|zfs|[lv][vg]\w+|rbd|ceph\S*|btrfs|proxmox-\S+)\b")
 DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the program in the container has failed
 PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w/-]{2,40})\[\d{1,8}\]: ")
 DOCKER = re.compile(r"(?<![\w./-])(?:(?:dockerd|containerd)\[|(?:docker|containerd)\.(?:service|socket)\b)")
