@@ -460,6 +460,51 @@ def test_docker_that_was_restarted_was_not_just_stopped(tmp_path: Path) -> None:
     assert [finding.mode.id for finding in found] == ["C7"]
 
 
+def test_container_is_asked_what_a_failed_unit_has_printed(tmp_path: Path) -> None:
+    """Its program's words have the priority info; a Docker that failed before it came up has no part in it."""
+    lines = [
+        "systemd[1]: Started exporter.service - Exporter.",
+        "python3[7475]: Traceback (most recent call last):",
+        "python3[7475]: ModuleNotFoundError: No module named 'prometheus_client'",
+        "systemd[1]: exporter.service: Main process exited, code=exited, status=1/FAILURE",
+        "systemd[1]: exporter.service: Failed with result 'exit-code'.",
+    ]
+    docker = [
+        "dockerd[9]: failed to start daemon: specified default runtime 'nvidia' does not exist",
+        "systemd[1]: Started docker.service - Docker Application Container Engine.",
+    ]
+    unit, warnings, last = (
+        "\n".join(f"2026-11-30T20:10:13+00:00 ct {each}" for each in part)
+        for part in (lines, [docker[0], lines[4]], docker[1:])
+    )
+    answers = f'*exporter*) echo "{unit}" ;; *priority*) echo "{warnings}" ;; *docker*) echo "{last}" ;;'
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'exporter.service loaded failed failed Exporter'\n")
+    (tmp_path / "journalctl").write_text(f"#!/bin/sh\ncase $* in {answers} esac\n")
+    for program in ("systemctl", "journalctl"):
+        (tmp_path / program).chmod(0o755)
+    failure = "systemd is degraded; failed: exporter.service"
+    (found,) = diagnose({"check": "test_systemd_is_healthy", "failure": failure, **asked_container(tmp_path)})
+    assert (found.mode.id, found.mode.what) == ("E7", "Python finds no module prometheus_client")
+
+
+def test_fix_names_the_unit_that_failed() -> None:
+    journal = "Nov 30 10:20:32 ct systemd[1]: exporter.service: Watchdog timeout (limit 2s)!"
+    (found,) = diagnose(cause.texts(["journal"], journal))
+    assert "systemctl edit exporter.service" in found.mode.fix
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "systemd[1]: /etc/systemd/system/web.service:4: Special user nobody configured, this is not safe!",
+        "systemd[1]: web.service - Web was skipped because of an unmet condition check (ConditionPathExists=/etc/web).",
+        "systemd[1]: /etc/systemd/system/web.service:5: Unknown key name 'Enviroment' in section 'Service', ignoring.",
+    ],
+)
+def test_line_of_systemd_that_is_no_failure_has_no_cause(line: str) -> None:
+    assert diagnose(cause.texts(["journal"], f"Nov 30 10:20:32 ct {line}")) == []
+
+
 def asked_container(programs: Path) -> dict[str, str]:
     """What a container answers after a failure, by kind, with some programs of its own."""
     path = f"{programs}:{os.environ['PATH']}"
