@@ -524,7 +524,7 @@ def test_snapshot_of_the_parent_that_is_being_taken_is_waited_for(*, active: boo
         ("test_docker_storage_is_sane", "the storage driver is vfs", "copies every layer"),
         ("test_docker_storage_is_sane", "the storage driver is zfs", "storage driver is zfs, not overlay2"),
         ("test_server_lists_the_model", "the server lists []", "lists no model"),
-        ("test_server_lists_the_model", "the server lists ['other']", "Another model is served"),
+        ("test_server_lists_the_model", "the server lists ['other']", "serves another model"),
         ("test_server_lists_the_model", "the server lists ['a', 'b']", "lists more models"),
         ("test_gpu_may_be_used", "/dev/nvidia1 may not be used: ...", "device rules forbid"),
         ("test_gpu_may_be_used", "/dev/nvidia1 does not exist", "Fewer GPUs are usable"),
