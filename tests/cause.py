@@ -23,6 +23,10 @@ DAEMON = re.compile(r"(?m)^docker: |Error response from daemon")  # else the pro
 PROGRAM = re.compile(r"(?m)(?:^| )([a-z][\w/-]{2,40})\[\d{1,8}\]: ")
 DOCKER = re.compile(r"(?<![\w./-])(?:(?:dockerd|containerd)\[|(?:docker|containerd)\.(?:service|socket)\b)")
 CAME_UP = re.compile(r"Daemon has completed initialization|Started (?:docker\.service|Docker Application)")
+GOES_WELL = re.compile(
+    r"systemd\[1\]: (?:(?:Started|Finished|Mounted|Listening on) |(?!docker|containerd)\S+: Deactivated suc).*\Z"
+)
+FAILED = re.compile(r"Failed (?:with result|to start)|process exited|Dependency failed")
 ANSWERED = re.compile(r'level=error msg="Handler for [A-Z]+ \S+ returned error: (.{1,2000}?)"(?: |$)')
 
 STOPPED = (
@@ -31,11 +35,18 @@ STOPPED = (
 DIED = "the server died while waiting for /health to answer 200 (exit status 1); its log shows why"
 
 
+def runs(text: str) -> bool:
+    """Whether a journal ends with a unit that has done its work, or runs."""
+    came_up = [found.end() for found in CAME_UP.finditer(text)]
+    if came_up and not DEAD.search(text, came_up[-1]):  # and nothing has ended Docker since
+        return True
+    return bool(GOES_WELL.search(text.strip()) and not FAILED.search(text))
+
+
 def texts(words: list[str], text: str) -> dict[str, str]:
     """What a check would have heard."""
     said = words[-1]
-    came_up = [found.end() for found in CAME_UP.finditer(text)]
-    if said == "journal" and came_up and not DEAD.search(text, came_up[-1]):  # and nothing has ended Docker since
+    if said == "journal" and runs(text):
         return {said: text}
     if said in ("log", "kernel"):
         return {"check": "test_server_gets_ready[gpu0]", "failure": DIED, said: text}
