@@ -59,8 +59,8 @@ def meant(name: str, message: str) -> tuple[str, str]:
 PASSED = "test_gpus_are_passed_where_it_counts"
 
 
-def passed(text: str, *assigned: int, exists: bool = False) -> tuple[str, list[str]]:
-    node = SimpleNamespace(read_conf=lambda _: conf.parse(text.encode()))
+def passed(text: str, *assigned: int, exists: bool = False, cgroup: str = "cgroup2fs") -> tuple[str, list[str]]:
+    node = SimpleNamespace(read_conf=lambda _: conf.parse(text.encode()), ask=lambda *_, **__: f"{cgroup}\n")
     declared, parent = SimpleNamespace(gpus=assigned), SimpleNamespace(ctid=903)
     template = SimpleNamespace(ctid=920, exists=exists, declared=declared, parent=parent, parent_snapshot="snap")
     return said("test_010_preflight", PASSED, node, template, SimpleNamespace())
@@ -71,6 +71,20 @@ def test_parent_that_passes_what_is_assigned_is_good() -> None:
     assert passed(f"{BOTH}[snap]\n{BOTH}", 1, 0) == ("", [])
     assert passed(f"[snap]\ndev0: /dev/nvidia0\n{RAW}dev3: /dev/nvidia-uvm\ndev4: /dev/nvidiactl\n", 0) == ("", [])
     assert passed("hostname: x\n[snap]\nhostname: x\n", 0) == ("", [])  # where nothing passes it another check says so
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("cgroup2fs", True), ("tmpfs", False)])
+def test_rules_for_another_version_of_cgroup_are_found_before_the_clone(kind: str, refused: bool) -> None:
+    """They were taken for rules, so that 920 was cloned, and its devices were called forbidden there."""
+    old = "lxc.cgroup.devices.allow: c 195:* rwm\nlxc.cgroup.devices.allow: c 507:* rwm\n"
+    message, modes = passed(f"{old}[snap]\n{old}", 0, 1, cgroup=kind)
+    if refused:
+        assert "903@snap allows devices only by ['lxc.cgroup.devices.allow: c 195:* rwm'" in message
+        assert "run: pct set 903 --dev0 /dev/nvidia0 --dev1 /dev/nvidia1 --dev2 /dev/nvidiactl --dev3 " in message
+        assert modes == ["B16"]
+    else:
+        assert (message, modes) == ("", [])
+    assert passed(f"{BOTH}{old}[snap]\n{BOTH}{old}", 0, 1, cgroup=kind) == ("", [])  # what has an effect is there too
 
 
 def test_gpu_that_is_passed_but_not_assigned_is_found_before_the_clone() -> None:

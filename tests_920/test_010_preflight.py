@@ -439,6 +439,18 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: 
         cause="correct gpu_assignment, or delete these lines" + " and take the parent's snapshot again" * bool(again),
         run="; ".join(filter(None, (delete, again))),
     )
+    rules = [line for line in counts.lines if line.startswith("lxc.cgroup.devices.allow")]
+    if rules and not any(line.startswith(("dev", "lxc.cgroup2.devices.allow")) for line in counts.lines):
+        version = node.ask("stat", "--file-system", "--format=%T", "/sys/fs/cgroup", what="the version of cgroup")
+        devices = [*(f"nvidia{gpu}" for gpu in template.declared.gpus), "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"]
+        passes = " ".join(f"--dev{number} /dev/{device}" for number, device in enumerate(devices))
+        assert version.strip() != "cgroup2fs", unexpected(
+            f"{there}{'@' * bool(effective)}{effective} allows devices only by {rules}",
+            "device rules that have an effect",
+            cause="lxc.cgroup is for cgroup v1, but this node uses v2: pass the devices with devN lines"
+            + " and take the parent's snapshot again" * bool(again),
+            run="; ".join(filter(None, (f"pct set {there} {passes}", again))),
+        )
 
 
 def passed(line: str) -> tuple[int, ...]:

@@ -64,6 +64,11 @@ def test_kernel_log_is_read(node: Node, build: Build) -> None:
 
 def test_gpus_are_on_the_node(template: Template, gpus_of_node: NodeGpus) -> None:
     """The node has every GPU that the template is assigned, and each is healthy."""
+    assert not gpus_of_node.broken, unexpected(
+        gpus_of_node.unseen,
+        "a driver that works on the node; the container's own libraries must then be of the same version",
+        run="cat /proc/driver/nvidia/version; dkms status; dpkg -l 'nvidia*' 'libnvidia*' | grep ^ii",
+    )
     refuse_unseen(gpus_of_node.unseen)
     for note in gpus_of_node.notes:
         warn(note)

@@ -27,7 +27,7 @@ from fixtures.diagnosis.root_cause import said
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf, docker, pmxcfs
 from fixtures.proxmox.channel import Channel
-from fixtures.proxmox.command import Command
+from fixtures.proxmox.command import Command, DeadlineExceeded
 from fixtures.proxmox.container import Container
 from fixtures.proxmox.destination import open_channel
 from fixtures.proxmox.node import Node, NodeError
@@ -355,7 +355,7 @@ def test_case_18_bashrc_noise(place: Place) -> None:
     banner = (DATA / "18-bashrc-noise/bashrc.txt").read_text()
     place.shim("ssh", '#!/bin/bash\n{banner}\nexec sh -c "${{@: -1}}"\n', banner=banner)
     place.shim("systemctl", "#!/bin/sh\necho running\n")
-    place.shim("lxc-attach", '#!/bin/sh\nshift 8\nexec "$@"\n')  # and env with its words
+    place.shim("lxc-attach", '#!/bin/sh\nshift 9\nexec "$@"\n')  # and env with its words
     channel = open_channel("ssh://root@node")
     channel._without_python = True  # then each command does
     container = Container(Node(channel), 920)
@@ -392,6 +392,28 @@ def test_noise_of_a_login_shell_changes_no_answer(place: Place, tmp_path: Path, 
         assert (failing.exit_status, failing.out) == (3, "out")
         assert failing.err.splitlines()[-1] == "no"
         assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff").stdout == b"\0bytes\xff"
+
+
+def test_docker_of_a_snap_beside_the_service_is_named(place: Place) -> None:
+    """It was called a mistake in daemon.json or a full disk."""
+    unit = "LoadState=loaded ActiveState=inactive SubState=dead UnitFileState=enabled"
+    place.shim("systemctl", "#!/bin/sh\nprintf '%s\\n' {unit}\n", unit=unit)
+    place.shim("docker", "#!/bin/sh\necho /var/snap/docker/common/var-lib-docker\n")
+    place.shim("journalctl", "#!/bin/sh\n")
+    said = docker.state(place.container)
+    assert "inactive (dead) and enabled; another Docker answers, with its data in /var/snap/docker" in said
+    (found,) = diagnose({"check": "test_docker_is_running", "failure": said})
+    assert found.mode.what == "The snap's Docker is running instead of docker.service"
+
+
+def test_late_boot_names_what_it_waits_for(place: Place) -> None:
+    jobs = "1 multi-user.target start waiting\\n29 systemd-networkd-wait-online.service start running\\n"
+    place.shim("systemctl", f"#!/bin/sh\n[ $1 = list-jobs ] && printf '{jobs}' || echo starting\n")
+    place.shim("lxc-attach", '#!/bin/sh\nshift 9\nexec "$@"\n')
+    with pytest.raises(DeadlineExceeded, match=r"after 0.1 s, because it waits for systemd-networkd-wait") as late:
+        place.container.wait_until_booted(0.1)
+    (found,) = diagnose({"check": "test_systemd_is_healthy", "failure": str(late.value)})
+    assert (found.mode.id, "a network interface that does not come up" in found.mode.what) == ("C68", True)
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,24 @@ def test_node_whose_driver_finds_no_gpu_is_refused() -> None:
         gpus_and_model.test_gpus_are_on_the_node(template, found)
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.105"),
+        (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest"),
+    ],
+)
+def test_node_whose_driver_does_not_work_is_refused(status: int, words: str) -> None:
+    """It was unknown, so that 920 was sealed: its own libraries worked until the node's next reboot."""
+    said = SimpleNamespace(out=words, exit_status=status, err="")
+    found = node_gpus.look(cast(Any, SimpleNamespace(run=lambda *_, **__: said)))
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0, 1)))
+    with pytest.raises(
+        AssertionError, match=rf"on the node ended with {status}: (?s:.*); expected a driver that works"
+    ):
+        gpus_and_model.test_gpus_are_on_the_node(template, found)
+
+
 def test_larger_disk_than_declared_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = list[str]()
     monkeypatch.setattr(clone_checks, "warn", notes.append)
