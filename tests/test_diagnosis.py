@@ -75,7 +75,7 @@ def test_head_summary_and_terminal_show_the_fix_of_the_same_place(suite: Suite) 
     run = suite.run()
     page = (run.folder / "report.html").read_text()
     shown = (run.output, (run.folder / "summary.md").read_text(), page[page.index('<p class="fix">') :])
-    assert ["update the node as a whole" in text for text in shown] == [True] * 3
+    assert ["update the whole node" in text for text in shown] == [True] * 3
     assert not [text for text in shown if "install both parts" in text]
 
 
