@@ -5,6 +5,7 @@ The server here is a socket that says what a test gives it, so that HTTP itself 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -35,9 +36,10 @@ from fixtures.report.head import head
 from fixtures.run.mode import Outcome
 from fixtures.run.stages import CheckResult
 from fixtures.serving import client, performance
-from fixtures.serving.client import Client, ServerError
+from fixtures.serving.client import Client, LoginError, ServerError
 from fixtures.serving.served_model import ServedModel
 from fixtures.serving.server import Server
+from fixtures.serving.startup import Startup
 
 TOP = Path(__file__).parent.parent
 MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GPTQ-Int8"
@@ -279,6 +281,18 @@ def test_any_text_can_be_told(text: str) -> None:
     for page in (head(record, []), summary.page(record, "reports/x")):
         page.encode()
         assert not {"\x1b", "\0", "\u202e"} & set(page)
+
+
+def test_server_that_refuses_our_key_is_not_waited_for(speaker: Speaker, asked: Server) -> None:
+    """Its list of models was asked for until ready_deadline, and a longer one was advised."""
+    speaker.says = lambda: iter([reply({"error": "Unauthorized"}, 401)])
+    channel: Any = SimpleNamespace(waiting=lambda *_: contextlib.nullcontext())
+    startup = Startup(cast(Any, SimpleNamespace(node=SimpleNamespace(channel=channel))), 60, str)
+    startup.begin()
+    begun = time.monotonic()
+    with pytest.raises(LoginError, match=r"/v1/models answered 401: .*Unauthorized"):
+        startup.wait_for("its models", lambda: bool(asked.client.models()))
+    assert time.monotonic() - begun < 30
 
 
 def test_key_of_the_server_is_sent_and_no_other(

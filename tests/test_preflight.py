@@ -76,7 +76,7 @@ def test_guest_of_another_is_neither_moved_nor_destroyed() -> None:
     [
         ({}, "container 903 does not exist; expected the parent P.*pct list$"),
         ({903: Guest("qemu", "pve")}, "903 is a virtual machine on pve; .*correct clone_from_template_ctid"),
-        ({903: Guest("lxc", "pve2")}, "903 is a container on pve2; .*name pve2 with --node"),
+        ({903: Guest("lxc", "pve2")}, "903 is a container on pve2; .*name pve2 with --node; .*pct migrate 903 pve"),
     ],
 )
 def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, Guest], said: str) -> None:

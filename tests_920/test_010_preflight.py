@@ -68,7 +68,8 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     assert parent.ctid in containers, unexpected(
         f"{parent.ctid} is {where}" if where else f"container {parent.ctid} does not exist",
         f"the parent {parent.name}, a container on {node.name}",
-        cause=f"name {other.node} with --node{moved}"
+        cause=f"name {other.node} with --node; if the GPUs are in {node.name}, stop {parent.ctid} and on {other.node}: "
+        f"{f'ha-manager migrate ct:{parent.ctid}' if managed else f'pct migrate {parent.ctid}'} {node.name}{moved}"
         if other and is_container
         else "correct clone_from_template_ctid"
         if where
