@@ -377,6 +377,13 @@ def test_node_whose_driver_finds_no_gpu_is_refused() -> None:
         gpus_and_model.test_gpus_are_on_the_node(template, found)
 
 
+def test_model_whose_weights_are_pointers_is_refused_before_the_pull() -> None:
+    settings: Any = SimpleNamespace(test_model="/models/my model", gpu_share=0.9)
+    template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0,)))
+    with pytest.raises(AssertionError, match=r"my model are 134 bytes; .* run: git -C '/models/my model' lfs pull"):
+        gpus_and_model.test_model_fits_the_gpus(template, Model({}, 134), NodeGpus({}), settings)
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
