@@ -433,8 +433,8 @@ TORN = "[snap]\nsnaptime: 1\nsnapstate: {}\n"
 LEFT = {  # what a lock has left: the commands that help, and one that would not
     "mounted": ("", "run: pct unmount 903", "pct unlock"),
     "fstrim": ("", "run: umount -R /var/lib/lxc/903/rootfs; pct unlock 903", "unmount 903"),
-    "create": ("", "if nothing of it is needed: pct unlock 903; pct destroy 903; run: pct config 903", "wait"),
-    "destroyed": ("", "half removed: look at it; if nothing of it is needed: pct unlock 903; pct destroy 903", "wait"),
+    "create": ("", "if you need nothing of it: pct unlock 903; pct destroy 903; run: pct config 903", "wait"),
+    "destroyed": ("", "partly created or removed: look at it; if you need nothing of it: pct unlock 903", "wait"),
     "rollback": ("", "repeat `pct rollback 903 NAME`; run: pct listsnapshot 903", "destroy"),
     "migrate": ("", "`pvesm list` shows copies; run: pct unlock 903", "destroy"),
     "disk": ("", "`pvesm list` shows copies; run: pct unlock 903", "destroy"),

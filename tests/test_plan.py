@@ -86,7 +86,7 @@ def plan(
         (
             ("--accept", "950"),
             {"others": (950,)},
-            ("950 exists and is not changed; a test server runs beside its own if there is room",),
+            ("950 exists and is not changed; a test server runs next to its own if there is space",),
         ),
         (("--verify-parent",), {}, ("creates a throw-away clone of 903@docker-gpu-snapshot, proves it, destroys it",)),
         (("-k", "storage"), {"exists": False}, ("Only some checks are selected, so nothing would be sealed",)),
@@ -149,5 +149,5 @@ def test_login_that_is_not_root_is_one_line(tmp_path: Path, words: tuple[str, ..
 def test_node_that_does_not_answer_is_one_line_without_secrets(tmp_path: Path) -> None:
     run = Suite(tmp_path, told=": hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789").run("--plan")
     assert (run.status, "hf_" in run.output) == (4, False), run.output
-    assert "ERROR: --plan: the node can't be asked: " in run.output
+    assert "ERROR: --plan: can't query the node: " in run.output
     assert "Traceback" not in run.output

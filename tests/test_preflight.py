@@ -87,7 +87,7 @@ def test_parent_that_is_elsewhere_or_a_machine_is_named(elsewhere: dict[int, Gue
     with pytest.raises(AssertionError, match=said):
         checks().test_parent_is_as_declared(node, template)
     files.managed = {903: "started"}
-    moved = "HA manages it and may have moved it, as where pve is in maintenance: ha-manager status"
+    moved = "HA manages it and may have moved it, perhaps as pve is in maintenance: ha-manager status"
     with pytest.raises(AssertionError) as caught:
         checks().test_parent_is_as_declared(node, template)
     assert (moved in str(caught.value)) is ("--node" in said)

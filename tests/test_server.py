@@ -59,7 +59,7 @@ USAGE = 'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE
         (CHUNK + 'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\n', "EngineCore enc"),
         (CHUNK + 'data: {"object": "error", "message": "CUDA error", "code": 500}\n\n', "broke off: .*CUDA error"),
         (f"{CHUNK}{CHUNK}data: [DONE]\n\n", "does not say how many came"),  # TheTom/vllm-swift#19
-        (CHUNK + USAGE.replace("2", "1"), "2 tokens were asked for, 1 came"),
+        (CHUNK + USAGE.replace("2", "1"), "2 tokens were requested, 1 came"),
     ],
 )
 def test_stream_that_breaks_off_says_why(said: str, why: str) -> None:

@@ -389,7 +389,7 @@ def test_snapshot_of_another_is_not_to_be_rebuilt(foreign: GoodSuite) -> None:
     """That is refused; the comparison advised it twice."""
     run = foreign.run("--verify")
     assert "--rebuild" not in run.output
-    assert f"next:    if nobody needs it: pct delsnapshot 920 {NAME}; " in run.output
+    assert f"next:    if you do not need it: pct delsnapshot 920 {NAME}; " in run.output
 
 
 def test_parent_that_is_missing_is_named_once(fresh: GoodSuite) -> None:

@@ -116,7 +116,7 @@ def test_two_checks_by_themselves_are_a_part_that_has_passed(suite: Suite) -> No
     [
         (RERUN, FIRST, "it was tried more than once"),
         (CHANGED, FIRST, "a plugin changed its report from passed to rerun"),
-        (FORGED, FIRST, "a plugin made a report of its own"),
+        (FORGED, FIRST, "a plugin created its own report"),
         (EXCUSED, FIRST, "a plugin reports an exception as passed"),
         (BACKWARDS, FIRST, "it ran after a later check"),
     ],
@@ -313,7 +313,7 @@ def test_checks_of_a_container_that_nobody_makes_are_refused(tmp_path: Path) -> 
     """Each check asked a container that is not there, and the advice was to pass a device."""
     run = GoodSuite(tmp_path).run("-k", "image")
     assert run.status == 4, run.output
-    assert re.search("nothing was run: container 920 does not exist; .* not the one that makes it; run: ", run.output)
+    assert re.search("nothing was run: container 920 does not exist; .* not the one that creates it; run: ", run.output)
     assert "No check ran; nothing was checked." in run.output
     assert "list the checks" not in run.output
     assert GoodSuite(tmp_path / "preflight").run("-k", "test_010_preflight").status == 0

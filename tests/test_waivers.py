@@ -138,7 +138,7 @@ def test_waived_failure_is_told_as_such_everywhere(suite: Suite) -> None:
     assert (
         "  waived        The parent container exists under its declared name, with the declared privilege" in run.output
     )
-    assert f"{ONE}: waived until 2999-12-31, the template is not sealed (seals = true lets it): 903 is" in run.output
+    assert f"{ONE}: waived until 2999-12-31, the template is not sealed (seals = true allows it): 903 is" in run.output
     assert f"Waived: {ONE}." in run.record.sentence
     (check,) = [check for check in run.record.checks if check.name == ONE]
     assert check.verdict == "waived"

@@ -63,7 +63,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     where = f"a {'container' if is_container else 'virtual machine'} on {other.node}" if other else ""
     managed = is_container and parent.ctid in node.cluster_files.managed
     moved = (
-        f"; HA manages it and may have moved it, as where {node.name} is in maintenance: ha-manager status" * managed
+        f"; HA manages it and may have moved it, perhaps as {node.name} is in maintenance: ha-manager status" * managed
     )
     assert parent.ctid in containers, unexpected(
         f"{parent.ctid} is {where}" if where else f"container {parent.ctid} does not exist",
@@ -102,7 +102,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
     assert not older, unexpected(
         f"{parent.ctid}@{snapshot} is of {kinds[not wanted]} container, though {parent.ctid} is {kinds[wanted]} one",
         f"a snapshot of {kinds[wanted]} one, as {template.ctid} is declared",
-        cause="a clone of a snapshot keeps the snapshot's flag and owners: take it again",
+        cause="a clone of a snapshot keeps the snapshot's flag and owners: retake it",
         run=f"pct delsnapshot {parent.ctid} {snapshot}; {again}",
     )
     if unprivileged != parent.unprivileged:
@@ -422,7 +422,7 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: 
     assert not younger, unexpected(
         f"{there}@{effective} passes fewer GPUs than container {there} does now: it has no {younger}",
         "a snapshot that passes every assigned GPU",
-        cause="it was taken before these lines were added, and a clone of it gets its configuration: take it again",
+        cause="it was taken before these lines were added, and a clone of it gets its configuration: retake it",
         run=again,
     )
     assert not lines, unexpected(
@@ -437,7 +437,7 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: 
     assert not extra, unexpected(
         f"{there}{'@' * bool(effective)}{effective} passes more GPUs than are assigned: {extra}",
         f"only GPUs {template.declared.gpus}",
-        cause="correct gpu_assignment, or delete these lines" + " and take the parent's snapshot again" * bool(again),
+        cause="correct gpu_assignment, or delete these lines" + " and retake the parent's snapshot" * bool(again),
         run="; ".join(filter(None, (delete, again))),
     )
     rules = [line for line in counts.lines if line.startswith("lxc.cgroup.devices.allow")]
@@ -449,7 +449,7 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: 
             f"{there}{'@' * bool(effective)}{effective} allows devices only by {rules}",
             "device rules that have an effect",
             cause="lxc.cgroup is for cgroup v1, but this node uses v2: pass the devices with devN lines"
-            + " and take the parent's snapshot again" * bool(again),
+            + " and retake the parent's snapshot" * bool(again),
             run="; ".join(filter(None, (f"pct set {there} {passes}", again))),
         )
 

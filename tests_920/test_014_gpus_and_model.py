@@ -28,7 +28,7 @@ pytestmark = [
 
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 LEGACY = (
-    "the last driver of Fermi cards is 390, of Kepler cards 470: such a card runs no image of vLLM, use another GPU; "
+    "the last driver of Fermi cards is 390, of Kepler cards 470: no vLLM image runs on such a card, use another GPU; "
     "for a newer card install a newer driver on the node"
 )
 
@@ -165,7 +165,7 @@ def test_driver_is_the_same_inside(template: Template, gpus_of_node: NodeGpus, p
     assert inside & drivers, unexpected(  # an older one beside it may be left over
         f"the parent has NVIDIA libraries of version {sorted(inside)}, the node's driver is {sorted(drivers)}",
         "the same version",
-        cause="install that version in the parent (runfile with --no-kernel-modules), take its snapshot again",
+        cause="install that version in the parent (runfile with --no-kernel-modules), retake its snapshot",
         run=f"pct exec {template.parent.ctid} -- sh -c 'ls {LIBRARIES}/libnvidia-ml.so.*'",
     )
 

@@ -51,7 +51,7 @@ def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     found = container.system_info
     if not release[:1].isdigit() or (found.distribution == distribution and found.release is None):
         stated = f"/etc/os-release states {found.distribution or 'no system'} {found.release or 'without a release'}"
-        raise Unseen(f"unknown: whether the system is the one of {declared.template}; {stated}")
+        raise Unseen(f"unknown: whether the system matches {declared.template}; {stated}")
     as_declared = found.release == release or str(found.release).startswith(f"{release}.")
     assert found.distribution == distribution and as_declared, unexpected(  # noqa: PT018 - one fact
         f"the operating system is {found.distribution} {found.release}",
@@ -176,7 +176,7 @@ def test_gpu_may_be_used(container: Container, template: Template, build: Build,
     assert not wrong, unexpected(
         "; ".join(wrong),
         "device files that the container may use",
-        cause="pass them through in the parent and take its snapshot again",
+        cause="pass them through in the parent and retake its snapshot",
         run=gpus.passing(container, template.parent.ctid, wrong),
     )
 
@@ -197,7 +197,7 @@ def test_gpus_are_listed(container: Container, declared: Declared, build: Build)
         f"more GPUs are listed than the assigned {declared.gpus}: {seen}",
         f"{len(there)} GPUs",
         cause="the configuration passes a device that is not assigned: correct gpu_assignment, or delete that line "
-        "from the parent and take its snapshot again",
+        "from the parent and retake its snapshot",
         run=f"grep nvidia /etc/pve/lxc/{container.ctid}.conf",
     )
     other = gpus.others(build.gpus, build.node_gpus)

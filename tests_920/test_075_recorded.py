@@ -39,7 +39,7 @@ def test_snapshot_is_the_recorded_one(comparison: Comparison, build: Build) -> N
     assert not half_done, unexpected(
         "it was sealed, but never accepted",
         "an accepted snapshot",
-        cause="its run was cut short; go on with it",
+        cause="its run was interrupted; resume it",
         run=build.again(),
     )
 
@@ -54,7 +54,7 @@ def test_container_carries_the_record(inner_comparison: Comparison, template: Te
     assert not (drift := inner_comparison.lines("carried")), drifted(
         build,
         drift,
-        "a rebuild that was cut short while it sealed leaves its own there; back to what was sealed",
+        "a rebuild that was interrupted while it sealed leaves its own there; to go back to what was sealed",
         f"pct rollback {template.ctid} {template.snapshot_name} --start 1",
     )
 

@@ -120,7 +120,7 @@ def test_cuda_works_in_the_clone(acceptance: CloneAcceptance, clone: Clone, sett
     result = gpus.probe_cuda(clone.container, index, memory)
     fault = result.fault(gpus.at(listed, index).uuid)
     if not fault and result.product not in ("right", "not supported"):
-        fault = f"a product of matrices is {result.product!r}", "the CPU's numbers"
+        fault = f"the matrix product is {result.product!r}", "the CPU's numbers"
     assert not fault, unexpected(
         f"in clone {clone.ctid}: {fault[0]}", fault[1], run=clone.container.pasteable("nvidia-smi")
     )

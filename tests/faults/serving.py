@@ -326,7 +326,7 @@ TIDY = (
 )
 
 MEASURED = (
-    answers("short-stream", "a streamed answer is cut short", "test_server_is_measured", "tokens were asked for"),
+    answers("short-stream", "a streamed answer is cut short", "test_server_is_measured", "tokens were requested"),
     answers(
         "no-number",
         "the probabilities of the answers are no numbers",

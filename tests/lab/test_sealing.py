@@ -38,7 +38,7 @@ def description(lab: Lab) -> str:
 def test_waived_failure_is_not_sealed(lab: Lab, tmp_path: Path) -> None:
     run = lab.build(*waived(tmp_path, "false"))
     assert (run.status, run.failed()) == (1, {"test_everything_passed"})
-    says(run, "not sealed, because of earlier checks: 2 waived (GPU 0: ", f"{CHECK}[gpu0]", "(seals = true lets it)")
+    says(run, "not sealed, because of earlier checks: 2 waived (GPU 0: ", f"{CHECK}[gpu0]", "(seals = true allows it)")
     assert lab.snapshots() == {}
 
 
