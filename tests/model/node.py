@@ -487,7 +487,7 @@ class ModelNode:
         if not guest.running:
             raise Refused(f"container '{number}' not running!")
         files = self.volumes[guest.volumes[0]].files
-        match words[words.index("LC_ALL=C.UTF-8") + 1 :]:
+        match words[words.index(ENVIRONMENT[-1]) + 1 :]:
             case ["systemctl", "is-system-running"]:
                 return "running"
             case ["sh", "-c", script, *_] if script == PUT:
