@@ -112,7 +112,7 @@ def pytest_run(*words: str) -> subprocess.CompletedProcess[str]:
     [
         (["--node=local", "--node=nowhere"], "--node nowhere: not a node"),
         (["--nodes=no-such-file"], "--nodes no-such-file: can't be read: No such file"),
-        (["--nodes=/dev/null"], "--nodes /dev/null: names no node"),
+        (["--nodes=/dev/null"], "--nodes /dev/null: lists no node"),
         (["--node=local", "-n2"], "pytest-xdist: numprocesses is 2: each check must run exactly once"),
         (
             ["--node=local", "--node=lab:x", "-n", "2"],
