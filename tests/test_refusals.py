@@ -61,6 +61,12 @@ def test_impossible_clone_is_refused(
     assert said in reason
 
 
+def test_throw_away_clone_has_the_disk_of_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template with a larger disk than declared was built with a warning, and then refused by its own clone."""
+    monkeypatch.setattr(admission, "EphemeralClone", SimpleNamespace)
+    assert not list(admission.of_clone(clone(replace(UPSTREAM, storage_size_gb=32), monkeypatch), TEMPLATE, 40 * GIB))
+
+
 def test_place_of_a_clone_that_is_there_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     there = clone(UPSTREAM, monkeypatch, exists=True, answers=True, avail=0, guests={950: Guest("lxc", "pve", "x")})
     assert list(admission.of_clone(there, TEMPLATE, 40 * GIB)) == []

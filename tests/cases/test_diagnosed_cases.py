@@ -26,6 +26,7 @@ from fixtures.diagnosis.failure_modes import diagnose
 from fixtures.diagnosis.root_cause import said
 from fixtures.gpu.node_gpus import NodeGpus
 from fixtures.proxmox import conf, docker, pmxcfs
+from fixtures.proxmox import container as container_module
 from fixtures.proxmox.channel import Channel
 from fixtures.proxmox.command import Command, DeadlineExceeded
 from fixtures.proxmox.container import Container
@@ -404,6 +405,28 @@ def test_docker_of_a_snap_beside_the_service_is_named(place: Place) -> None:
     assert "inactive (dead) and enabled; another Docker answers, with its data in /var/snap/docker" in said
     (found,) = diagnose({"check": "test_docker_is_running", "failure": said})
     assert found.mode.what == "The snap's Docker is running instead of docker.service"
+
+
+@pytest.mark.parametrize(
+    ("failed", "state"),
+    [
+        ("nvidia-persistenced.service loaded failed failed NVIDIA Persistence Daemon", "running"),
+        ("motd-news.service loaded failed failed News\\nsshd.service loaded failed failed ssh", "degraded"),
+        ("", "degraded"),  # which is not known then
+    ],
+)
+def test_failed_unit_that_a_container_has_no_use_for_is_a_warning(
+    place: Place, failed: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound container was refused for it."""
+    said: list[str] = []
+    monkeypatch.setattr(container_module, "warn", said.append)
+    place.shim("systemctl", f"#!/bin/sh\n[ $1 = --failed ] && printf '{failed}\\n' || echo degraded\n")
+    place.shim("lxc-attach", '#!/bin/sh\nshift 9\nexec "$@"\n')
+    assert place.container.wait_until_booted(20) == state
+    assert said == (
+        ["failed in container 920, which needs none of them: nvidia-persistenced.service"] * (state == "running")
+    )
 
 
 def test_late_boot_names_what_it_waits_for(place: Place) -> None:

@@ -394,11 +394,9 @@ def test_model_whose_weights_are_pointers_is_refused_before_the_pull() -> None:
 def test_node_whose_driver_does_not_work_is_refused(status: int, words: str) -> None:
     """It was unknown, so that 920 was sealed: its own libraries worked until the node's next reboot."""
     said = SimpleNamespace(out=words, exit_status=status, err="")
-    found = node_gpus.look(cast(Any, SimpleNamespace(run=lambda *_, **__: said)))
+    found = node_gpus.look(cast(Any, SimpleNamespace(name="pve", run=lambda *_, **__: said)))
     template: Any = SimpleNamespace(declared=SimpleNamespace(tensor_parallel=1, gpus=(0, 1)))
-    with pytest.raises(
-        AssertionError, match=rf"on the node ended with {status}: (?s:.*); expected a driver that works"
-    ):
+    with pytest.raises(AssertionError, match=rf"on pve ended with {status}: (?s:.*); expected a driver that works"):
         gpus_and_model.test_gpus_are_on_the_node(template, found)
 
 
