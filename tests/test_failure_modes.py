@@ -484,7 +484,7 @@ def test_container_is_asked_what_a_failed_unit_has_printed(tmp_path: Path) -> No
         (tmp_path / program).chmod(0o755)
     failure = "systemd is degraded; failed: exporter.service"
     (found,) = diagnose({"check": "test_systemd_is_healthy", "failure": failure, **asked_container(tmp_path)})
-    assert (found.mode.id, found.mode.what) == ("E7", "Python finds no module prometheus_client")
+    assert (found.mode.id, found.mode.what) == ("E7", "Python can't find the module prometheus_client")
 
 
 def test_fix_names_the_unit_that_failed() -> None:
