@@ -762,3 +762,12 @@ def test_commands_are_about_the_template_of_the_run() -> None:
     assert any("pct unlock 7310; pct destroy 7310; pct unlock 7300" in text for text in texts)
     assert any("pct delsnapshot 7310 base" in text for text in texts)
     assert catalogue()["A1"].about({}) == catalogue()["A1"]
+
+
+def test_command_that_confirms_a_mode_can_be_pasted() -> None:
+    """Remarks in brackets behind it made the shell refuse all of it."""
+    places = re.compile(r"(?:H|C|D|WHERE): (.*)")
+    commands = [found[1] for mode in catalogue().values() for each in mode.confirm if (found := places.match(each))]
+    assert len(commands) > 200
+    bad = [each for each in commands if subprocess.run(["sh", "-n"], input=each, text=True, check=False).returncode]
+    assert bad == []
