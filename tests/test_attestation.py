@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.base.errors import BuildError
-from fixtures.record.attestation import changed_files, read_signer, sign, verify_envelope
+from fixtures.record.attestation import changed_files, main, read_signer, sign, verify_envelope
 from tests.suite_run import TOP, Suite
 
 STATEMENT = b'{"_type": "https://in-toto.io/Statement/v1", "subject": []}\n'
@@ -95,8 +95,15 @@ def test_added_field_is_refused(envelope: Path, keys: tuple[Path, Path], inside:
     assert "was changed since it was signed" in refused(envelope, keys[1])
 
 
-def test_file_that_nobody_has_attested_is_named(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+def test_file_that_nobody_has_attested_is_named(
+    tmp_path: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Suite(tmp_path).run("-o", f"signing_key={keys[0]}")
+    assert (main([str(run.folder), str(keys[1])]), capsys.readouterr().out) == (0, "every file is as attested\n")
+    assert main([str(run.folder), str(keys[0])]) == main([str(tmp_path), str(keys[1])]) == 1
+    private, missing = capsys.readouterr().out.splitlines()
+    assert private.endswith("not an Ed25519 public key in PEM")
+    assert missing.endswith("provenance.dsse.json: can't be read: No such file or directory")
     statement = verify_envelope(run.folder / "provenance.dsse.json", keys[1])
     (run.folder / "added.txt").write_text("trust me")
     (run.folder / "below").mkdir()
