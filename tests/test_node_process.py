@@ -122,7 +122,7 @@ def pytest_run(*words: str) -> subprocess.CompletedProcess[str]:
         (["--node=local", "--node=lab:x", "--parallel=0"], "'0' is not a number of nodes"),
         (["--parallel", "tests_920", "--node=local"], "'tests_920' is not a number of nodes; without N, put it last"),
         (["--node=local", "--node=lab:x", "-o", "server_port=none"], "server_port: 'none' is not a number"),
-        (["--node=local", "--node=lab:x", "-o", "report_folder=/dev/null"], "can't write this run's record"),
+        (["--node=local", "--node=lab:x", "-o", "report_folder=/dev/null"], "can't be written"),
     ],
 )
 def test_mistake_is_one_line(words: list[str], said: str) -> None:

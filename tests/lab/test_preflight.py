@@ -214,7 +214,7 @@ def test_second_run_is_refused(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("size", "status", "said"),
     [
-        ("4k", 4, "can't write this run's record: No space left on device"),
+        ("4k", 4, "the record of this run can't be written: No space left on device"),
         ("64k", 3, "a report was not written: [Errno 28] No space left on device"),
     ],
 )
