@@ -125,7 +125,7 @@ def test_wheelhouse_installs_and_plans_over_ssh(
     without, _, rest = said.partition("without sudo: 4")
     assert "must run as root, as `pct` does: put sudo before the command" in without + rest
     assert "with sudo: 4" in said
-    assert "the node can't be asked: `cat /etc/pve/.members " in said, "as root it is asked"
+    assert "can't query the node: `cat /etc/pve/.members " in said, "as root it is asked"
     assert "tests collected" in said
     root_s, _, user_s = said.rpartition("tests collected")[2].partition("doctor of root: 1")
     assert "add it:  apt-get install git make" in root_s
