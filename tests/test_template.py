@@ -170,7 +170,7 @@ def test_change_that_waits_is_told_with_what_takes_it_back(
     assert message.endswith(f"; run: {command}")
     assert modes == ["A95"]
     key = "memory" if memory else "swap" if "," in command else "features"
-    assert f"pct set CTID --revert {key} takes it back" in meant("test_container_is_as_declared", message)[1]
+    assert f"pct set CTID --revert {key} undoes it" in meant("test_container_is_as_declared", message)[1]
 
 
 def test_mac_address_counts_only_where_this_suite_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
