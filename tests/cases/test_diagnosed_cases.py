@@ -395,6 +395,12 @@ def test_noise_of_a_login_shell_changes_no_answer(place: Place, tmp_path: Path, 
         assert channel.run(("cat",), deadline=20, stdin=b"\0bytes\xff").stdout == b"\0bytes\xff"
 
 
+def test_docker_context_of_root_leads_to_no_other_daemon() -> None:
+    """A rootless one's storage and lack of device rules were reported as the template's (docker(1), DOCKER_CONTEXT)."""
+    words = (*container_module.ENVIRONMENT, "sh", "-c", 'echo "$DOCKER_CONTEXT"')
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "default\n"
+
+
 def test_docker_of_a_snap_beside_the_service_is_named(place: Place) -> None:
     """It was called a mistake in daemon.json or a full disk."""
     unit = "LoadState=loaded ActiveState=inactive SubState=dead UnitFileState=enabled"
