@@ -85,6 +85,7 @@ def test_rules_for_another_version_of_cgroup_are_found_before_the_clone(kind: st
     else:
         assert (message, modes) == ("", [])
     assert passed(f"{BOTH}{old}[snap]\n{BOTH}{old}", 0, 1, cgroup=kind) == ("", [])  # what has an effect is there too
+    assert passed(f"{old}[snap]\n{old}", cgroup=kind) == ("", [])  # no GPU is assigned
 
 
 def test_gpu_that_is_passed_but_not_assigned_is_found_before_the_clone() -> None:

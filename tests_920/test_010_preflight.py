@@ -441,7 +441,8 @@ def test_gpus_are_passed_where_it_counts(node: Node, template: Template, build: 
         run="; ".join(filter(None, (delete, again))),
     )
     rules = [line for line in counts.lines if line.startswith("lxc.cgroup.devices.allow")]
-    if rules and not any(line.startswith(("dev", "lxc.cgroup2.devices.allow")) for line in counts.lines):
+    needed = rules and template.declared.gpus
+    if needed and not any(line.startswith(("dev", "lxc.cgroup2.devices.allow")) for line in counts.lines):
         version = node.ask("stat", "--file-system", "--format=%T", "/sys/fs/cgroup", what="the version of cgroup")
         devices = [*(f"nvidia{gpu}" for gpu in template.declared.gpus), "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"]
         passes = " ".join(f"--dev{number} /dev/{device}" for number, device in enumerate(devices))

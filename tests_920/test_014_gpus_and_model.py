@@ -16,7 +16,7 @@ from fixtures.gpu.reboot import Boot
 from fixtures.proxmox.disk import Disk
 from fixtures.proxmox.node import Node
 from fixtures.run.build import Build
-from fixtures.serving.model import POINTER, Model
+from fixtures.serving.model import POINTERS, Model
 from fixtures.serving.registry import Published
 from fixtures.template.template import Template
 
@@ -236,9 +236,9 @@ def test_model_can_be_split(template: Template, model: Model) -> None:
 
 def test_model_fits_the_gpus(template: Template, model: Model, gpus_of_node: NodeGpus, settings: Settings) -> None:
     """The model's weights fit into the memory of the GPUs that serve it."""
-    assert not 0 < model.weights < POINTER, unexpected(
+    assert not 0 < model.weights < POINTERS, unexpected(
         f"the weights of {settings.test_model} are {model.weights} bytes",
-        "more than a Git LFS pointer",
+        "more than Git LFS pointers",
         run=f"git -C {shlex.quote(settings.test_model)} lfs pull",
     )
     gpus = gpus_of_node.of(template.declared.gpus)

@@ -405,10 +405,11 @@ def test_docker_of_a_snap_beside_the_service_is_named(place: Place) -> None:
     """It was called a mistake in daemon.json or a full disk."""
     unit = "LoadState=loaded ActiveState=inactive SubState=dead UnitFileState=enabled"
     place.shim("systemctl", "#!/bin/sh\nprintf '%s\\n' {unit}\n", unit=unit)
-    place.shim("docker", "#!/bin/sh\necho /var/snap/docker/common/var-lib-docker\n")
+    place.shim("docker", "#!/bin/sh\nexit 1\n")
+    place.shim("pgrep", "#!/bin/sh\necho 812 dockerd --data-root=/var/snap/docker/common/var-lib-docker\n")
     place.shim("journalctl", "#!/bin/sh\n")
     said = docker.state(place.container)
-    assert "inactive (dead) and enabled; another Docker answers, with its data in /var/snap/docker" in said
+    assert "inactive (dead) and enabled; another Docker is running: 812 dockerd --data-root=/var/snap" in said
     (found,) = diagnose({"check": "test_docker_is_running", "failure": said})
     assert found.mode.what == "The snap's Docker is running instead of docker.service"
 
