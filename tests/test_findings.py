@@ -235,7 +235,7 @@ def existing() -> list[CheckResult]:
     return [
         CheckResult(check.name, check.stage, f"{check.name}.", "passed")
         if check.name in reads or check.stage == "recorded"
-        else CheckResult(check.name, check.stage, f"{check.name}.", "skipped", "existing: 920@s was built before")
+        else CheckResult(check.name, check.stage, f"{check.name}.", "skipped", "920@s was built before")
         for check in checks
         if check.role != "family"
     ]
@@ -245,10 +245,10 @@ def test_existing_template_is_a_few_lines() -> None:
     lines = shown(existing())
     assert [line.partition("  ")[0] for line in lines] == [
         "preflight",
-        "clone to seal",
+        "clone to seal:",
         "sealed",
         "recorded",
-        "clone acceptance to accepted existing: 920@s was built before",
+        "clone acceptance to accepted: 920@s was built before",
     ]
     assert "1 passed" in lines[0]
     assert "not needed" in lines[0]

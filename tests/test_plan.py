@@ -64,9 +64,9 @@ def plan(
             (
                 "existing",
                 "image             5 checks   skipped: already accepted",
-                "  changed: memory 2048 → 4096\n",
-                "  changed: --rebuild applies it: it changes the container, proves it again",
-                "  changed:   " + sys.executable + " -m pytest tests_920 --node=lab:stub ",
+                "  changed:\n    memory 2048 → 4096\n",
+                "    --rebuild applies it: it changes the container",
+                "      " + sys.executable + " -m pytest tests_920 --node=lab:stub ",
             ),
         ),
         ((), {"description": MARKED}, ("not yet accepted", "skipped: already sealed", 'adds "accepted"')),

@@ -25,7 +25,7 @@ from fixtures.report import conclusion
 from fixtures.run import mode, outcome
 from fixtures.run.ledger import Ledger
 from fixtures.run.mode import Outcome
-from fixtures.run.stages import Check
+from fixtures.run.stages import Check, CheckResult
 from fixtures.session import verification
 from fixtures.template import comparison, manifest, record_store
 from fixtures.template.comparison import Comparison, Drift, Pending, SnapshotFacts
@@ -373,6 +373,18 @@ def test_run_without_a_check_says_nothing_of_the_template() -> None:
     build = ran([], ledger=Ledger([]))
     assert outcome.of(build, pytest.ExitCode.NO_TESTS_COLLECTED) is Outcome.FAILED
     assert conclusion.sentence(build, Outcome.FAILED) == "No check was selected; nothing was checked."
+
+
+def test_run_whose_checks_were_all_skipped_says_why() -> None:
+    """`-k docker` on an accepted template said that checks had failed, and to fix the first one."""
+    ledger = Ledger([Check("a", "image"), Check("b", "image")])
+    for name in ("a", "b"):
+        ledger._results[name] = CheckResult(name, "image", "A.", "skipped", "920@s was built and accepted before")
+    build = ran([], mode=mode.BUILD, ledger=ledger)
+    assert outcome.of(build, 0) is Outcome.FAILED
+    said = "No selected check ran: 920@s was built and accepted before; nothing was changed."
+    assert conclusion.sentence(build, Outcome.FAILED) == said
+    assert conclusion.next_step(build, Outcome.FAILED) == "run every check: pytest SUITE"
 
 
 ACCEPTED = Snapshot("s", "phoenix-920: sealed x generation 1 run y manifest z accepted w", 1, "")
