@@ -589,8 +589,8 @@ def test_snapshot_on_one_side_only_is_named_with_its_fix(ours: Template, node: S
     assert ours.mismatches(node.read(920)) == []
     node.stored = [f"{NAME}-g1", f"{NAME}-g2"]
     one, two = ours.mismatches(node.read(920))
-    assert str(one).endswith(f"has no such snapshot of {DISK}: pct delsnapshot 920 {NAME} --force")
-    assert str(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+    assert ": ".join(one).endswith(f"has no such snapshot of {DISK}: pct delsnapshot 920 {NAME} --force")
+    assert ": ".join(two).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
 
 
 def test_a_storage_is_asked_once_for_all_snapshots_of_a_volume(ours: Template, node: SmallNode) -> None:
@@ -614,7 +614,7 @@ def test_each_volume_is_compared(ours: Template, node: SmallNode) -> None:
 
     with mock.patch.object(node, "run", run):
         (one,) = integrity.mismatches(node, 920, found, [NAME])
-    assert str(one).startswith(f"the storage has a snapshot {NAME} of tank:subvol-920-disk-1 that the configuration")
+    assert one.what.startswith(f"the storage has a snapshot {NAME} of tank:subvol-920-disk-1 that the configuration")
 
 
 @pytest.mark.parametrize(
@@ -665,7 +665,7 @@ def test_snapshot_that_a_seal_has_left_on_the_storage_only_is_named(ours: Templa
         seal(ours, replace=True)
     node.stored = [f"{NAME}-g1", NAME, f"{NAME}-g2"]
     (one,) = ours.mismatches(node.read(920))
-    assert str(one).endswith(f"does not know: zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2")
+    assert one.fix == f"zfs destroy rpool/data/subvol-920-disk-0@{NAME}-g2"
 
 
 def test_btrfs_snapshot_is_deleted_by_its_number() -> None:
