@@ -492,8 +492,8 @@ HALF = "lock: create\nnet0: hwaddr=BC:24:11:00:00:01\n"  # of a clone whose work
 
 
 def repaired(node: SmallNode, ctid: int = 920) -> list[str]:
-    ours = Template(node, DECLARATION, 920, SETTINGS).origin.__eq__
-    return repair.half_made_clone(node, SETTINGS, ctid, source=903, storage="lxc-disks", ours=ours)
+    origin = Template(node, DECLARATION, 920, SETTINGS).origin
+    return repair.half_made_clone(node, SETTINGS, ctid, source=903, storage="lxc-disks", origin=origin)
 
 
 def test_half_made_clone_is_removed_with_its_volume_and_its_lock(ours: Template, node: SmallNode) -> None:

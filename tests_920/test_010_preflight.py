@@ -232,8 +232,8 @@ def test_nothing_half_made_is_left(node: Node, template: Template, build: Build)
     """No interrupted clone or seal left anything incomplete; a build removes such leftovers of this suite."""
     if not build.mode.may(May.BUILD):
         return  # nothing is changed: the checks of locks and snapshots name it
-    pool, source, ours = template.declared.storage_pool, template.parent.ctid, template.origin.__eq__
-    done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, ours=ours)
+    pool, source, origin = template.declared.storage_pool, template.parent.ctid, template.origin
+    done = half_made_clone(node, build.settings, template.ctid, source=source, storage=pool, origin=origin)
     done += half_made_snapshot(template)
     if done:
         warn(f"removed what an interrupted run left: {'; '.join(done)}")
