@@ -216,14 +216,14 @@ def test_later_runs_take_the_fix_from_the_record(monkeypatch: pytest.MonkeyPatch
     """A run that only accepts a clone, or resumes after sealing, has not tried the GPUs itself."""
     found = AllReduce(all_reduce.OWN_WRONG, [], fix)
     monkeypatch.setattr(answers, "sealed_record", lambda _: {"all_reduce": json.loads(write_json(asdict(found)))})
-    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=None))) == fix
-    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=found))) == fix
+    assert answers.all_reduce_fix(cast(Any, SimpleNamespace(all_reduce=None))) == fix
+    assert answers.all_reduce_fix(cast(Any, SimpleNamespace(all_reduce=found))) == fix
 
 
 @pytest.mark.parametrize("document", [None, {}, {"all_reduce": None}, {"all_reduce": {"fix": {"arguments": ["--x"]}}}])
 def test_record_that_names_no_known_fix_gives_none(monkeypatch: pytest.MonkeyPatch, document: Any) -> None:
     monkeypatch.setattr(answers, "sealed_record", lambda _: document)
-    assert answers.fix(cast(Any, SimpleNamespace(all_reduce=None))) == NO_FIX
+    assert answers.all_reduce_fix(cast(Any, SimpleNamespace(all_reduce=None))) == NO_FIX
 
 
 class Machine:
