@@ -94,9 +94,9 @@ def _image(card: Card) -> str:
     (gpu,) = node.gpus.values()
     legacy = fit.branch(gpu.driver) < fit.CUDA_12
     cuda = node.cuda or (fit.cuda_of(gpu.driver) if legacy else "")
-    lacks, note = fit.driver_lacks(IMAGE, cuda, gpu.driver, gpu.brand, gpu.capability)
+    lacks, *notes = fit.driver_lacks(IMAGE, cuda, gpu.driver, gpu.brand, gpu.capability)
     kernels = fit.kernels_lack(IMAGE, gpu.capability)
-    said = [f"**needs {lacks}**"] if lacks else [note.split(" (")[0]] if note else []
+    said = [f"**needs {lacks}**"] if lacks else [note.split(" (")[0] for note in notes if note]
     return ", ".join([*said, *([f"**no kernels for {gpu.capability}**"] if kernels else [])]) or "runs"
 
 

@@ -184,14 +184,14 @@ def test_driver_serves_the_image(template: Template, published: Published, gpus_
     legacy = 0 < fit.branch(seen[0].driver) < fit.CUDA_12  # which names no CUDA version before 410
     cuda = gpus_of_node.cuda or (fit.cuda_of(seen[0].driver) if legacy else "")
     for gpu in seen:
-        lacks, note = fit.driver_lacks(published.env, cuda, gpu.driver, gpu.brand, gpu.capability)
-        text = f"{note} ({gpu}, driver {gpu.driver}, CUDA {cuda or 'unknown'})"
+        lacks, unknown, note = fit.driver_lacks(published.env, cuda, gpu.driver, gpu.brand, gpu.capability)
+        asked = f"({gpu}, driver {gpu.driver}, CUDA {cuda or 'unknown'})"
         if lacks:
             unfit[gpu.number] = lacks
-        elif note.startswith("whether"):
-            unseen.append(text)
-        elif note:
-            warn(text)
+        if unknown:
+            unseen.append(f"{unknown} {asked}")
+        if note:
+            warn(f"{note} {asked}")
     for gpu in (each for each in seen if each.number in unfit):
         fix = "install a newer driver on the node, or set vllm_image to an older image"
         if not re.match("(cuda|driver)>", lacks := unfit[gpu.number]):
