@@ -106,7 +106,10 @@ def test_bridge_that_the_node_lacks_fails_the_plan(tmp_path: Path) -> None:
     (tmp_path / "configs.json").write_text(configs, encoding="utf-8")
     output, status = plan(tmp_path, "-o", f"lxc_configs={tmp_path}/configs.json", exists=False)
     assert status == 1
-    assert "preflight would fail: stub has no bridge vmbr9, only vmbr0; expected the declared bridge; " in output
+    assert (
+        "preflight would fail: stub has no bridge vmbr9, only the interfaces vmbr0; expected the declared bridge; "
+        in output
+    )
     assert "makes 920, a full clone of 903@docker-gpu-snapshot" in output, "the rest of the plan is shown"
 
 

@@ -83,7 +83,7 @@ def test_parent_is_as_declared(node: Node, template: Template) -> None:
         f"container {parent.ctid} is called {name!r}",
         repr(parent.name),
         cause="this may be another container, or the declaration is wrong",
-        run=f"pct set {parent.ctid} --hostname {parent.name}",
+        run=f"pct config {parent.ctid}",
     )
     kinds = {True: "an unprivileged", False: "a privileged"}
     wanted, snapshot = template.declared.unprivileged, template.parent_snapshot

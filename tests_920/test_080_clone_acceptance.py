@@ -30,7 +30,7 @@ def test_clone_can_work(acceptance: CloneAcceptance) -> None:
     refused, ctid = "; ".join(acceptance.refusals), acceptance.clone.ctid
     assert not refused, unexpected(
         f"{ctid} {acceptance.clone.declared.name} is refused: {refused}",
-        "nothing in its way",
+        "a clone that can run on this node as declared",
         run="pct list; pvesm status",
     )
 
