@@ -35,6 +35,7 @@ class SmallNode(Node):
         on: Who runs.
         journal: What stands in the generations' files.
         done: Every command that changed something, in order.
+        err: What each command that changes something says beside it.
         before: Called with each such command before it is looked at: where other hands act, or a failure is raised.
         unreadable: Whether a configuration file can't be read.
         volumes: What the storage holds under each number.
@@ -54,6 +55,7 @@ class SmallNode(Node):
         self.on: set[int] = set()
         self.journal: dict[str, str] = {}
         self.done: list[tuple[str, ...]] = []
+        self.err = b""
         self.before: Callable[[tuple[str, ...]], None] = lambda _: None
         self.unreadable = False
         self.volumes: dict[int, list[str]] = {}
@@ -161,7 +163,7 @@ class SmallNode(Node):
                 name = path.split("/")[-2]
                 found.sections[name] = replace(found.sections[name], description=description)
                 self.write(ctid, found)
-        return Command("n", argv, 0.0, 0.0, 0, b"", b"")
+        return Command("n", argv, 0.0, 0.0, 0, b"", self.err)
 
     @property
     def verbs(self) -> list[str]:

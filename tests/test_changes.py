@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from fixtures.base.errors import BuildError
-from fixtures.proxmox import conf, integrity
+from fixtures.proxmox import changes, conf, integrity
 from fixtures.proxmox.command import Command
 from fixtures.proxmox.node import NodeError
 from fixtures.proxmox.pmxcfs import Guest
@@ -91,6 +91,16 @@ def test_seal_takes_the_generation_first_and_the_declared_name_last(ours: Templa
     one, two = node.read(920).snapshots.values()
     assert one.description == two.description
     assert one.description.startswith(f"{MARK} sealed ")
+
+
+def test_what_a_task_warns_of_is_told(ours: Template, node: SmallNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pct start` succeeds with "WARN: Systemd 255 detected. You may need to enable nesting." (pve-container)."""
+    told: list[str] = []
+    monkeypatch.setattr(changes, "warn", told.append)
+    node.err = b"WARN: Systemd 255 detected. You may need to enable nesting.\n  WARNING: of others\n"
+    node.on.clear()
+    ours.changes.start(920, lambda _: "", 1.0)
+    assert told == ["`pct start 920`: Systemd 255 detected. You may need to enable nesting."]
 
 
 def test_rebuild_is_never_without_an_accepted_snapshot(ours: Template, node: SmallNode) -> None:

@@ -186,6 +186,20 @@ def test_model_of_the_hub(server: Server, node: Node, monkeypatch: pytest.Monkey
     assert model.look_at(node, disk, "org/m?x=$(id)", {}).unseen
 
 
+@pytest.mark.parametrize(("quantisation", "size"), [("Q4_K_M", 7), ("q8_0", 3), ("F16", 9), ("Q6_K", 40), ("Q4_K", 0)])
+def test_of_gguf_files_only_the_named_ones_count(
+    server: Server, node: Node, monkeypatch: pytest.MonkeyPatch, quantisation: str, size: int
+) -> None:
+    """A repository has one model in many quantisations, some in parts or folders; most have no config.json."""
+    monkeypatch.setattr(model, "HUB", f"http://{server.address}")
+    files = {"m-Q4_K_M.gguf": 7, "m.Q8_0.gguf": 3, "m-f16-00001-of-00002.gguf": 4, "m-f16-00002-of-00002.gguf": 5}
+    files |= {"Q6_K/m-Q6_K-00001-of-00001.gguf": 40, "README-Q4_K_M.md": 100}
+    server.pages["/api/models/org/m"] = {"siblings": [{"rfilename": file, "size": n} for file, n in files.items()]}
+    disk: Any = None
+    found = model.look_at(node, disk, f"org/m:{quantisation}", {})
+    assert (found.weights, found.unseen) == (size, "the model's configuration: org/m has only GGUF files")
+
+
 @pytest.mark.parametrize("files", [5, [1], [{"rfilename": "a.safetensors", "size": "x"}]])
 def test_files_of_another_shape_have_no_size(
     server: Server, node: Node, monkeypatch: pytest.MonkeyPatch, files: object

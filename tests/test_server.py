@@ -48,6 +48,7 @@ def test_unknown_entrypoint_is_refused(entrypoint: tuple[str, ...]) -> None:
 
 
 CHUNK = 'data: {"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": null}\n\n'
+FINISHED = 'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}\n\n'
 USAGE = 'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE]\n\n'
 
 
@@ -58,7 +59,9 @@ USAGE = 'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE
         # vllm-project/vllm#42363 has this form, older versions the other one
         (CHUNK + 'data: {"error": {"message": "EngineCore encountered an issue", "code": 500}}\n\n', "EngineCore enc"),
         (CHUNK + 'data: {"object": "error", "message": "CUDA error", "code": 500}\n\n', "broke off: .*CUDA error"),
-        (f"{CHUNK}{CHUNK}data: [DONE]\n\n", "does not say how many came"),  # TheTom/vllm-swift#19
+        (f"{CHUNK}{FINISHED}data: [DONE]\n\n", "does not say how many came"),  # TheTom/vllm-swift#19
+        (f"{CHUNK}{CHUNK}", "broke off: its stream has no end"),
+        ('data: {"choices": [5]}\n\n', "not what a chat is made of"),
         (CHUNK + USAGE.replace("2", "1"), "2 tokens were requested, 1 came"),
     ],
 )

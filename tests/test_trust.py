@@ -43,6 +43,13 @@ def pytest_runtest_call(item):
         # as the check itself would say it
         exec(compile("raise Unseen('unknown: whether it runs')", str(item.path), "exec"), {"Unseen": Unseen})
 """
+NO_SNAPSHOT = """
+from tests.model.node import Refused
+from tests.mutations.world import WorldNode
+def refused(*_):
+    raise Refused("snapshot feature is not available")
+WorldNode.do_snapshot = refused
+"""
 SIMULATED_NODE = """
 from tests.mutations.world import WorldNode
 WorldNode.do_version = lambda *_: "pve-manager/9.2.11/lab (running kernel: 6.17.2-1-pve)"
@@ -398,6 +405,15 @@ def test_parent_that_is_missing_is_named_once(fresh: GoodSuite) -> None:
     assert [one.name for one in run.record.checks if one.verdict == "failed"] == [
         "test_010_preflight.py::test_parent_is_as_declared"
     ]
+
+
+def test_step_of_sealing_that_fails_has_its_cause(fresh: GoodSuite) -> None:
+    """It was found for the check that takes the step, and the step stood before it without one."""
+    run = fresh.run(plugin=NO_SNAPSHOT)
+    finding = run.output.partition("=== findings ===")[2].partition("=== outcome")[0]
+    assert "1. seal: The snapshot vllm-base-snapshot-g1 was taken.\n" in finding
+    assert "\n   A5 The storage can't snapshot this container\n" in finding
+    assert "record.json" not in finding
 
 
 @pytest.mark.parametrize(

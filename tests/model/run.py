@@ -99,7 +99,9 @@ class ModelChannel(Channel):
     def inside(self, place: str, prefix: tuple[str, ...]) -> Channel:
         return self._inner.setdefault(place, ModelChannel(self.node, f"{self.name}/{place}", prefix))
 
-    def run(self, argv: Sequence[str], *, deadline: float, stdin: bytes = b"", **_: Any) -> Command:
+    def run(
+        self, argv: Sequence[str], *, deadline: float, stdin: bytes = b"", shown: Sequence[str] = (), **_: Any
+    ) -> Command:
         if self.node.dead:
             raise Killed
         status, out, err, fault = self.node.call((*self.prefix, *argv), stdin)
@@ -112,7 +114,7 @@ class ModelChannel(Channel):
             raise DeadlineExceeded(f"{argv} took longer than {deadline:g} s")
         if fault.startswith("lost"):
             raise ChannelError(f"{argv} was cut off; the result is unknown")
-        return Command(self.name, tuple(argv), 0.0, 0.0, status, out, err)
+        return Command(self.name, tuple(shown or argv), 0.0, 0.0, status, out, err)
 
     def run_parallel(self, *argvs: Sequence[str], deadline: float) -> list[Command]:
         return [self.run(argv, deadline=deadline) for argv in argvs]
