@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def drifted(build: Build, drift: str, cause: str = "it was changed since; to prove it again", run: str = "") -> str:
+def drifted(build: Build, drift: str, cause: str = "changed since: undo it, or prove it again", run: str = "") -> str:
     """What has drifted, line by line."""
     first, *more = drift.splitlines()
     message = unexpected(first, "what the record says", cause=cause, run=run or build.again("--rebuild"))
