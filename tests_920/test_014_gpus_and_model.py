@@ -141,7 +141,8 @@ def test_device_rules_outlast_a_reboot(node: Node, template: Template, boot: Boo
     assert not wrong, unexpected(
         f"container {there} has {'; '.join(rules)}, nvidia-uvm is {boot.majors['nvidia-uvm']}",
         "the major number in /proc/devices",
-        cause="modules were loaded in another order; use a devN line, which names the path",
+        cause="modules were loaded in another order; use devN lines, which name paths"
+        + (f", in {there} itself, and retake its snapshot {effective}" if effective else ""),
         run=f"nano /etc/pve/lxc/{there}.conf",
     )
     if rules:

@@ -45,6 +45,19 @@ def test_commands_reach_the_container(container: Container, declared: Declared) 
     )
 
 
+def test_address_is_as_declared(container: Container, declared: Declared) -> None:
+    """The container has its declared address, so that its server can be reached."""
+    said = container.ask("ip", "-brief", "address", "show", "scope", "global")
+    found = [word.partition("/")[0] for line in said.splitlines() for word in line.split()[2:]]
+    assert declared.network.address in found, unexpected(
+        f"its addresses are {', '.join(found) or 'none'}",
+        declared.network.address,
+        cause="a file in it overrides what Proxmox VE writes (/etc/netplan, cloud-init, /etc/systemd/network): "
+        "remove it in the parent, and retake its snapshot",
+        run=container.pasteable("sh", "-c", "ip -brief address; ls /etc/netplan /etc/systemd/network"),
+    )
+
+
 def test_os_is_as_declared(container: Container, declared: Declared) -> None:
     """The operating system is the one in the declared template's name."""
     distribution, release = declared.os

@@ -217,6 +217,17 @@ INHERITED = (
         diagnosis="A11",
     ),
     stack(
+        "other-address",
+        "netplan in 920 gives it another address than the declared one",
+        ("test_address_is_as_declared",),
+        inside(
+            "ip address del 10.0.0.220/24 dev eth0; ip address add 10.0.0.203/24 dev eth0",
+            "ip address del 10.0.0.203/24 dev eth0; ip address add 10.0.0.220/24 dev eth0; "
+            "ip route replace default via 10.0.0.1",
+        ),
+        "its addresses are 10.0.0.203",
+    ),
+    stack(
         "other-os",
         "the parent was made from another release",
         ("test_os_is_as_declared",),

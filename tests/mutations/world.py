@@ -219,6 +219,9 @@ def inside_of(node: WorldNode, number: int, argv: list[str], stdin: bytes) -> st
             return "State Recv-Q Send-Q Local Address:Port Peer Address:Port Process"
         case ["hostname"]:
             return declared["hostname"]
+        case ["ip", "-brief", "address", *_]:
+            ip = re.search(r"ip=([\d./]+)", declared["net0"])
+            return f"eth0@if9 UP {ip[1] if ip else ''} \ndocker0 DOWN 172.17.0.1/16 \n"
         case ["systemd-detect-virt", "--container"]:
             return "lxc"
         case ["cat", "/proc/self/uid_map"]:
