@@ -64,7 +64,7 @@ def main(words: list[str]) -> int:
         description="Verify the template and its family every night; further words go to both runs.",
         allow_abbrev=False,
     )
-    parser.add_argument("do", choices=("install", "remove", "show"))
+    parser.add_argument("do", metavar="install|remove|show", choices=("install", "remove", "show"))
     parser.add_argument("--at", default="*-*-* 03:00", help="when, as systemd.time(7) writes it; default: %(default)s")
     try:
         given, more = parser.parse_known_args(words)
