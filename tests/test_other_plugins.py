@@ -99,6 +99,7 @@ def test_verdict_is_the_same(tmp_path: Path, alone: SuiteRun, name: str, words: 
     ("name", "word"),
     [
         ("flaky", "--force-flaky"),
+        ("pytest-cov", "--cov-fail-under=85"),
         ("pytest-fail-slow", "--fail-slow=0.00001"),
         ("pytest-flakefinder", "--flake-finder"),
         ("pytest-forked", "--forked"),

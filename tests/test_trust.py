@@ -43,6 +43,14 @@ def pytest_runtest_call(item):
         # as the check itself would say it
         exec(compile("raise Unseen('unknown: whether it runs')", str(item.path), "exec"), {"Unseen": Unseen})
 """
+FAILS_THE_RUN = """
+import pytest
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    done = yield
+    session.testsfailed += 1
+    return done
+"""
 NO_SNAPSHOT = """
 from tests.model.node import Refused
 from tests.mutations.world import WorldNode
@@ -405,6 +413,13 @@ def test_parent_that_is_missing_is_named_once(fresh: GoodSuite) -> None:
     assert [one.name for one in run.record.checks if one.verdict == "failed"] == [
         "test_010_preflight.py::test_parent_is_as_declared"
     ]
+
+
+def test_plugin_that_fails_a_run_is_told_from_a_check(there: GoodSuite) -> None:
+    """As pytest-cov does below its fail_under; the sentence said that checks had failed."""
+    run = there.run(plugin=FAILS_THE_RUN)
+    assert run.status == 1, run.output
+    assert run.record.sentence.startswith("No check failed, but a plugin of pytest failed the run")
 
 
 def test_step_of_sealing_that_fails_has_its_cause(fresh: GoodSuite) -> None:
