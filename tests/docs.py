@@ -8,7 +8,9 @@ from pathlib import Path
 
 TOP = Path(__file__).parent.parent
 FURTHER = ("README.md", "CONTRIBUTING.md", "reports/README.md", "docs/hardware/h100/README.md")
-PAGES = sorted([*(TOP / name for name in FURTHER), *(TOP / "docs").glob("*.md")])
+PAGES = sorted(
+    [*(TOP / name for name in FURTHER), *(TOP / "docs").glob("*.md"), *(TOP / "docs/troubleshooting").glob("*.md")]
+)
 KINDS = ("fast", "install", "lab", "parent", "930")
 BLOCK = re.compile(r"(?:<!-- (run|not run): (.*?) -->\n)?```sh\n(.*?)```", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 python -m tests.pages schema > docs/record.schema.json
 python -m tests.pages settings > docs/settings.md
-python -m tests.pages troubleshooting > docs/troubleshooting.md
+python -m tests.pages troubleshooting   # writes the pages of docs/troubleshooting
 """
 
 import json
@@ -11,6 +11,7 @@ import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from fixtures.base.settings import OPTIONS
@@ -18,6 +19,7 @@ from fixtures.diagnosis.failure_modes import FailureMode, catalogue
 from fixtures.record.model import SCHEMA, Record
 from fixtures.report.markup import link
 
+CATALOGUE = Path(__file__).parent.parent / "docs/troubleshooting"
 PARTS = {"A": "Proxmox VE and LXC", "B": "NVIDIA", "C": "Docker", "D": "vLLM and the model", "E": "Any program"}
 ROOMS = {"H": "a program on the node", "C": "a program in the container", "D": "the server"}
 HEAD = """# Troubleshooting
@@ -85,14 +87,16 @@ def settings() -> str:
 # --- the catalogue of failure modes ------------------------------------------------------------------
 
 
-def troubleshooting() -> str:
-    """The catalogue as Markdown."""
-    parts = [HEAD]
+def troubleshooting() -> dict[str, str]:
+    """The catalogue as Markdown: the page of each letter, and one that lists all modes."""
+    found, listed = {}, [HEAD]
     for letter, title in PARTS.items():
         modes = [mode for mode in catalogue().values() if mode.id.startswith(letter)]
-        parts += [f"## {letter}: {title}\n", *(f"- [{mode.id}](#{mode.id.lower()}) {mode.what}" for mode in modes), ""]
-        parts += [_section(mode) for mode in modes]
-    return "\n".join(parts)
+        listed += [f"## [{letter}: {title}]({letter}.md)\n"]
+        listed += [*(f"- [{mode.id}]({letter}.md#{mode.id.lower()}) {mode.what}" for mode in modes), ""]
+        parts = [f"# Troubleshooting {letter}: {title}\n\n[All failure modes](README.md) and how to read them.\n"]
+        found[f"{letter}.md"] = "\n".join([*parts, *map(_section, modes)])
+    return {"README.md": "\n".join(listed), **found}
 
 
 def _section(mode: FailureMode) -> str:
@@ -101,15 +105,14 @@ def _section(mode: FailureMode) -> str:
     fixes = "".join(f"  - {ROOMS[room]}: {fix}.\n" for room, fix in mode.fixes.items())
     fixes += "".join(f"  - {texts.get('what', mode.what)}: {texts['fix']}.\n" for _, texts in mode.members)
     return (
-        f'### <a id="{mode.id.lower()}"></a>{mode.id}: {mode.what}\n\n'
+        f'## <a id="{mode.id.lower()}"></a>{mode.id}: {mode.what}\n\n'
         f"- Why: {mode.why}.\n- Confirm:\n{confirm}\n- Fix: {mode.fix}.\n{fixes}- Known from: {links}\n"
     )
 
 
 if __name__ == "__main__":
-    makers = {
-        "schema": lambda: json.dumps(schema(), indent=2),
-        "settings": settings,
-        "troubleshooting": troubleshooting,
-    }
-    print(makers[sys.argv[1]]().rstrip("\n"))
+    if sys.argv[1] == "troubleshooting":
+        for name, text in troubleshooting().items():
+            (CATALOGUE / name).write_text(text, encoding="utf-8")
+    else:
+        print(json.dumps(schema(), indent=2) if sys.argv[1] == "schema" else settings())
