@@ -1,5 +1,6 @@
 """The template: differences that are named, and snapshots that count."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,9 @@ def test_attached_folder_is_adopted_only_from_the_parent(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("pending", "memory", "command"),
     [
+        ("delete: mp0\n", None, "pct pending 920; pct reboot 920"),
+        ("nameserver: 1.1.1.1\n", None, "pct pending 920; pct reboot 920"),
+        ("mp1: /srv/models,mp=/models\n", None, "pct pending 920; pct set 920 --revert mp1"),
         ("delete: features\n", None, "pct pending 920; pct set 920 --revert features"),
         ("delete: features,!onboot\nswap: 0\n", None, "pct pending 920; pct set 920 --revert features,onboot,swap"),
         ("memory: 4096\n", 2048, "pct pending 920; pct reboot 920; pct set 920 --memory 4096"),
@@ -169,7 +173,7 @@ def test_change_that_waits_is_told_with_what_takes_it_back(
     message, modes = said("test_020_clone", "test_container_is_as_declared", node, template)
     assert message.endswith(f"; run: {command}")
     assert modes == ["A95"]
-    key = "memory" if memory else "swap" if "," in command else "features"
+    key = re.findall(r"^(?:delete: )?(\w+)", pending, re.MULTILINE)[-1]
     assert f"pct set CTID --revert {key} undoes it" in meant("test_container_is_as_declared", message)[1]
 
 
