@@ -155,6 +155,19 @@ def test_login_that_runs_nothing_never_succeeds_and_its_words_are_given(
     assert (done.exit_status, done.err) == (status or 255, f"ssh ended with {status} without output; {fix}")
 
 
+def test_login_that_is_refused_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fail2ban bans who tries five times, which a run did."""
+    said = "root@pve: Permission denied (publickey,password)."
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\necho tried >>{tmp_path}/tried\necho '{said}' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    far = Channel("far", remote=("host",))
+    places = (far, far, far.inside("ct920", ("pct", "exec", "920", "--")))
+    done = [place.run(["true"], deadline=20) for place in places]
+    assert [(each.exit_status, each.err) for each in done] == [(255, said)] * 3
+    assert (tmp_path / "tried").read_text() == "tried\n"
+
+
 def test_greeting_of_a_login_shell_is_no_answer() -> None:
     loud = Channel("far", prefix=("sh", "-c", 'echo welcome; echo "$0 $1" | head -c 9; exec "$@"', "sh"))
     assert say(loud, "echo", "well") == "well"
